@@ -1,0 +1,83 @@
+//! Bytes in and out: the only place that knows how anything is stored or sent.
+//!
+//! Every encoded string starts with one format version byte. Domain types carry no serde; the submodules hold mirror types
+//! that do, one submodule per family and format, with explicit conversions. Decoding never panics, never allocates beyond
+//! its limit, and refuses trailing bytes.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use bytes::Bytes;
+use core::fmt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The format that this binary writes, and the newest it reads.
+pub const FORMAT: u8 = 1;
+
+/// The largest encoded string that is ever decoded, in bytes.
+pub const DECODE_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes that do not decode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CodecError {
+    /// The format version is not known.
+    Format {
+        /// What was being decoded.
+        what: &'static str,
+        /// The version found.
+        found: u8,
+        /// The newest known.
+        known: u8,
+    },
+    /// The bytes are not such a thing.
+    Malformed {
+        /// What was being decoded.
+        what: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl fmt::Display for CodecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Format { what, found, known } => {
+                write!(f, "{what} has format {found}, this muster knows up to {known}")
+            }
+            Self::Malformed { what, problem } => write!(f, "{what} does not decode: {problem}"),
+        }
+    }
+}
+
+impl core::error::Error for CodecError {}
+
+pub(crate) fn malformed(what: &'static str, problem: impl ToString) -> CodecError {
+    CodecError::Malformed { what, problem: problem.to_string() }
+}
+
+fn configuration() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<DECODE_BYTES_MAX>()
+}
+
+/// Encodes a mirror type behind the version byte.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
+    let body = bincode::serde::encode_to_vec(value, configuration()).expect("mirror types always encode");
+    let mut out = Vec::with_capacity(body.len() + 1);
+    out.push(FORMAT);
+    out.extend_from_slice(&body);
+    out.into()
+}
+
+/// Decodes a mirror type from behind its version byte.
+pub(crate) fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, CodecError> {
+    let (&version, body) = bytes.split_first().ok_or_else(|| malformed(what, "it is empty"))?;
+    if version != FORMAT {
+        return Err(CodecError::Format { what, found: version, known: FORMAT });
+    }
+    let (value, used) =
+        bincode::serde::decode_from_slice(body, configuration()).map_err(|error| malformed(what, error))?;
+    if used != body.len() {
+        return Err(malformed(what, "there are bytes after its end"));
+    }
+    Ok(value)
+}

@@ -1,0 +1,22 @@
+//! Muster's decisions: the replicated configuration journal, the Raft replica around it, and the loops that drive it.
+//!
+//! Nothing here knows a clock, a file, a socket, a thread, a runtime or a source of entropy: time and seeds are passed in,
+//! devices stand behind the traits [`storage`], [`network`] and [`clock`]. `no_std` makes the compiler keep that promise.
+//!
+//! Read in this order: [`ids`], [`journal`], [`state`], [`request`], [`replica`], [`driver`].
+#![no_std]
+#![cfg_attr(not(test), warn(missing_docs))]
+extern crate alloc;
+
+pub mod boot;
+pub mod clock;
+pub mod codec;
+pub mod ids;
+pub mod journal;
+pub mod log;
+pub mod members;
+pub mod network;
+pub mod peer;
+pub mod query;
+pub mod request;
+pub mod storage;
