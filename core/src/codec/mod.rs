@@ -4,6 +4,9 @@
 //! that do, one submodule per family and format, with explicit conversions. Decoding never panics, never allocates beyond
 //! its limit, and refuses trailing bytes.
 
+mod peer;
+pub use peer::{decode_changes, decode_envelope, encode_changes, encode_envelope};
+
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use bytes::Bytes;
