@@ -149,7 +149,9 @@ fn raft_from_wire(message: RaftV1) -> Result<RaftMessage, CodecError> {
 pub fn encode_envelope(envelope: &Envelope) -> Bytes {
     let message = match &envelope.message {
         PeerMessage::Raft(message) => MessageV1::Raft(raft_to_wire(message)),
-        PeerMessage::Forward { token, write } => MessageV1::Forward { token: *token, write: encode_write_request(write) },
+        PeerMessage::Forward { token, write } => {
+            MessageV1::Forward { token: *token, write: encode_write_request(write) }
+        }
         PeerMessage::Forwarded { token, outcome } => {
             MessageV1::Forwarded { token: *token, outcome: encode_outcome(outcome) }
         }

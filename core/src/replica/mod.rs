@@ -514,7 +514,15 @@ impl Replica {
         let memory = self.raft.mut_store();
         memory.reset(index.0, term.0);
         memory.set_snapshot(index.0, term.0, configuration);
-        self.unwritten.push_back(Unwritten { id, sync: true, done: false, votes, install: true, ready: number, promises });
+        self.unwritten.push_back(Unwritten {
+            id,
+            sync: true,
+            done: false,
+            votes,
+            install: true,
+            ready: number,
+            promises,
+        });
         self.raft.advance_append_async(ready);
         self.raft.advance_apply_to(index.0);
         info!(replica = self.identity.replica.0, index = index.0, sequence = meta.sequence.0, "installed a snapshot");
@@ -592,7 +600,15 @@ impl Replica {
             if !records.is_empty() {
                 effects.log.push(LogTask::Write(Write { id, sync, records }));
             }
-            self.unwritten.push_back(Unwritten { id, sync, done: false, votes, install: false, ready: number, promises });
+            self.unwritten.push_back(Unwritten {
+                id,
+                sync,
+                done: false,
+                votes,
+                install: false,
+                ready: number,
+                promises,
+            });
             self.raft.advance_append_async(ready);
         }
         // While a new term or vote is not durable nothing is sent, leader or not: a sole voter wins before its first write.

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use muster_core::codec;
 use muster_core::ids::{
-    Age, ClusterId, Digest, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, Term, Time, VClusterId,
-    WallTime,
+    Age, ClusterId, Digest, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, Term, Time,
+    VClusterId, WallTime,
 };
 use muster_core::journal::command::JournalCommand;
 use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType, Principal, Record, Role};
@@ -20,23 +20,23 @@ use muster_core::state::State;
 use muster_core::storage::{Identity, Recovered, SnapshotMeta};
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-pub struct Draw(u64);
+pub(crate) struct Draw(u64);
 
 impl Draw {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.0;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         x ^ (x >> 31)
     }
-    pub fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
-    pub fn percent(&mut self, p: u64) -> bool {
+    pub(crate) fn percent(&mut self, p: u64) -> bool {
         self.below(100) < p
     }
 }
@@ -49,7 +49,7 @@ struct Disk {
     history: BTreeMap<Seq, Bytes>,
 }
 
-pub struct Node {
+pub(crate) struct Node {
     identity: Identity,
     replica: Option<Replica>,
     disk: Disk,
@@ -93,12 +93,12 @@ impl Ord for At {
     }
 }
 
-pub struct Faults {
-    pub loss: u64,
-    pub double: u64,
-    pub crashes: u64,
-    pub cuts: u64,
-    pub members: bool,
+pub(crate) struct Faults {
+    pub(crate) loss: u64,
+    pub(crate) double: u64,
+    pub(crate) crashes: u64,
+    pub(crate) cuts: u64,
+    pub(crate) members: bool,
 }
 
 struct Asked {
@@ -107,23 +107,23 @@ struct Asked {
     write: Option<(WriteRequest, u64)>,
 }
 
-pub struct World {
-    pub draw: Draw,
-    pub now: u64,
+pub(crate) struct World {
+    pub(crate) draw: Draw,
+    pub(crate) now: u64,
     order: u64,
     events: BinaryHeap<At>,
-    pub nodes: BTreeMap<ReplicaId, Node>,
+    pub(crate) nodes: BTreeMap<ReplicaId, Node>,
     cut: BTreeSet<(ReplicaId, ReplicaId)>,
     faults: Faults,
     asked: BTreeMap<(ReplicaId, u64, Token), Asked>,
     next_token: Token,
     next_write: u64,
-    pub acknowledged: BTreeMap<u64, Seq>,
-    pub highest: Seq,
-    pub unknown: u64,
-    pub refused: u64,
-    pub not_applied: u64,
-    pub reads: u64,
+    pub(crate) acknowledged: BTreeMap<u64, Seq>,
+    pub(crate) highest: Seq,
+    pub(crate) unknown: u64,
+    pub(crate) refused: u64,
+    pub(crate) not_applied: u64,
+    pub(crate) reads: u64,
     leaders: BTreeMap<Term, ReplicaId>,
     at_index: BTreeMap<Index, (Seq, Digest, Age)>,
     limits: Limits,
@@ -159,7 +159,7 @@ fn admission(id: u64, wish: MemberWish) -> Admission {
 
 impl World {
     /// One voter, as `init` makes it; the others join through the cluster.
-    pub fn new(seed: u64, faults: Faults) -> Self {
+    pub(crate) fn new(seed: u64, faults: Faults) -> Self {
         let cluster = ClusterId(7);
         let first = admission(1, MemberWish::Voter);
         let member = Member {
@@ -217,7 +217,9 @@ impl World {
             staged: BTreeMap::new(),
             never: BTreeSet::new(),
         };
-        let disk = Disk { snapshots: vec![(meta, pages)], ..Disk::default() };
+        let hard_state = HardState { term: Term(1), vote: ReplicaId(0), commit: Index(1) };
+        let log = vec![LogRecord::Reset { index: Index(1), term: Term(1) }, LogRecord::HardState(hard_state)];
+        let disk = Disk { log, snapshots: vec![(meta, pages)], ..Disk::default() };
         world.add_node(ReplicaId(1), disk);
         world
     }
@@ -504,7 +506,10 @@ impl World {
     fn one_shot(&mut self) -> Option<RequestId> {
         let id = self.random_up()?;
         let drawn_at = self.nodes[&id].replica.as_ref()?.state().age();
-        Some(RequestId::OneShot { id: OneShotId(u128::from(self.draw.next()) << 64 | u128::from(self.draw.next())), drawn_at })
+        Some(RequestId::OneShot {
+            id: OneShotId(u128::from(self.draw.next()) << 64 | u128::from(self.draw.next())),
+            drawn_at,
+        })
     }
 
     fn write(&mut self, command: Command) {
@@ -514,12 +519,12 @@ impl World {
         self.send_write(WriteRequest { request, author: author(), command }, number);
     }
 
-    pub fn policy(&mut self) {
+    pub(crate) fn policy(&mut self) {
         let command = JournalCommand::SetPolicy { vcluster: VClusterId::new("ml").unwrap(), policy: Policy::default() };
         self.write(Command::Journal(command));
     }
 
-    pub fn commit(&mut self) {
+    pub(crate) fn commit(&mut self) {
         let number = self.next_write + 1;
         let ttl = self.draw.percent(5).then_some(900);
         let draft = EntryDraft {
@@ -540,7 +545,7 @@ impl World {
         self.write(Command::Journal(JournalCommand::AppendEntry(draft)));
     }
 
-    pub fn read(&mut self) {
+    pub(crate) fn read(&mut self) {
         let Some(id) = self.random_up() else { return };
         self.next_token += 1;
         let token = self.next_token;
@@ -550,7 +555,7 @@ impl World {
     }
 
     /// Admits a replica and starts it with an empty disk.
-    pub fn join(&mut self, number: u64, wish: MemberWish) {
+    pub(crate) fn join(&mut self, number: u64, wish: MemberWish) {
         self.write(Command::Members(MemberCommand::Admit(admission(number, wish))));
     }
 
@@ -689,7 +694,7 @@ impl World {
         }
     }
 
-    pub fn run_until(&mut self, ms: u64) {
+    pub(crate) fn run_until(&mut self, ms: u64) {
         while let Some(next) = self.events.peek() {
             if next.0 > ms * MS {
                 break;
@@ -701,12 +706,12 @@ impl World {
         self.now = ms * MS;
     }
 
-    pub fn begin_acting(&mut self) {
+    pub(crate) fn begin_acting(&mut self) {
         self.at(0, What::Act);
     }
 
     /// Ends all faults, and expects that the cluster is whole again.
-    pub fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         self.faults = Faults { loss: 0, double: 0, crashes: 0, cuts: 0, members: false };
         self.cut.clear();
         let end = self.now / MS + 8_000;
@@ -724,7 +729,12 @@ impl World {
             })
             .collect();
         let leaders: Vec<_> = states.iter().filter(|s| s.1.role == muster_core::request::RaftRole::Leader).collect();
-        assert_eq!(leaders.len(), 1, "exactly one leads after healing: {:?}", states.iter().map(|s| (s.0, s.1.role)).collect::<Vec<_>>());
+        assert_eq!(
+            leaders.len(),
+            1,
+            "exactly one leads after healing: {:?}",
+            states.iter().map(|s| (s.0, s.1.role)).collect::<Vec<_>>()
+        );
         let (_, status, digest, sequence) = leaders[0].clone();
         for (id, other, other_digest, _) in &states {
             if status.configuration.everybody().contains(id) {
