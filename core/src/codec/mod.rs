@@ -4,6 +4,8 @@
 //! that do, one submodule per family and format, with explicit conversions. Decoding never panics, never allocates beyond
 //! its limit, and refuses trailing bytes.
 
+pub mod log;
+
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use bytes::Bytes;
