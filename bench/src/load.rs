@@ -53,7 +53,8 @@ async fn once(client: &Client, work: &Work, caller: u32, turn: u64, seen: &mut S
     match kind {
         Kind::Commit { scope, .. } => {
             // A thousand keys a caller: stacks and state stay at their size however long the run is.
-            let key = Key::new(&format!("kernel:bench.{caller}.{}", turn % 1_000)).map_err(|error| error.to_string())?;
+            let key =
+                Key::new(&format!("kernel:bench.{caller}.{}", turn % 1_000)).map_err(|error| error.to_string())?;
             let change = Change { key, previous: Setting::Unset, next: Setting::Value(value.clone()) };
             let draft = EntryDraft {
                 entry_type: EntryType::Commit,
