@@ -24,12 +24,18 @@ pub const ADDRESSES_MAX: usize = 64;
 /// The first pause after every replica failed once, and the longest, in milliseconds.
 const PAUSE_MS: (u64, u64) = (20, 1_000);
 
+/// How often a replica that just failed may be named as leader before it is tried again.
+const SHUNNED_MENTIONS: u32 = 100;
+
 /// The replicas a client knows, and which of them to ask.
 #[derive(Clone, Debug)]
 pub struct Targets {
     addresses: Vec<Arc<str>>,
     current: usize,
     failures: u32,
+    /// The last one that failed, and how many more mentions of it as leader are not believed: a leader that others reach
+    /// may be out of our reach.
+    shunned: Option<(Arc<str>, u32)>,
     seed: u64,
 }
 
@@ -37,7 +43,7 @@ impl Targets {
     /// Knows these addresses, in the order in which to try them. The seed spreads the pauses of many clients.
     #[must_use]
     pub fn new(addresses: impl IntoIterator<Item = Arc<str>>, seed: u64) -> Self {
-        let mut targets = Self { addresses: Vec::new(), current: 0, failures: 0, seed };
+        let mut targets = Self { addresses: Vec::new(), current: 0, failures: 0, shunned: None, seed };
         addresses.into_iter().for_each(|address| targets.learn(address));
         targets
     }
@@ -69,6 +75,18 @@ impl Targets {
         }
     }
 
+    /// A replica that passed a write on says that this one leads: saves the way round, unless it just failed.
+    pub fn prefer(&mut self, leader: &Arc<str>) {
+        if let Some((shunned, mentions)) = &mut self.shunned
+            && shunned == leader
+            && *mentions > 0
+        {
+            *mentions -= 1;
+            return;
+        }
+        self.follow(leader);
+    }
+
     /// This one answered: the next failure starts counting anew.
     pub fn answered(&mut self) {
         self.failures = 0;
@@ -83,6 +101,7 @@ impl Targets {
             self.current = (self.current + 1) % self.addresses.len();
             self.failures = self.failures.saturating_add(1);
         }
+        self.shunned = Some((Arc::from(address), SHUNNED_MENTIONS));
         let rounds = self.failures / known;
         if rounds == 0 {
             return 0;
@@ -228,7 +247,9 @@ impl WriteAttempts {
         Step::Again { turn, after_ms }
     }
 
-    fn conclusion(&self) -> Outcome {
+    /// What the attempts so far say together.
+    #[must_use]
+    pub fn conclusion(&self) -> Outcome {
         match &self.doubt {
             Some(why) => Outcome::Unknown(why.clone()),
             None => Outcome::NotApplied(self.last.clone()),
@@ -345,6 +366,18 @@ mod tests {
         targets.follow(&Arc::from("d:1"));
         assert_eq!(current(&targets), "d:1");
         assert_eq!(targets.addresses().len(), 4);
+    }
+
+    #[test]
+    fn a_leader_that_just_failed_is_not_preferred_at_once() {
+        let mut targets = targets();
+        targets.failed("a:1");
+        for _ in 0..SHUNNED_MENTIONS {
+            targets.prefer(&Arc::from("a:1"));
+            assert_eq!(current(&targets), "b:1");
+        }
+        targets.prefer(&Arc::from("a:1"));
+        assert_eq!(current(&targets), "a:1");
     }
 
     #[test]

@@ -185,9 +185,7 @@ impl Wire for Answer {
         use wire::answer::Answer as W;
         let answer = match self {
             Self::Summary(summary) => W::Summary(summary.to_wire()),
-            Self::Scope { head, settings } => {
-                W::Scope(wire::ScopeAnswer { head: head.0, settings: all(settings) })
-            }
+            Self::Scope { head, settings } => W::Scope(wire::ScopeAnswer { head: head.0, settings: all(settings) }),
             Self::Node { node, settings } => {
                 W::Node(wire::NodeAnswer { node: Some(node.to_wire()), settings: all(settings) })
             }

@@ -18,9 +18,7 @@ impl Wire for RequestId {
             Self::Session { session, number, acknowledged } => {
                 W::Session(wire::SessionRequest { session: session.0, number, acknowledged })
             }
-            Self::OneShot { id, drawn_at } => {
-                W::OneShot(wire::OneShot { id: id.to_string(), drawn_at: drawn_at.0 })
-            }
+            Self::OneShot { id, drawn_at } => W::OneShot(wire::OneShot { id: id.to_string(), drawn_at: drawn_at.0 }),
         };
         wire::RequestId { request: Some(request) }
     }
@@ -243,14 +241,10 @@ impl Wire for NotApplied {
                 W::NotLeader(wire::NotLeader { leader: leader.0, address: address.to_string() })
             }
             Self::Busy { retry_after_ms } => W::Busy(wire::Busy { retry_after_ms: *retry_after_ms }),
-            Self::TooLarge { bytes, bytes_max } => {
-                W::TooLarge(wire::TooLarge { bytes: *bytes, bytes_max: *bytes_max })
-            }
+            Self::TooLarge { bytes, bytes_max } => W::TooLarge(wire::TooLarge { bytes: *bytes, bytes_max: *bytes_max }),
             Self::Superseded => W::Superseded(NOTHING),
             Self::Stopping => W::Stopping(NOTHING),
-            Self::FeatureLevel { needs, has } => {
-                W::FeatureLevel(wire::FeatureLevelTooLow { needs: *needs, has: *has })
-            }
+            Self::FeatureLevel { needs, has } => W::FeatureLevel(wire::FeatureLevelTooLow { needs: *needs, has: *has }),
         };
         wire::NotApplied { reason: Some(reason) }
     }
