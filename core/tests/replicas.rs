@@ -30,6 +30,7 @@ fn run(seed: u64, faults: Faults) -> World {
     world.begin_acting();
     world.run_until(20_000);
     world.heal();
+    println!("seed {seed}: {}", world.story());
     world
 }
 

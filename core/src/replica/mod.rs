@@ -29,6 +29,7 @@ pub use settings::{Limits, Timing};
 use crate::codec;
 use crate::front::View;
 use crate::ids::{Index, ReplicaId, Term, Time, WallTime, WriteId};
+use crate::journal::check::system_part;
 use crate::journal::entry::{Author, Principal, Role};
 use crate::log::{Configuration, LogRecord, Write};
 use crate::members::{MemberCommand, MemberWish};
@@ -77,8 +78,8 @@ struct Unwritten {
     done: bool,
     /// Whether it carries a new term or vote: nothing at all is sent before it is durable.
     votes: bool,
-    /// Whether it installs a snapshot.
-    install: bool,
+    /// Where the snapshot that it installs is.
+    install: Option<Index>,
     ready: u64,
     promises: Vec<Message>,
 }
@@ -299,11 +300,15 @@ impl Replica {
     fn check_invariants(&self) {
         let log = &self.raft.raft.raft_log;
         assert!(log.applied <= log.committed, "applied {} which is not committed ({})", log.applied, log.committed);
-        // An install counts as applied when it is accepted; nothing is applied on top before it is durable.
-        let installing = self.unwritten.iter().any(|write| write.install);
-        assert!(installing || log.applied <= log.persisted, "applied an entry a crash could lose here");
-        assert!(self.applied.0 == log.applied, "state is at {}, Raft thinks {}", self.applied, log.applied);
+        assert!(log.applied <= log.persisted, "applied an entry a crash could lose here");
+        // An installed snapshot is served at once and counts as applied once it is durable; nothing is applied on top before.
+        let applied = if self.is_installing() { self.applied.0 } else { log.applied };
+        assert!(self.applied.0 == applied, "state is at {}, Raft thinks {}", self.applied, log.applied);
         assert!(log.committed <= log.last_index(), "committed {} beyond the log ({})", log.committed, log.last_index());
+    }
+
+    fn is_installing(&self) -> bool {
+        self.unwritten.iter().any(|write| write.install.is_some())
     }
 
     fn on_input(&mut self, input: Input, effects: &mut Effects) {
@@ -519,12 +524,11 @@ impl Replica {
             sync: true,
             done: false,
             votes,
-            install: true,
+            install: Some(index),
             ready: number,
             promises,
         });
         self.raft.advance_append_async(ready);
-        self.raft.advance_apply_to(index.0);
         info!(replica = self.identity.replica.0, index = index.0, sequence = meta.sequence.0, "installed a snapshot");
         self.state = staged.state;
         self.applied = index;
@@ -605,7 +609,7 @@ impl Replica {
                 sync,
                 done: false,
                 votes,
-                install: false,
+                install: None,
                 ready: number,
                 promises,
             });
@@ -634,6 +638,9 @@ impl Replica {
         while self.unwritten.front().is_some_and(|write| write.done || !write.sync) {
             let Some(write) = self.unwritten.pop_front() else { return };
             self.raft.on_persist_ready(write.ready);
+            if let Some(index) = write.install {
+                self.raft.advance_apply_to(index.0);
+            }
             self.send_raft(write.promises, effects);
         }
     }
@@ -714,8 +721,9 @@ impl Replica {
         let timing = self.settings.timing;
         let leads = self.is_leader();
         let sole_voter = self.configuration.voters == [self.identity.replica] && !self.configuration.is_joint();
-        // A sole voter wins inside its campaign: what it wins with must be durable.
-        let may_tick = leads || (self.now >= self.quiet_until && !(sole_voter && !self.unwritten.is_empty()));
+        // A sole voter wins inside its campaign: what it wins with must be durable. So must a snapshot, for whoever campaigns.
+        let must_wait = (sole_voter && !self.unwritten.is_empty()) || self.is_installing();
+        let may_tick = leads || (self.now >= self.quiet_until && !must_wait);
         if may_tick {
             let (min, max) = (
                 Timing::ticks(timing.election_ms_min, timing.tick_ms) as u64,
@@ -811,7 +819,9 @@ impl Replica {
         self.try_grant_wish();
     }
 
-    fn own_write(&mut self, part: &str, command: Command) -> u64 {
+    /// Queues a write in the cluster's own name.
+    fn own_write(&mut self, command: Command) {
+        let part = system_part(&command).expect("the cluster gives only commands of its own");
         let write = WriteRequest {
             request: RequestId::None,
             author: Author { principal: Principal::System { part: Arc::from(part) }, role: Role::System },
@@ -825,7 +835,7 @@ impl Replica {
             stage: Stage::Waiting { not_before: self.now },
             maybe_logged: false,
         };
-        self.writes.add(pending)
+        self.writes.add(pending);
     }
 
     /// Proposes to expire what is due by replicated time.
@@ -839,7 +849,7 @@ impl Replica {
         if self.state.age().0.saturating_add(elapsed) >= due.0 || elapsed >= EXPIRE_PULSE_MICROS {
             // Nothing is proposed twice meanwhile; the real position replaces this one when it is known.
             leadership.expire = Some(Index(u64::MAX));
-            self.own_write("expiry", Command::Expire);
+            self.own_write(Command::Expire);
         }
     }
 
@@ -914,7 +924,7 @@ impl Replica {
             }
         }
         if let Some(command) = wish {
-            self.own_write("members", Command::Members(command));
+            self.own_write(Command::Members(command));
         }
     }
 
@@ -1058,6 +1068,9 @@ impl Replica {
     fn propose_membership(&mut self, key: u64, effects: &mut Effects) {
         let Some(pending) = self.writes.get(key) else { return };
         let Command::Members(command) = pending.write.command.clone() else { return };
+        if let Some(outcome) = self.state.sessions.kept(pending.write.request) {
+            return self.finish_write(key, outcome, effects);
+        }
         let refusal = |problem: String| Outcome::Refused(Refusal::Membership { problem: problem.into() });
         let changes = match self.membership_changes(&command) {
             Ok(changes) => changes,

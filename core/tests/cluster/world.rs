@@ -710,6 +710,25 @@ impl World {
         self.at(0, What::Act);
     }
 
+    /// What became of everything, in one line.
+    pub(crate) fn story(&self) -> String {
+        let last = self.nodes.values().filter_map(|n| n.replica.as_ref()).map(|r| r.status()).max_by_key(|s| s.applied);
+        let last = last.expect("somebody is up");
+        format!(
+            "{} asked, {} acknowledged, {} unknown, {} refused, {} not applied, {} reads, {} terms led, applied {}, snapshot {}, first {}",
+            self.next_write,
+            self.acknowledged.len(),
+            self.unknown,
+            self.refused,
+            self.not_applied,
+            self.reads,
+            self.leaders.len(),
+            last.applied,
+            last.snapshot,
+            last.first,
+        )
+    }
+
     /// Ends all faults, and expects that the cluster is whole again.
     pub(crate) fn heal(&mut self) {
         self.faults = Faults { loss: 0, double: 0, crashes: 0, cuts: 0, members: false };
@@ -736,6 +755,9 @@ impl World {
             states.iter().map(|s| (s.0, s.1.role)).collect::<Vec<_>>()
         );
         let (_, status, digest, sequence) = leaders[0].clone();
+        let everybody: Vec<_> = self.nodes.keys().copied().collect();
+        assert_eq!(status.configuration.everybody(), everybody, "who was admitted takes part");
+        assert!(!status.configuration.is_joint(), "a joint configuration was never left");
         for (id, other, other_digest, _) in &states {
             if status.configuration.everybody().contains(id) {
                 assert_eq!(other.applied, status.applied, "replica {id} has not caught up: {other:?}");
