@@ -294,6 +294,11 @@ impl Driver {
     }
 }
 
+/// Answers a loop that may have ended meanwhile.
+fn tell<T>(done: oneshot::Sender<T>, value: T) {
+    let _ = done.send(value);
+}
+
 fn report<T>(shared: &Shared, result: Result<T, StorageError>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
@@ -389,18 +394,16 @@ pub async fn run_archive<A: Archive>(mut archive: A, mut ends: ArchiveEnds) {
                 })
             }
             ArchiveTask::Stage { meta, page, bytes, done } => {
-                report(shared, archive.stage(&meta, page, bytes).await).map(|()| drop(done.send(())))
+                report(shared, archive.stage(&meta, page, bytes).await).map(|()| tell(done, ()))
             }
             ArchiveTask::Install { meta, open, done } => report(shared, archive.install(&meta, open).await).map(|()| {
                 shared.record(meta.sequence);
                 let _ = done.send(());
             }),
             ArchiveTask::Fill { segment, records, done } => {
-                report(shared, archive.fill(segment, records).await).map(|()| drop(done.send(())))
+                report(shared, archive.fill(segment, records).await).map(|()| tell(done, ()))
             }
-            ArchiveTask::Missing { done } => {
-                report(shared, archive.missing().await).map(|missing| drop(done.send(missing)))
-            }
+            ArchiveTask::Missing { done } => report(shared, archive.missing().await).map(|missing| tell(done, missing)),
         };
         if went_well.is_none() {
             return;

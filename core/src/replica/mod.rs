@@ -52,7 +52,7 @@ use convert::{
 use memory::{MemoryLog, entry_bytes};
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
-use raft::{ProgressState, RawNode, SnapshotStatus, StateRole, Storage as _};
+use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 use reads::{Reader, Reads, Waiter};
 use tracing::{info, warn};
 use writes::{Origin, Pending, Stage, Writes};
