@@ -415,28 +415,45 @@ const FETCH_PAUSE_MS: u64 = 200;
 /// Tries at one page or run of records before the peer is given up.
 const FETCH_TRIES: u32 = 25;
 
+/// What the fetcher has to do: the newest offer first, for what it replaces is of no use any more; history when there is none.
+#[derive(Default)]
+struct FetchPlan {
+    offer: Option<(ReplicaId, SnapshotMeta)>,
+    history: bool,
+}
+
+impl FetchPlan {
+    fn add(&mut self, task: FetchTask) {
+        match task {
+            FetchTask::Snapshot { from, meta } => self.offer = Some((from, meta)),
+            FetchTask::History => self.history = true,
+        }
+    }
+
+    fn collect(&mut self, ends: &mut FetchEnds) {
+        while let Ok(task) = ends.tasks.try_recv() {
+            self.add(task);
+        }
+    }
+}
+
 /// Fetches offered snapshots and missing history from peers, until the replica ends.
 pub async fn run_fetch<N: Network, C: Clock>(mut ends: FetchEnds, network: N, clock: C) {
-    let mut stashed: Option<FetchTask> = None;
+    let mut plan = FetchPlan::default();
     loop {
-        let mut task = match stashed.take() {
-            Some(task) => task,
-            None => match ends.tasks.next().await {
-                Some(task) => task,
+        plan.collect(&mut ends);
+        if plan.offer.is_none() && !plan.history {
+            match ends.tasks.next().await {
+                Some(task) => plan.add(task),
                 None => return,
-            },
-        };
-        while let Ok(newer) = ends.tasks.try_recv() {
-            // A newer offer replaces an older one; history can wait for either.
-            if matches!(newer, FetchTask::Snapshot { .. }) {
-                task = newer;
             }
+            plan.collect(&mut ends);
         }
         if ends.shared.stopped.load(Ordering::Acquire) {
             return;
         }
-        match task {
-            FetchTask::Snapshot { from, meta } => match fetch_snapshot(&ends, &network, &clock, from, &meta).await {
+        if let Some((from, meta)) = plan.offer.take() {
+            match fetch_snapshot(&ends, &network, &clock, from, &meta).await {
                 Ok(Some(staged)) => {
                     ends.shared.put(Event::Input(Input::SnapshotStaged(Box::new(staged))));
                 }
@@ -444,19 +461,32 @@ pub async fn run_fetch<N: Network, C: Clock>(mut ends: FetchEnds, network: N, cl
                     ends.shared.put(Event::Input(Input::SnapshotLost { index: meta.index }));
                 }
                 Err(Ended) => return,
-            },
-            FetchTask::History => match fill_history(&ends, &network, &clock).await {
-                Ok(complete) => {
-                    ends.shared.put(Event::Input(Input::HistoryComplete(complete)));
-                    if !complete {
-                        clock.sleep_until(clock.now().plus_ms(5 * FETCH_PAUSE_MS)).await;
-                        stashed = Some(FetchTask::History);
-                    }
-                }
-                Err(Ended) => return,
-            },
+            }
+            continue;
+        }
+        match fill_history(&mut ends, &mut plan, &network, &clock).await {
+            Ok(Filled::All) => {
+                plan.history = false;
+                ends.shared.put(Event::Input(Input::HistoryComplete(true)));
+            }
+            Ok(Filled::Interrupted) => {}
+            Ok(Filled::Stuck) => {
+                ends.shared.put(Event::Input(Input::HistoryComplete(false)));
+                clock.sleep_until(clock.now().plus_ms(5 * FETCH_PAUSE_MS)).await;
+            }
+            Err(Ended) => return,
         }
     }
+}
+
+/// How far a look for missing history got.
+enum Filled {
+    /// Nothing is missing.
+    All,
+    /// A snapshot is offered, which comes first.
+    Interrupted,
+    /// A segment is missing that no peer has now.
+    Stuck,
 }
 
 /// The archive's loop is gone.
@@ -578,8 +608,13 @@ async fn fetch_segment<N: Network, C: Clock>(
     Ok(None)
 }
 
-/// Fetches every missing segment. Whether all are here now.
-async fn fill_history<N: Network, C: Clock>(ends: &FetchEnds, network: &N, clock: &C) -> Result<bool, Ended> {
+/// Fetches every missing segment.
+async fn fill_history<N: Network, C: Clock>(
+    ends: &mut FetchEnds,
+    plan: &mut FetchPlan,
+    network: &N,
+    clock: &C,
+) -> Result<Filled, Ended> {
     let (done, missing) = oneshot::channel();
     let _ = ends.archive.unbounded_send(ArchiveTask::Missing { done });
     let missing = missing.await.map_err(|_| Ended)?;
@@ -590,15 +625,20 @@ async fn fill_history<N: Network, C: Clock>(ends: &FetchEnds, network: &N, clock
         let mut peers: Vec<ReplicaId> =
             view.state.members.all().map(|member| member.id).filter(|id| *id != me).collect();
         peers.sort_by_key(|id| *id != view.status.leader);
-        let Some(records) = fetch_segment(ends, network, clock, &peers, &segment).await? else { return Ok(false) };
+        let fetched = fetch_segment(ends, network, clock, &peers, &segment).await?;
+        let Some(records) = fetched else { return Ok(Filled::Stuck) };
         let (done, filled) = oneshot::channel();
         let _ = ends.archive.unbounded_send(ArchiveTask::Fill { segment, records, done });
         filled.await.map_err(|_| Ended)?;
+        plan.collect(ends);
+        if plan.offer.is_some() {
+            return Ok(Filled::Interrupted);
+        }
     }
     if total > 0 {
         info!(segments = total, "the history is complete");
     }
-    Ok(true)
+    Ok(Filled::All)
 }
 
 /// At most one rebuild per second and vCluster.
@@ -659,3 +699,6 @@ pub fn store_overlay(
 
 /// The position that a fresh cluster's first snapshot covers: every log starts behind it.
 pub const BOOTSTRAP: (Index, crate::ids::Term) = (Index(1), crate::ids::Term(1));
+
+#[cfg(test)]
+mod tests;

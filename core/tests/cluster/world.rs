@@ -159,6 +159,7 @@ pub(crate) struct World {
     old: Vec<Envelope>,
     session: Option<ClientSession>,
     next_joiner: u64,
+    retrying: bool,
     pub(crate) stops: u64,
     pub(crate) replayed: u64,
 }
@@ -259,6 +260,7 @@ impl World {
             old: Vec::new(),
             session: None,
             next_joiner: 5,
+            retrying: true,
             stops: 0,
             replayed: 0,
         };
@@ -624,7 +626,9 @@ impl World {
                 let (write, number) = asked.write.unwrap();
                 self.doubted.insert(number);
                 // Retried elsewhere under the same id.
-                self.send_write(write, number, asked.session, true);
+                if self.retrying {
+                    self.send_write(write, number, asked.session, true);
+                }
             }
             Answer::Read(Ok(())) => {
                 self.reads += 1;
@@ -999,6 +1003,7 @@ impl World {
         let end = self.now / MS + 8_000;
         self.run_until(end);
         // Nobody asks any more.
+        self.retrying = false;
         self.events = std::mem::take(&mut self.events).into_iter().filter(|at| at.2 != What::Act).collect();
         let end = self.now / MS + 12_000;
         self.run_until(end);
@@ -1028,7 +1033,9 @@ impl World {
                 assert_eq!(*other_digest, digest, "replica {id} differs");
             }
         }
-        assert!(self.asked.is_empty(), "{} requests were never answered", self.asked.len());
+        let waiting: Vec<_> =
+            self.asked.iter().map(|(key, a)| (key, a.at / MS, a.write.as_ref().map(|w| &w.0))).collect();
+        assert!(waiting.is_empty(), "never answered at {}: {waiting:?}", self.now / MS);
         // Every acknowledged write is there once, at its sequence; what was certainly not applied is not there.
         let mut seen: BTreeMap<u64, Seq> = BTreeMap::new();
         for (at, bytes) in self.history.range(..=sequence) {
