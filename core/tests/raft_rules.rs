@@ -21,6 +21,45 @@ fn without(cut: u64) -> impl Fn(&Envelope) -> bool {
     move |e| e.from.0 != cut && e.to.0 != cut
 }
 
+// ---- rule 1 -----------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn old_acknowledgements_release_no_younger_read() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    stage.sent.clear();
+    stage.step(1, vec![Input::Read { token: 1, freshness: Freshness::Linearizable }]);
+    stage.step(2, vec![Input::Read { token: 2, freshness: Freshness::Linearizable }]);
+    stage.play(300, |_| true);
+    assert!(stage.players[&1].answers.contains(&(1, Answer::Read(Ok(())))));
+    assert!(stage.players[&2].answers.contains(&(2, Answer::Read(Ok(())))));
+    let old = stage.sent.clone();
+    assert!(old.iter().any(|e| kind(e) == Some(RaftMessageKind::HeartbeatReply)));
+    // The others elect one and commit; replica 1 was paused and still believes that it leads.
+    let pause = |e: &Envelope| e.from.0 != 1 && e.to.0 != 1;
+    while stage.leader() == Some(1) {
+        stage.now += 10;
+        for id in 2..=3 {
+            stage.step(id, vec![Input::Wake]);
+            stage.persist(id);
+        }
+        stage.deliver(pause);
+        stage.persist(2);
+        stage.persist(3);
+        stage.deliver(pause);
+        assert!(stage.now < 60_000, "the others elect nobody");
+    }
+    assert!(stage.replica(1).is_leader());
+    // A read that begins now must see what the others commit: everything that was ever said before releases it not.
+    stage.step(1, vec![Input::Read { token: 3, freshness: Freshness::Linearizable }]);
+    for _ in 0..3 {
+        for envelope in &old {
+            stage.step(envelope.to.0, vec![Input::Peer(envelope.clone())]);
+        }
+    }
+    assert!(!stage.players[&1].answers.iter().any(|(token, _)| *token == 3), "a stale read");
+}
+
 // ---- rule 2 -----------------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -227,7 +266,9 @@ fn a_write_that_went_into_the_log_twice_is_not_called_superseded() {
     let second = [2, 3].into_iter().find(|id| stage.replica(*id).is_leader()).expect("the others elect one");
     let third = 5 - second;
     let last = stage.replica(1).status().last;
-    stage.play(600, |e| between(1, second)(e) && raft_message(e).is_some() && kind(e) != Some(RaftMessageKind::AppendReply));
+    stage.play(600, |e| {
+        between(1, second)(e) && raft_message(e).is_some() && kind(e) != Some(RaftMessageKind::AppendReply)
+    });
     assert_eq!(stage.replica(1).status().last, last, "the second leader's entry took the place of the write");
     assert_eq!(stage.replica(1).status().leader, ReplicaId(second));
     assert_eq!(stage.replica(1).status().applied, applied);
@@ -449,7 +490,8 @@ fn all_three_voters_are_replaced_one_by_one_while_everybody_crashes_in_between()
         assert!(!configuration.is_joint());
         assert!(!configuration.is_voter(ReplicaId(old)) && configuration.is_voter(ReplicaId(new)), "{configuration:?}");
     }
-    let states: Vec<_> = [4, 5, 6].map(|id| (stage.replica(id).status().applied, stage.replica(id).state().digest())).into();
+    let states: Vec<_> =
+        [4, 5, 6].map(|id| (stage.replica(id).status().applied, stage.replica(id).state().digest())).into();
     assert!(states.windows(2).all(|pair| pair[0] == pair[1]), "{states:?}");
 }
 

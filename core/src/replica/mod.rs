@@ -769,7 +769,9 @@ impl Replica {
             return None;
         }
         let proposal = codec::decode_proposal(&entry.context).expect("the feature level admits only known formats");
-        if let Command::Members(MemberCommand::Remove(old) | MemberCommand::Replace { old, .. }) = &proposal.write.command {
+        if let Command::Members(MemberCommand::Remove(old) | MemberCommand::Replace { old, .. }) =
+            &proposal.write.command
+        {
             // It is needed, and must be reached, until a joint configuration is left.
             self.leaving.extend(self.state.members.get(*old).cloned());
         }
@@ -1507,7 +1509,8 @@ impl Replica {
     fn tell_members(&mut self, effects: &mut Effects) {
         if !self.members_told {
             let (configuration, table) = (&self.configuration, &self.state.members);
-            self.leaving.retain(|member| table.get(member.id).is_none() && configuration.everybody().contains(&member.id));
+            self.leaving
+                .retain(|member| table.get(member.id).is_none() && configuration.everybody().contains(&member.id));
             let members: Vec<_> = table.all().chain(&self.leaving).cloned().collect();
             self.members_told = true;
             effects.members = Some(members);

@@ -112,7 +112,8 @@ pub(super) fn raft_message(from: ReplicaId, message: &RaftMessage, receiver: &Re
 /// Whether every replica has one place in the configuration. The library does not restore any other.
 fn is_sound(configuration: &Configuration) -> bool {
     let Configuration { voters, voters_outgoing, learners, learners_next, auto_leave } = configuration;
-    let once = |ids: &[ReplicaId]| ids.iter().all(|id| id.0 != 0) && ids.iter().collect::<BTreeSet<_>>().len() == ids.len();
+    let once =
+        |ids: &[ReplicaId]| ids.iter().all(|id| id.0 != 0) && ids.iter().collect::<BTreeSet<_>>().len() == ids.len();
     let votes = |id: &ReplicaId| voters.contains(id) || voters_outgoing.contains(id);
     [voters, voters_outgoing, learners, learners_next].into_iter().all(|ids| once(ids))
         && !learners.iter().any(|id| votes(id) || learners_next.contains(id))

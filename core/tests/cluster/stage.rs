@@ -114,11 +114,7 @@ impl Stage {
         let meta = SnapshotMeta {
             index: Index(1),
             term: Term(1),
-            configuration: Configuration {
-                voters: ids(voters),
-                learners: ids(learners),
-                ..Configuration::default()
-            },
+            configuration: Configuration { voters: ids(voters), learners: ids(learners), ..Configuration::default() },
             sequence: state.sequence(),
             head: state.head(),
             age: state.age(),

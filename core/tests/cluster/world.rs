@@ -272,13 +272,8 @@ impl World {
     }
 
     fn add_node(&mut self, id: ReplicaId, incarnation: Incarnation, disk: Disk) {
-        let identity = Identity {
-            cluster: self.cluster,
-            group: GroupId(1),
-            replica: id,
-            incarnation,
-            name: name(id.0),
-        };
+        let identity =
+            Identity { cluster: self.cluster, group: GroupId(1), replica: id, incarnation, name: name(id.0) };
         let node = Node {
             identity,
             replica: None,
@@ -653,7 +648,10 @@ impl World {
         self.next_token += 1;
         let token = self.next_token;
         let run = self.nodes[&id].run;
-        self.asked.insert((id, run, token), Asked { at: self.now, session, floor: Seq(0), write: Some((write.clone(), number)) });
+        self.asked.insert(
+            (id, run, token),
+            Asked { at: self.now, session, floor: Seq(0), write: Some((write.clone(), number)) },
+        );
         self.step(id, vec![Input::Write { token, write, forward }]);
     }
 
@@ -1029,7 +1027,10 @@ impl World {
         assert!(!status.configuration.is_joint(), "a joint configuration was never left");
         for (id, other, other_digest, _) in &states {
             if status.configuration.everybody().contains(id) {
-                assert_eq!(other.applied, status.applied, "replica {id} has not caught up: {other:?}, leader {status:?}");
+                assert_eq!(
+                    other.applied, status.applied,
+                    "replica {id} has not caught up: {other:?}, leader {status:?}"
+                );
                 assert_eq!(*other_digest, digest, "replica {id} differs");
             }
         }
