@@ -260,6 +260,12 @@ impl Replica {
         self.raft.raft.state == StateRole::Leader
     }
 
+    /// Whether it leads and is handing leadership over.
+    #[must_use]
+    pub fn is_handing_over(&self) -> bool {
+        self.is_leader() && self.raft.raft.lead_transferee.is_some()
+    }
+
     /// The replicated state at the applied position.
     #[must_use]
     pub const fn state(&self) -> &State {
