@@ -550,6 +550,9 @@ pub(crate) fn problem(state: &State) -> Option<String> {
 }
 
 fn history_problem(journal: &Journal) -> Option<String> {
+    if journal.sequence.0 > u64::MAX / 2 {
+        return Some(format!("its sequence {} is none that a journal reaches", journal.sequence));
+    }
     let mut next = crate::ids::Seq(1);
     let mut head = crate::ids::Digest::default();
     let segments: Vector<Segment> = journal.sealed.iter().copied().chain([journal.open]).collect();
