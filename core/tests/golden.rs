@@ -51,7 +51,9 @@ fn regenerates() -> bool {
 
 fn to_hex(bytes: &[u8]) -> String {
     bytes.chunks(32).fold(String::new(), |mut text, line| {
-        line.iter().for_each(|byte| write!(text, "{byte:02x}").unwrap());
+        for byte in line {
+            write!(text, "{byte:02x}").unwrap();
+        }
         text + "\n"
     })
 }

@@ -15,6 +15,7 @@ use muster_core::journal::fold::Verifier;
 use muster_core::journal::key::{Key, Scope, Setting};
 use muster_core::journal::overlay::BootOverlay;
 use muster_core::journal::policy::{Milli, Policy};
+use muster_core::journal::stack::Stack;
 use muster_core::limits;
 use muster_core::members::{Admission, MemberCommand, MemberWish};
 use muster_core::overlay;
@@ -82,7 +83,7 @@ fn invalid_field(outcome: Outcome) -> String {
 }
 
 fn says(player: &Player, scope: &Scope, of: &Key) -> Setting {
-    player.state.journal.stack(scope, of).map_or(Setting::Unset, |stack| stack.setting())
+    player.state.journal.stack(scope, of).map_or(Setting::Unset, Stack::setting)
 }
 
 fn last_record(player: &Player) -> Record {
@@ -651,6 +652,39 @@ fn questions_get_answers_of_their_kind_and_unknown_names_are_refused() {
     for unknown in [Query::Node(node(3)), Query::Policy(vcluster(2)), Query::Nodes(Some(vcluster(2)))] {
         assert!(matches!(ask(unknown), Err(Refusal::UnknownScope { .. })));
     }
+}
+
+#[test]
+fn a_state_of_many_pages_loads_in_order_only() {
+    let mut player = fleet();
+    for n in 0..6 {
+        let head = player.state.sequence();
+        let mut large = commit(Scope::Global, head, &"v".repeat(1 << 20));
+        large.changes[0].key = key(n % 3);
+        recorded(&player.append(large));
+    }
+    let pages: Vec<_> = player.state.pages().collect();
+    assert!(pages.len() > 24, "six values of 1 MiB in {} pages", pages.len());
+    assert!(pages.iter().all(|page| page.len() <= limits::PAGE_BYTES));
+    assert_eq!(State::from_pages(pages.clone()).unwrap().digest(), player.state.digest());
+    for wrong in [[&pages[..3], &pages[4..]].concat(), pages[..pages.len() - 1].to_vec(), vec![]] {
+        assert!(State::from_pages(wrong).is_err());
+    }
+}
+
+#[test]
+fn history_is_sealed_by_the_record_that_fills_a_segment() {
+    let mut player = fleet();
+    for _ in 0..5 {
+        let head = player.state.sequence();
+        recorded(&player.append(commit(Scope::Global, head, &"v".repeat(1 << 20))));
+    }
+    let history = player.state.history();
+    // The first record holds one value, each later one two: what was and what is.
+    let bounds: Vec<_> = history.iter().map(|segment| (segment.first, segment.last)).collect();
+    assert_eq!(bounds, [(Seq(1), Seq(5)), (Seq(6), Seq(7)), (Seq(8), Seq(7))]);
+    assert_eq!((history[1].before, history[2].head), (history[0].head, player.state.head()));
+    assert_eq!(player.state.problem(), None);
 }
 
 #[test]

@@ -265,6 +265,7 @@ impl Player {
         self.elapsed += u64::from(seconds) * 1_000_000;
     }
 
+    #[allow(clippy::too_many_lines, reason = "one arm per kind of step")]
     pub fn play_one(&mut self, step: &Step) {
         let head = self.state.sequence();
         match step {
