@@ -57,7 +57,7 @@ fn counted_at(records: &[Record], scope: &Scope, target: Seq, now: Seq) -> BTree
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_same_proposals_give_the_same_state_on_every_replica(steps in life(60)) {
