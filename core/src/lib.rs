@@ -9,8 +9,11 @@
 extern crate alloc;
 
 pub mod boot;
+pub mod client;
 pub mod clock;
 pub mod codec;
+pub mod driver;
+pub mod front;
 pub mod ids;
 pub mod journal;
 pub mod limits;
@@ -20,6 +23,7 @@ pub mod network;
 pub mod overlay;
 pub mod peer;
 pub mod query;
+pub mod replica;
 pub mod request;
 pub mod state;
 pub mod storage;
