@@ -80,6 +80,24 @@ proptest! {
 }
 
 #[test]
+fn a_value_is_one_line_that_a_shell_can_read() {
+    let value = Setting::Value(Arc::from("a=b \\ c\nd\re\tf\u{1}\u{85}é"));
+    let settings = BTreeMap::from([
+        (Key::new("files:/etc/motd").unwrap(), value),
+        (Key::new("kernel:gone").unwrap(), Setting::Absent),
+        (Key::new("kernel:quiet").unwrap(), Setting::Unset),
+    ]);
+    let kind = Kind::Delta { sequence: Seq(9), node: node(1) };
+    let text = write(&Document { kind, vcluster: vcluster(0), version: Seq(5), policy: None, settings });
+    let expected = "muster-boot 1 delta vcluster=hpc-a version=5 sequence=9 node=n1\n\
+                    files:/etc/motd=a=b \\\\ c\\nd\\re\\tf\\x01\\xc2\\x85é\n\
+                    kernel:gone absent\n\
+                    kernel:quiet unset\n\
+                    end 3\n";
+    assert_eq!(text, expected);
+}
+
+#[test]
 fn an_error_names_its_line_and_what_would_be_accepted() {
     let head = "muster-boot 1 overlay vcluster=hpc-a version=1\n";
     for (text, line, says) in [

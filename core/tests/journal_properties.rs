@@ -165,6 +165,21 @@ proptest! {
     }
 
     #[test]
+    fn a_replica_that_starts_from_a_snapshot_ends_up_where_the_others_are(steps in life(50), at in any::<prop::sample::Index>()) {
+        let player = Player::play(&steps);
+        let at = at.index(player.log.len());
+        let mut state = State::from_pages(player.log[at].before.pages()).unwrap();
+        for applied in &player.log[at..] {
+            let (outcome, finished) = state.apply(applied.index, applied.proposal.clone());
+            prop_assert_eq!(&outcome, &applied.outcome);
+            prop_assert_eq!(&finished, &applied.finished);
+        }
+        prop_assert_eq!(state.digest(), player.state.digest());
+        prop_assert_eq!(overlay::stale(&state), overlay::stale(&player.state));
+        prop_assert_eq!(state.problem(), None);
+    }
+
+    #[test]
     fn a_request_that_comes_again_is_not_applied_again(steps in life(60)) {
         let player = Player::play(&steps);
         let mut state = player.state.clone();

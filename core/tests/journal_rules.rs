@@ -389,6 +389,8 @@ fn an_exec_takes_two_sequences_its_audit_record_then_its_entry() {
     let [.., Record::Operation(audit), Record::Entry(entry)] = &player.records()[..] else { panic!("not both") };
     assert_eq!((audit.sequence, entry.sequence), (Seq(3), Seq(4)));
     assert_eq!((entry.entry_type, entry.policy_ref), (EntryType::ExecLog, Some(Seq(1))));
+    let unknown = operation(OperationKind::Exec, Scope::Node(node(3)), "uptime");
+    assert!(matches!(refused(player.give(unknown)), Refusal::UnknownScope { .. }));
     for (field, kind, scope, detail) in [
         ("scope", OperationKind::Exec, Scope::Global, "x"),
         ("detail", OperationKind::ShellStart, on_node.clone(), ""),
