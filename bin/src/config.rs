@@ -122,6 +122,36 @@ impl Config {
         }
     }
 
+    /// Every key with the value it comes to, as `config check` shows them.
+    pub(crate) fn rows(&self) -> Vec<(String, serde_json::Value)> {
+        let format = match self.log_format {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        };
+        let nodes: Vec<_> = self.bootstrap.iter().map(|node| node.addr.clone()).collect();
+        let rows: [(&str, serde_json::Value); 18] = [
+            ("raft.node_id", self.node_id.as_str().into()),
+            ("raft.data_dir", self.data_dir.display().to_string().into()),
+            ("raft.heartbeat_interval_ms", self.timing.heartbeat_ms.into()),
+            ("raft.election_timeout_min_ms", self.timing.election_ms_min.into()),
+            ("raft.election_timeout_max_ms", self.timing.election_ms_max.into()),
+            ("raft.snapshot_threshold", self.snapshot_threshold.into()),
+            ("raft.snapshot_max_chunk_size", self.snapshot_chunk_bytes.into()),
+            ("raft.max_payload_size", self.payload_bytes_max.into()),
+            ("raft.listen", self.peer_listen.ip().to_string().into()),
+            ("raft.raft_port", self.peer_listen.port().into()),
+            ("raft.advertise", self.peer_address.as_str().into()),
+            ("raft.bootstrap.nodes", nodes.into()),
+            ("client.listen", self.client_listen.ip().to_string().into()),
+            ("client.port", self.client_listen.port().into()),
+            ("client.advertise", self.client_address.as_str().into()),
+            ("client.request_timeout_ms", self.request_timeout_ms.into()),
+            ("log.level", self.log_level.as_str().into()),
+            ("log.format", format.into()),
+        ];
+        rows.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
     fn parse(file: &str, text: &str, insecure: bool) -> Result<Self, Problems> {
         let document = Document::new(file, text);
         let table = document.parse();
