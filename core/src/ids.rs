@@ -187,6 +187,15 @@ macro_rules! name {
                     })
                 }
             }
+            /// A bound below every name, for ranges over maps. Not a name.
+            #[allow(dead_code, reason = "only some kinds of name are the second part of a map's key")]
+            pub(crate) fn least() -> Self {
+                Self(Arc::from(""))
+            }
+            /// The name as shared text.
+            pub(crate) fn shared(&self) -> Arc<str> {
+                Arc::clone(&self.0)
+            }
             /// The name as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
