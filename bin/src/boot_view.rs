@@ -28,7 +28,7 @@ pub(crate) struct Assembled {
 /// Puts a boot together. Without an overlay (the node holds it) only the delta is there.
 pub(crate) fn assemble(boot: &Boot) -> Result<Assembled, Failure> {
     let overlay = boot.overlay.as_ref().map(unpack).transpose()?;
-    let delta = read("the delta", &boot.delta)?;
+    let delta = read(&boot.delta)?;
     let mut settings: BTreeMap<Key, (Setting, &str)> = BTreeMap::new();
     for (key, setting) in overlay.iter().flat_map(|overlay| &overlay.settings) {
         settings.insert(key.clone(), (setting.clone(), "overlay"));
@@ -58,18 +58,16 @@ pub(crate) fn assemble(boot: &Boot) -> Result<Assembled, Failure> {
 }
 
 fn unpack(overlay: &BootOverlay) -> Result<Document, Failure> {
-    let bytes_max = usize::try_from(overlay.content_bytes).unwrap_or(usize::MAX).min(muster_core::codec::DECODE_BYTES_MAX);
-    let content = zstd::bulk::decompress(&overlay.data, bytes_max).map_err(|error| {
-        Failure::error(format!("the overlay does not unpack: {error}"), "ask another replica with --server")
-    })?;
-    read("the overlay", &content)
+    muster_core::overlay::open(overlay).map_err(|error| {
+        Failure::error(format!("the overlay does not read: {error}"), "ask another replica with --server")
+    })
 }
 
-fn read(what: &str, bytes: &[u8]) -> Result<Document, Failure> {
+fn read(delta: &[u8]) -> Result<Document, Failure> {
     let wrong = |problem: String| {
-        Failure::error(format!("{what} does not read: {problem}"), "compare `muster --version` here and on the server")
+        Failure::error(format!("the delta does not read: {problem}"), "compare `muster --version` here and on the server")
     };
-    let text = std::str::from_utf8(bytes).map_err(|error| wrong(error.to_string()))?;
+    let text = std::str::from_utf8(delta).map_err(|error| wrong(error.to_string()))?;
     document::parse(text).map_err(|error| wrong(error.to_string()))
 }
 

@@ -10,6 +10,7 @@ mod examples;
 mod exit;
 mod fleet;
 mod json;
+mod logging;
 mod metrics;
 mod policy_text;
 mod ranges;
