@@ -96,6 +96,11 @@ impl Members {
         Self { table: OrdMap::unit(first.id, first), next }
     }
 
+    /// Nobody: what a replica knows before its first snapshot.
+    pub(crate) fn empty() -> Self {
+        Self { table: OrdMap::new(), next: ReplicaId(1) }
+    }
+
     /// A member.
     #[must_use]
     pub fn get(&self, id: ReplicaId) -> Option<&Member> {

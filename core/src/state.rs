@@ -78,6 +78,19 @@ impl State {
         }
     }
 
+    /// What a replica has before its first snapshot: nothing, and nobody.
+    #[must_use]
+    pub fn empty(cluster: ClusterId) -> Self {
+        Self {
+            journal: Journal::new(),
+            sessions: Sessions::new(),
+            members: Members::empty(),
+            cluster,
+            age: Age(0),
+            feature_level: 0,
+        }
+    }
+
     /// Which cluster this is the state of.
     #[must_use]
     pub const fn cluster(&self) -> ClusterId {

@@ -83,6 +83,15 @@ impl Sessions {
         }
     }
 
+    /// The outcome that is kept of a request that was applied.
+    pub(crate) fn kept(&self, request: RequestId) -> Option<Outcome> {
+        match request {
+            RequestId::Session { session, number, .. } => self.replies.get(&(session, number)).cloned(),
+            RequestId::OneShot { id, .. } => self.one_shots.get(&id).map(|kept| kept.outcome.clone()),
+            RequestId::None => None,
+        }
+    }
+
     fn meet_numbered(&mut self, age: Age, id: SessionId, number: u64, acknowledged: u64) -> Option<Outcome> {
         let Some(session) = self.open.get_mut(&id) else {
             return Some(Outcome::Unknown(UnknownWhy::SessionUnknown));
