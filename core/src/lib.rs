@@ -9,6 +9,7 @@
 extern crate alloc;
 
 pub mod boot;
+pub mod client;
 pub mod clock;
 pub mod codec;
 pub mod driver;

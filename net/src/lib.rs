@@ -7,6 +7,7 @@
 //! network is checked while it is converted; nothing that arrives can make this crate panic.
 
 pub mod client;
+pub mod convert;
 
 /// The protocol definitions, compiled.
 pub mod proto {

@@ -21,6 +21,9 @@ pub struct Options {
     pub write_timeout: Duration,
     /// How long a read may take over all the replicas that are tried. Default 10 s.
     pub read_timeout: Duration,
+    /// How long one replica may take to answer a write before another is asked, under the same id. Longer spares a busy
+    /// cluster; shorter leaves a stuck replica sooner. Default 3 s.
+    pub attempt_timeout: Duration,
     /// How long one connection may take to be made before the next replica is tried. Default 1 s.
     pub connect_timeout: Duration,
 }
@@ -30,6 +33,7 @@ impl Default for Options {
         Self {
             write_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(10),
+            attempt_timeout: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(1),
         }
     }
