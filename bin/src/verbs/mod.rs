@@ -27,10 +27,12 @@ pub(crate) fn show(json: bool, value: &Value, text: &str) -> Result<(), Failure>
 }
 
 pub(crate) async fn connect(args: &ClientArgs) -> Result<Client, Failure> {
+    let usual = Options::default();
     let options = Options {
         write_timeout: args.timeout,
         read_timeout: args.timeout,
-        connect_timeout: args.timeout.min(Options::default().connect_timeout),
+        connect_timeout: args.timeout.min(usual.connect_timeout),
+        ..usual
     };
     Ok(Client::connect(args.servers.clone(), options).await?)
 }
