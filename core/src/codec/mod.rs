@@ -6,6 +6,7 @@
 
 pub(crate) mod journal;
 pub(crate) mod log;
+pub mod log;
 pub(crate) mod mirror;
 mod peer;
 pub(crate) mod request;
