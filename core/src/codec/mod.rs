@@ -5,7 +5,6 @@
 //! its limit, and refuses trailing bytes.
 
 pub(crate) mod journal;
-pub(crate) mod log;
 pub mod log;
 pub(crate) mod mirror;
 mod peer;
