@@ -8,6 +8,8 @@
 
 pub mod client;
 pub mod convert;
+pub mod peer;
+pub mod server;
 
 /// The protocol definitions, compiled.
 pub mod proto {

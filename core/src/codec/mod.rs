@@ -12,10 +12,6 @@ pub(crate) mod request;
 pub(crate) mod state;
 
 pub use journal::{decode_record, encode_record};
-pub use log::{
-    decode_identity, decode_log_record, decode_segment, decode_snapshot_meta, encode_identity, encode_log_record,
-    encode_segment, encode_snapshot_meta,
-};
 pub use peer::{decode_changes, decode_envelope, encode_changes, encode_envelope};
 pub use request::{
     decode_outcome, decode_proposal, decode_write_request, encode_outcome, encode_proposal, encode_write_request,

@@ -176,7 +176,7 @@ fn take(
 }
 
 /// The innermost reason: transport errors say little themselves.
-pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

@@ -15,6 +15,7 @@ impl Wire for RequestId {
     fn to_wire(&self) -> wire::RequestId {
         use wire::request_id::Request as W;
         let request = match *self {
+            Self::None => return wire::RequestId::default(),
             Self::Session { session, number, acknowledged } => {
                 W::Session(wire::SessionRequest { session: session.0, number, acknowledged })
             }
