@@ -1,7 +1,7 @@
 //! The command line: every verb, what it takes and what it is for.
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use muster_core::ids::{Digest, NodeId, ReplicaName, Seq, VClusterId};
+use muster_core::ids::{Digest, NodeId, Seq, VClusterId};
 use muster_core::journal::entry::{Author, EntryType, OperationKind, Principal, Role};
 use muster_core::journal::key::{Key, Scope, Setting};
 use muster_net::client::OneShot;
@@ -234,6 +234,9 @@ pub(crate) struct ConfigArgs {
 pub(crate) struct ServerArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    /// Stop when standard input closes, for a parent that must not leave servers behind
+    #[arg(long)]
+    pub(crate) until_stdin_closes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -581,11 +584,6 @@ pub(crate) struct DirArgs {
     /// A replica's data directory
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) dir: PathBuf,
-}
-
-/// A name that a replica may have in a `dev` cluster.
-pub(crate) fn replica_name(text: &str) -> ReplicaName {
-    ReplicaName::new(text).expect("a plain word is a name")
 }
 
 #[cfg(test)]

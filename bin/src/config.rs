@@ -7,30 +7,11 @@
 
 use crate::document::{Document, Problems, Reader};
 use muster_core::ids::ReplicaName;
+use muster_core::limits::PAGE_BYTES;
+use muster_core::replica::Timing;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-
-/// How often replicas hear of each other, and how long they wait before they elect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Timing {
-    /// A leader's heartbeat. Shorter: failures are seen sooner. Longer: less traffic.
-    pub(crate) heartbeat_ms: u64,
-    /// The shortest wait for a leader. At least two heartbeats, so that one lost heartbeat deposes nobody.
-    pub(crate) election_ms_min: u64,
-    /// The longest wait. The spread keeps two replicas from campaigning at once.
-    pub(crate) election_ms_max: u64,
-}
-
-impl Timing {
-    /// One machine room: round trips well below a heartbeat.
-    pub(crate) const LAN: Self = Self { heartbeat_ms: 150, election_ms_min: 300, election_ms_max: 500 };
-    /// Several sites: round trips up to 200 ms, so a heartbeat and its answer fit four times into the shortest wait.
-    pub(crate) const WAN: Self = Self { heartbeat_ms: 500, election_ms_min: 2_000, election_ms_max: 4_000 };
-}
-
-const _: () = assert!(Timing::LAN.heartbeat_ms * 2 <= Timing::LAN.election_ms_min);
-const _: () = assert!(Timing::WAN.heartbeat_ms * 2 <= Timing::WAN.election_ms_min);
 
 /// Where a replica that wants to join asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +42,7 @@ pub(crate) struct Config {
     pub(crate) timing: Timing,
     /// Log entries between two snapshots, at least.
     pub(crate) snapshot_threshold: u64,
-    /// The page size in which snapshots travel.
+    /// The largest piece in which snapshots travel. They are kept in pages of 256 KiB, so every maximum from there on holds.
     pub(crate) snapshot_chunk_bytes: u64,
     /// The largest request.
     pub(crate) payload_bytes_max: u64,
@@ -75,8 +56,6 @@ pub(crate) struct Config {
     pub(crate) client_listen: SocketAddr,
     /// Where clients reach this replica.
     pub(crate) client_address: String,
-    /// How long a client's request may take before its outcome is called unknown.
-    pub(crate) request_timeout_ms: u64,
     /// Whether to listen beyond loopback without TLS.
     pub(crate) insecure: bool,
     /// What is logged, in the syntax of `RUST_LOG`.
@@ -145,7 +124,7 @@ impl Config {
             ("client.listen", self.client_listen.ip().to_string().into()),
             ("client.port", self.client_listen.port().into()),
             ("client.advertise", self.client_address.as_str().into()),
-            ("client.request_timeout_ms", self.request_timeout_ms.into()),
+            ("client.request_timeout_ms", self.timing.request_ms.into()),
             ("log.level", self.log_level.as_str().into()),
             ("log.format", format.into()),
         ];
@@ -172,9 +151,9 @@ impl Config {
             }
             Some(PathBuf::from(text))
         });
-        let timing = read_timing(&document, &mut raft);
+        let timing = read_timing(&document, &mut raft, &mut client);
         let snapshot_threshold = raft.number("snapshot_threshold", 1..=1_000_000_000, "entries");
-        let chunk = raft.number("snapshot_max_chunk_size", 4_096..=67_108_864, "bytes");
+        let chunk = raft.number("snapshot_max_chunk_size", PAGE_BYTES as u64..=67_108_864, "bytes");
         let payload = raft.number("max_payload_size", 65_536..=67_108_864, "bytes");
         let snapshot_chunk_bytes = chunk.as_ref().map_or(1_048_576, |(bytes, _)| *bytes);
         let payload_bytes_max = payload.as_ref().map_or(4_194_304, |(bytes, _)| *bytes);
@@ -200,7 +179,6 @@ impl Config {
                 format!("raft.raft_port and client.port are both {}: expected two different ports", peer.listen.port()),
             );
         }
-        let request_timeout_ms = client.number("request_timeout_ms", 100..=600_000, "ms");
         let bootstrap = read_bootstrap(&document, &mut raft);
 
         let log_level = log.parsed("level", |text| match text.parse::<tracing_subscriber::EnvFilter>() {
@@ -228,7 +206,6 @@ impl Config {
             peer_address: peer.address,
             client_listen: served.listen,
             client_address: served.address,
-            request_timeout_ms: request_timeout_ms.map_or(5_000, |(ms, _)| ms),
             insecure,
             log_level: log_level.map_or_else(|| "info".to_owned(), |(level, _)| level),
             log_format: log_format.unwrap_or(LogFormat::Text),
@@ -238,7 +215,7 @@ impl Config {
 }
 
 /// A preset, and what the file says about its parts.
-fn read_timing(document: &Document<'_>, raft: &mut Reader<'_, '_, '_>) -> Timing {
+fn read_timing(document: &Document<'_>, raft: &mut Reader<'_, '_, '_>, client: &mut Reader<'_, '_, '_>) -> Timing {
     let preset = raft.choice("timing", &[("lan", Timing::LAN), ("wan", Timing::WAN)]).unwrap_or(Timing::LAN);
     let heartbeat = raft.number("heartbeat_interval_ms", 10..=60_000, "ms");
     let shortest = raft.number("election_timeout_min_ms", 20..=600_000, "ms");
@@ -246,11 +223,24 @@ fn read_timing(document: &Document<'_>, raft: &mut Reader<'_, '_, '_>) -> Timing
     let at = |part: &Option<(u64, std::ops::Range<usize>)>, other: &Option<(u64, std::ops::Range<usize>)>| {
         part.as_ref().or(other.as_ref()).map_or(0..0, |(_, span)| span.clone())
     };
+    let request = client.number("request_timeout_ms", 100..=600_000, "ms");
+    let heartbeat_ms = heartbeat.as_ref().map_or(preset.heartbeat_ms, |(ms, _)| *ms);
     let timing = Timing {
-        heartbeat_ms: heartbeat.as_ref().map_or(preset.heartbeat_ms, |(ms, _)| *ms),
+        tick_ms: preset.tick_ms.min(heartbeat_ms),
+        heartbeat_ms,
         election_ms_min: shortest.as_ref().map_or(preset.election_ms_min, |(ms, _)| *ms),
         election_ms_max: longest.as_ref().map_or(preset.election_ms_max, |(ms, _)| *ms),
+        request_ms: request.as_ref().map_or(preset.request_ms, |(ms, _)| *ms),
     };
+    if timing.request_ms < timing.election_ms_max {
+        document.problem(
+            at(&request, &longest),
+            format!(
+                "client.request_timeout_ms is {}: expected at least raft.election_timeout_max_ms, which is {}",
+                timing.request_ms, timing.election_ms_max
+            ),
+        );
+    }
     if timing.heartbeat_ms * 2 > timing.election_ms_min {
         document.problem(
             at(&heartbeat, &shortest),
@@ -378,7 +368,8 @@ mod tests {
     #[test]
     fn a_name_alone_is_a_configuration_with_the_missions_defaults() {
         let config = parse("[raft]\nnode_id = \"node-1\"\n").unwrap();
-        assert_eq!(config.timing, Timing { heartbeat_ms: 150, election_ms_min: 300, election_ms_max: 500 });
+        let timing = config.timing;
+        assert_eq!((timing.heartbeat_ms, timing.election_ms_min, timing.election_ms_max), (150, 300, 500));
         assert_eq!(config.snapshot_threshold, 10_000);
         assert_eq!(config.snapshot_chunk_bytes, 1_048_576);
         assert_eq!(config.payload_bytes_max, 4_194_304);

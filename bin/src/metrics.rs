@@ -24,13 +24,13 @@ pub(crate) struct Scrape {
 }
 
 impl Scrape {
-    /// The exposition text, and its content type.
-    pub(crate) fn text(self) -> Result<(&'static str, String), fmt::Error> {
+    /// The exposition text.
+    pub(crate) fn text(self) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix("muster");
         registry.register_collector(Box::new(self));
         let mut out = String::new();
         prometheus_client::encoding::text::encode(&mut out, &registry)?;
-        Ok(("application/openmetrics-text; version=1.0.0; charset=utf-8", out))
+        Ok(out)
     }
 }
 
@@ -143,7 +143,7 @@ mod tests {
             nodes: 290,
             sessions: 0,
         };
-        let (_, text) = Scrape { replica, summary, disk_bytes: 10, uptime_seconds: 1 }.text().unwrap();
+        let text = Scrape { replica, summary, disk_bytes: 10, uptime_seconds: 1 }.text().unwrap();
         for line in [
             "muster_raft_term 3",
             "muster_raft_role{role=\"leader\"} 1",
