@@ -1275,6 +1275,7 @@ impl Replica {
         let entries = self.applied.0 - self.snapshot_index().0;
         let paused = self.snapshot_at.plus_ms(limits.snapshot_pause_ms) <= self.now;
         let due = self.snapshot_wanted
+            || self.raft.store().is_newer_wanted()
             || (entries >= limits.snapshot_entries && paused)
             || (self.raft.store().bytes() >= limits.snapshot_log_bytes
                 && self.raft.store().bytes_after(self.snapshot_index().0) >= limits.snapshot_log_bytes);
