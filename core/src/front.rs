@@ -2,12 +2,25 @@
 //!
 //! A [`Handle`] is cheap to clone and usable from any thread. Reads take a [`View`] and are evaluated where they were asked;
 //! only writes and read-index rounds pass through the loop.
+//!
+//! Invariants
+//! - a view is published before any answer that rests on it is given;
+//! - the inbox is bounded: beyond it peers' messages are dropped (Raft tolerates loss) and clients are told *busy*.
 
-use crate::ids::{ReplicaId, Time};
+use crate::ids::{Seq, Time};
 use crate::peer::Envelope;
-use crate::request::{AdminOutcome, AdminRequest, Freshness, NotApplied, Outcome, ReplicaStatus, WriteRequest};
+use crate::replica::Input;
+use crate::request::{
+    AdminOutcome, AdminRequest, Freshness, NotApplied, Outcome, ReplicaStatus, UnknownWhy, WriteRequest,
+};
 use crate::state::State;
+use crate::storage::StorageError;
+use alloc::string::String;
 use alloc::sync::Arc;
+use arc_swap::ArcSwap;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use event_listener::Event as Signal;
+use futures_channel::{mpsc, oneshot};
 
 /// A consistent view of the replicated state at one log position. Taken in O(1), held as long as one likes.
 #[derive(Clone, Debug)]
@@ -20,4 +33,166 @@ pub struct View {
     pub version: u64,
     /// When it was published.
     pub published: Time,
+}
+
+/// Events that may wait for the loop.
+const INBOX_MAX: usize = 100_000;
+
+/// What reaches the loop.
+pub(crate) enum Event {
+    Input(Input),
+    Write { write: WriteRequest, forward: bool, answer: oneshot::Sender<Outcome> },
+    Read { freshness: Freshness, answer: oneshot::Sender<Result<(), NotApplied>> },
+    Admin { request: AdminRequest, answer: oneshot::Sender<AdminOutcome> },
+    Fault(StorageError),
+}
+
+pub(crate) struct Shared {
+    pub(crate) inbox: mpsc::UnboundedSender<Event>,
+    pub(crate) queued: AtomicUsize,
+    pub(crate) dropped: AtomicU64,
+    pub(crate) view: ArcSwap<View>,
+    pub(crate) published: Signal,
+    pub(crate) recorded: AtomicU64,
+    pub(crate) extended: Signal,
+    pub(crate) stopped: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn put(&self, event: Event) -> bool {
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        let sent = self.inbox.unbounded_send(event).is_ok();
+        if !sent {
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+        }
+        sent
+    }
+
+    pub(crate) fn publish(&self, view: Arc<View>) {
+        self.view.store(view);
+        self.published.notify(usize::MAX);
+    }
+
+    pub(crate) fn record(&self, sequence: Seq) {
+        self.recorded.store(sequence.0, Ordering::Release);
+        self.extended.notify(usize::MAX);
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.published.notify(usize::MAX);
+        self.extended.notify(usize::MAX);
+    }
+}
+
+/// Talks to a replica's loop.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Handle {
+    fn is_full(&self) -> bool {
+        self.shared.queued.load(Ordering::Relaxed) >= INBOX_MAX
+    }
+
+    /// The newest published view.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.shared.view.load_full()
+    }
+
+    /// Waits until a view newer than `version` is published, or the replica stops; gives the newest view then.
+    pub async fn changed(&self, version: u64) -> Arc<View> {
+        loop {
+            let listener = self.shared.published.listen();
+            let view = self.view();
+            if view.version > version || self.stopped() {
+                return view;
+            }
+            listener.await;
+        }
+    }
+
+    /// Waits until the archive can read everything up to `sequence`, or the replica stops.
+    pub async fn recorded(&self, sequence: Seq) {
+        loop {
+            let listener = self.shared.extended.listen();
+            if self.shared.recorded.load(Ordering::Acquire) >= sequence.0 || self.stopped() {
+                return;
+            }
+            listener.await;
+        }
+    }
+
+    /// Asks for a write. The replica answers within its request timeout. The author must have been checked already.
+    pub async fn write(&self, write: WriteRequest, forward: bool) -> Outcome {
+        if self.is_full() {
+            return Outcome::NotApplied(NotApplied::Busy { retry_after_ms: 200 });
+        }
+        let (answer, outcome) = oneshot::channel();
+        if !self.shared.put(Event::Write { write, forward, answer }) {
+            return Outcome::NotApplied(NotApplied::Stopping);
+        }
+        // A loop that ended with the request in its inbox may or may not have logged it.
+        outcome.await.unwrap_or(Outcome::Unknown(UnknownWhy::TimedOut))
+    }
+
+    /// Waits until a read of that freshness may be evaluated; gives the view to evaluate it on.
+    ///
+    /// # Errors
+    /// `NoQuorum` if that was not possible within the request timeout, `Busy`, `Stopping`.
+    pub async fn read(&self, freshness: Freshness) -> Result<Arc<View>, NotApplied> {
+        if freshness == Freshness::Local {
+            return Ok(self.view());
+        }
+        if self.is_full() {
+            return Err(NotApplied::Busy { retry_after_ms: 200 });
+        }
+        let (answer, outcome) = oneshot::channel();
+        if !self.shared.put(Event::Read { freshness, answer }) {
+            return Err(NotApplied::Stopping);
+        }
+        match outcome.await {
+            Ok(Ok(())) => Ok(self.view()),
+            Ok(Err(why)) => Err(why),
+            Err(oneshot::Canceled) => Err(NotApplied::Stopping),
+        }
+    }
+
+    /// Asks something of this replica.
+    pub async fn admin(&self, request: AdminRequest) -> AdminOutcome {
+        let (answer, outcome) = oneshot::channel();
+        let stopped = || AdminOutcome::Failed { problem: String::from("the replica is stopping") };
+        if !self.shared.put(Event::Admin { request, answer }) {
+            return stopped();
+        }
+        outcome.await.unwrap_or_else(|_| stopped())
+    }
+
+    /// Hands over a peer's message. Dropped if too many wait.
+    pub fn deliver(&self, envelope: Envelope) {
+        if self.is_full() {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.shared.put(Event::Input(Input::Peer(envelope)));
+        }
+    }
+
+    /// Peers' messages dropped because too many waited.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Tells the replica to hand leadership over and stop.
+    pub fn stop(&self) {
+        self.shared.put(Event::Input(Input::Stop));
+    }
+
+    /// Whether the loop has ended.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.shared.stopped.load(Ordering::Acquire)
+    }
 }

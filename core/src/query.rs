@@ -3,8 +3,12 @@
 use crate::ids::{Age, Digest, Index, NodeId, Seq, VClusterId, WallTime};
 use crate::journal::command::ConfigState;
 use crate::journal::key::{Key, Scope, Setting};
+use crate::journal::live::Node;
 use crate::journal::policy::Policy;
 use crate::members::Member;
+use crate::request::Refusal;
+use crate::state::State;
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -140,4 +144,91 @@ pub enum Answer {
     Nodes(Vec<NodeSummary>),
     /// To `Members`.
     Members(Vec<Member>),
+}
+
+/// Answers a question from a state, as it was at a position of the log.
+///
+/// # Errors
+/// [`Refusal::UnknownScope`] if it is about a vCluster or node that is not known.
+pub fn answer(state: &State, index: Index, query: &Query) -> Result<Answer, Refusal> {
+    let journal = &state.journal;
+    Ok(match query {
+        Query::Summary => Answer::Summary(summary(state, index)),
+        Query::Scope(scope) => {
+            journal.known(scope)?;
+            let settings = journal.declared(scope).map(|(key, pair)| Declared {
+                key: key.clone(),
+                setting: pair.setting.clone(),
+                sequence: pair.sequence,
+                expires_at: pair.expires_at,
+            });
+            Answer::Scope { head: journal.scope_head(scope), settings: settings.collect() }
+        }
+        Query::Node(id) => {
+            let node = journal.known_node(id)?;
+            Answer::Node { node: node_summary(id, node), settings: effective(state, id) }
+        }
+        Query::Policy(id) => {
+            let vcluster = journal.known_vcluster(id)?;
+            Answer::Policy { sequence: vcluster.policy_sequence, policy: Policy::clone(&vcluster.policy) }
+        }
+        Query::VClusters => Answer::VClusters(
+            journal
+                .vclusters()
+                .map(|(id, vcluster)| VClusterSummary {
+                    vcluster: id.clone(),
+                    policy_sequence: vcluster.policy_sequence,
+                    config_version: journal.config_version(vcluster),
+                    overlay_version: vcluster.overlay.as_ref().map(|overlay| overlay.version),
+                    overlay_bytes: vcluster.overlay.as_ref().map_or(0, |overlay| overlay.data.len() as u64),
+                    nodes: vcluster.nodes,
+                })
+                .collect(),
+        ),
+        Query::Nodes(None) => Answer::Nodes(journal.nodes().map(|(id, node)| node_summary(id, node)).collect()),
+        Query::Nodes(Some(vcluster)) => {
+            journal.known(&Scope::VCluster(vcluster.clone()))?;
+            Answer::Nodes(journal.assigned_to(vcluster).map(|(id, node)| node_summary(id, node)).collect())
+        }
+        Query::Members => Answer::Members(state.members.all().cloned().collect()),
+    })
+}
+
+/// What counts on a node, by key: its own scope, else its vCluster's, else the Global one. Nothing if it is not known.
+#[must_use]
+pub fn effective(state: &State, node: &NodeId) -> Vec<Effective> {
+    let Some(known) = state.journal.node(node) else { return Vec::new() };
+    let vcluster = known.vcluster.clone().map(Scope::VCluster);
+    let mut found = BTreeMap::new();
+    for scope in [Some(Scope::Global), vcluster, Some(Scope::Node(node.clone()))].into_iter().flatten() {
+        for (key, pair) in state.journal.declared(&scope) {
+            let (setting, sequence) = (pair.setting.clone(), pair.sequence);
+            found.insert(key.clone(), Effective { key: key.clone(), setting, scope: scope.clone(), sequence });
+        }
+    }
+    found.into_values().collect()
+}
+
+fn summary(state: &State, index: Index) -> Summary {
+    Summary {
+        sequence: state.sequence(),
+        head: state.head(),
+        applied: index,
+        age: state.age(),
+        recorded_at: state.journal.recorded_at(),
+        feature_level: state.feature_level(),
+        vclusters: state.journal.vclusters.len() as u64,
+        nodes: state.journal.node_count(),
+        sessions: state.sessions.count(),
+    }
+}
+
+fn node_summary(id: &NodeId, node: &Node) -> NodeSummary {
+    NodeSummary {
+        node: id.clone(),
+        vcluster: node.vcluster.clone(),
+        state: node.state,
+        since: node.since,
+        emergency_reason: node.emergency.as_ref().map(|emergency| Arc::clone(&emergency.reason)),
+    }
 }

@@ -31,6 +31,8 @@ pub enum RequestId {
         /// The replicated age that a replica told when it was drawn.
         drawn_at: Age,
     },
+    /// Not recognised when it comes again. Only for the cluster's own proposals, all of which may be repeated.
+    None,
 }
 
 /// What a write does.

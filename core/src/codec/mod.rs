@@ -4,9 +4,21 @@
 //! that do, one submodule per family and format, with explicit conversions. Decoding never panics, never allocates beyond
 //! its limit, and refuses trailing bytes.
 
+pub(crate) mod journal;
 pub mod log;
+pub(crate) mod mirror;
+mod peer;
+pub(crate) mod request;
+pub(crate) mod state;
 
-use alloc::string::{String, ToString};
+pub use journal::{decode_record, encode_record};
+pub use peer::{decode_changes, decode_envelope, encode_changes, encode_envelope};
+pub use request::{
+    decode_outcome, decode_proposal, decode_write_request, encode_outcome, encode_proposal, encode_write_request,
+};
+
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::fmt;
@@ -53,8 +65,8 @@ impl fmt::Display for CodecError {
 
 impl core::error::Error for CodecError {}
 
-pub(crate) fn malformed(what: &'static str, problem: impl ToString) -> CodecError {
-    CodecError::Malformed { what, problem: problem.to_string() }
+pub(crate) fn malformed(what: &'static str, problem: impl fmt::Display) -> CodecError {
+    CodecError::Malformed { what, problem: format!("{problem}") }
 }
 
 fn configuration() -> impl bincode::config::Config {
@@ -63,11 +75,16 @@ fn configuration() -> impl bincode::config::Config {
 
 /// Encodes a mirror type behind the version byte.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
-    let body = bincode::serde::encode_to_vec(value, configuration()).expect("mirror types always encode");
+    let body = encode_body(value);
     let mut out = Vec::with_capacity(body.len() + 1);
     out.push(FORMAT);
     out.extend_from_slice(&body);
     out.into()
+}
+
+/// Encodes a mirror type without a version byte, for a place that has one already.
+pub(crate) fn encode_body<T: Serialize>(value: &T) -> Vec<u8> {
+    bincode::serde::encode_to_vec(value, configuration()).expect("mirror types always encode")
 }
 
 /// Decodes a mirror type from behind its version byte.
@@ -76,6 +93,11 @@ pub(crate) fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> R
     if version != FORMAT {
         return Err(CodecError::Format { what, found: version, known: FORMAT });
     }
+    decode_body(what, body)
+}
+
+/// Decodes a mirror type that has no version byte of its own.
+pub(crate) fn decode_body<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, CodecError> {
     let (value, used) =
         bincode::serde::decode_from_slice(body, configuration()).map_err(|error| malformed(what, error))?;
     if used != body.len() {

@@ -5,6 +5,7 @@ use super::policy::Policy;
 use crate::ids::{NodeId, Seq, VClusterId, WallTime};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 
 /// The twelve kinds of configuration entry. Only `Commit`, `AutoConverge` and `BootConfig` push settings; `Rollback` only
 /// takes off; in every other kind the delta is a record and changes nothing.
@@ -139,6 +140,25 @@ pub struct Author {
     pub principal: Principal,
     /// In which capacity.
     pub role: Role,
+}
+
+impl Author {
+    /// A part of the cluster itself, printed `system:PART`: `expiry`, `overlay`, `membership` or `features`.
+    #[must_use]
+    pub fn system(part: &str) -> Self {
+        Self { principal: Principal::System { part: Arc::from(part) }, role: Role::System }
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Certificate { subject } => write!(f, "certificate:{subject}"),
+            Self::Oidc { issuer, subject } => write!(f, "oidc:{issuer}#{subject}"),
+            Self::Claimed { name } => write!(f, "claimed:{name}"),
+            Self::System { part } => write!(f, "system:{part}"),
+        }
+    }
 }
 
 /// What a client asks to append. Sequence, time, `previous`, `takes_off` and `policy_ref` are filled in by apply.

@@ -5,7 +5,7 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use core::fmt;
 
-/// For whom something is declared. Node beats VCluster beats Global.
+/// For whom something is declared. `Node` beats `VCluster` beats `Global`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// Every node. Printed `global`.
@@ -115,6 +115,11 @@ impl Key {
         Self(Arc::from("vcluster"))
     }
 
+    /// A bound below every key, for ranges over maps. Not a key.
+    pub(crate) fn least() -> Self {
+        Self(Arc::from(""))
+    }
+
     /// Whether this is the key that assigns a node to its vCluster.
     #[must_use]
     pub fn is_vcluster(&self) -> bool {
@@ -126,6 +131,11 @@ impl Key {
     pub fn dimension(&self) -> Option<Dimension> {
         let word = self.0.split(':').next()?;
         Dimension::ALL.into_iter().find(|d| d.word() == word)
+    }
+
+    /// The key as shared text.
+    pub(crate) fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
     }
 
     /// The key as text.

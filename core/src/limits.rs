@@ -1,0 +1,69 @@
+//! Every bound of the replicated state, in one place. What exceeds one is refused, or told to come back; nothing grows
+//! without one.
+//!
+//! These numbers are part of what apply decides, so changing one is a change of meaning and needs a feature level.
+
+/// The highest feature level this binary supports.
+pub const FEATURE_LEVEL: u32 = 1;
+
+/// Longest message of an entry, and longest detail of an operation, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 4_096;
+/// Longest emergency reason, in bytes.
+pub const REASON_BYTES_MAX: usize = 1_024;
+/// Longest part of a principal (subject, issuer, name), in bytes.
+pub const PRINCIPAL_BYTES_MAX: usize = 256;
+/// Longest address of a replica, in bytes.
+pub const ADDRESS_BYTES_MAX: usize = 256;
+/// Most changes in one entry.
+pub const CHANGES_MAX: usize = 4_096;
+/// Most bytes of keys and settings that one record holds. A rollback that would hold more is done in steps.
+pub const RECORD_BYTES_MAX: usize = 16 << 20;
+/// Most pairs that one record takes off. A rollback that would take off more is done in steps.
+pub const TAKES_OFF_MAX: usize = 65_536;
+/// Shortest time to live of an entry, in seconds.
+pub const TTL_SECONDS_MIN: u32 = 900;
+/// Longest time to live of an entry, in seconds.
+pub const TTL_SECONDS_MAX: u32 = 864_000;
+
+/// Most live pairs on one stack. Beyond it the oldest is forgotten, if a permanent one above hides it for good.
+pub const STACK_DEPTH_MAX: usize = 128;
+/// Most rolled-back pairs that one stack remembers.
+pub const TOMBSTONES_MAX: usize = 128;
+
+/// Longest window of a policy, in seconds.
+pub const WINDOW_SECONDS_MAX: u32 = 864_000;
+/// Largest sensitivity and weight of a policy.
+pub const FACTOR_MAX: u32 = 1_000;
+/// Most commands a policy allows.
+pub const EXEC_ALLOW_MAX: usize = 256;
+/// Longest command a policy allows, in bytes.
+pub const EXEC_ALLOW_BYTES_MAX: usize = 1_024;
+/// Largest stored overlay, in compressed bytes.
+pub const OVERLAY_BYTES_MAX: usize = 16 << 20;
+
+/// Most open sessions.
+pub const SESSIONS_MAX: usize = 100_000;
+/// Most replies kept for one session.
+pub const SESSION_REPLIES_MAX: usize = 1_024;
+/// A session that was idle for this long is due to expire, in seconds of replicated time.
+pub const SESSION_IDLE_SECONDS: u64 = 3_600;
+/// Most one-shot replies kept.
+pub const ONE_SHOTS_MAX: usize = 100_000;
+/// A one-shot reply that was kept for this long is due to expire, in seconds of replicated time.
+pub const ONE_SHOT_SECONDS: u64 = 3_600;
+/// What a Busy answer asks the client to wait, in milliseconds.
+pub const BUSY_RETRY_MS: u64 = 1_000;
+
+/// Most members of a cluster.
+pub const MEMBERS_MAX: usize = 256;
+
+/// Most things that one `Expire` expires.
+pub const EXPIRE_MAX: u32 = 256;
+
+/// Largest page of a snapshot, in bytes.
+pub const PAGE_BYTES: usize = 256 << 10;
+
+const _: () = assert!(RECORD_BYTES_MAX < crate::codec::DECODE_BYTES_MAX, "a record must decode");
+const _: () = assert!(OVERLAY_BYTES_MAX < crate::codec::DECODE_BYTES_MAX, "an overlay must decode");
+const _: () = assert!(2 * crate::journal::key::VALUE_BYTES_MAX < RECORD_BYTES_MAX, "one change must fit a record");
+const _: () = assert!(CHANGES_MAX <= TAKES_OFF_MAX, "one entry must fit a step of a rollback");

@@ -1,0 +1,211 @@
+//! The log as Raft reads it: a tail in memory, from a compacted start to the end.
+//!
+//! What is here may not be durable yet; Raft is told separately. Never grows without bound: see `Limits::log_bytes_max`.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::cell::Cell;
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::{GetEntriesContext, RaftState, StorageError};
+
+/// Bytes an entry counts for.
+pub(super) fn entry_bytes(entry: &Entry) -> u64 {
+    (entry.data.len() + entry.context.len() + 32) as u64
+}
+
+/// The tail of the log.
+pub(super) struct MemoryLog {
+    start_index: u64,
+    start_term: u64,
+    entries: VecDeque<Entry>,
+    bytes: u64,
+    hard_state: HardState,
+    configuration: ConfState,
+    /// The newest durable snapshot: what a follower that is too far behind is sent.
+    snapshot: Option<(u64, u64, ConfState)>,
+    /// Somebody needs a snapshot that knows it: the newest one is older than its membership.
+    newer_wanted: Cell<bool>,
+}
+
+impl MemoryLog {
+    pub(super) fn new(
+        start: (u64, u64),
+        entries: Vec<Entry>,
+        hard_state: HardState,
+        configuration: ConfState,
+        snapshot: Option<(u64, u64, ConfState)>,
+    ) -> Self {
+        let bytes = entries.iter().map(entry_bytes).sum();
+        Self {
+            start_index: start.0,
+            start_term: start.1,
+            entries: entries.into(),
+            bytes,
+            hard_state,
+            configuration,
+            snapshot,
+            newer_wanted: Cell::new(false),
+        }
+    }
+
+    /// Whether somebody could not be sent the newest snapshot because it does not know it.
+    pub(super) fn is_newer_wanted(&self) -> bool {
+        self.newer_wanted.get()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn first(&self) -> u64 {
+        self.start_index + 1
+    }
+
+    pub(super) fn last(&self) -> u64 {
+        self.start_index + self.entries.len() as u64
+    }
+
+    /// Bytes of the entries after `index`.
+    pub(super) fn bytes_after(&self, index: u64) -> u64 {
+        let skip = usize::try_from(index.saturating_sub(self.start_index)).unwrap_or(usize::MAX);
+        self.entries.iter().skip(skip).map(entry_bytes).sum()
+    }
+
+    fn position(&self, index: u64) -> usize {
+        usize::try_from(index - self.start_index - 1).expect("an index within the tail")
+    }
+
+    /// Appends entries; what was there from the first one's index on goes first.
+    pub(super) fn append(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        assert!(
+            first.index > self.start_index,
+            "append at {} into what is compacted to {}",
+            first.index,
+            self.start_index
+        );
+        assert!(first.index <= self.last() + 1, "append at {} leaves a gap after {}", first.index, self.last());
+        let keep = self.position(first.index);
+        for dropped in self.entries.drain(keep..) {
+            self.bytes -= entry_bytes(&dropped);
+        }
+        for entry in entries {
+            self.bytes += entry_bytes(entry);
+            self.entries.push_back(entry.clone());
+        }
+    }
+
+    /// Forgets entries up to `index`, of which the term is kept.
+    pub(super) fn compact(&mut self, index: u64) {
+        while self.start_index < index {
+            let Some(entry) = self.entries.pop_front() else { return };
+            self.bytes -= entry_bytes(&entry);
+            self.start_index = entry.index;
+            self.start_term = entry.term;
+        }
+    }
+
+    /// The earliest start that leaves at most `bytes` of entries between it and `index`.
+    pub(super) fn start_within(&self, index: u64, bytes: u64) -> u64 {
+        let mut start = index.min(self.last());
+        let mut total = 0;
+        while start > self.start_index {
+            total += entry_bytes(&self.entries[self.position(start)]);
+            if total > bytes {
+                break;
+            }
+            start -= 1;
+        }
+        start
+    }
+
+    /// Starts over after an installed snapshot.
+    pub(super) fn reset(&mut self, index: u64, term: u64) {
+        self.entries.clear();
+        self.bytes = 0;
+        self.start_index = index;
+        self.start_term = term;
+    }
+
+    pub(super) fn set_snapshot(&mut self, index: u64, term: u64, configuration: ConfState) {
+        self.snapshot = Some((index, term, configuration));
+        self.newer_wanted.set(false);
+    }
+}
+
+/// Whether a configuration knows a replica.
+fn knows(configuration: &ConfState, id: u64) -> bool {
+    configuration.get_voters().contains(&id)
+        || configuration.get_learners().contains(&id)
+        || configuration.get_voters_outgoing().contains(&id)
+}
+
+impl raft::Storage for MemoryLog {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard_state.clone(), self.configuration.clone()))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low <= self.start_index {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        assert!(high <= self.last() + 1, "entries up to {high} asked of a log that ends at {}", self.last());
+        let max = max_size.into().unwrap_or(u64::MAX);
+        let mut total = 0;
+        let mut out = Vec::new();
+        for entry in self.entries.range(self.position(low)..self.position(high)) {
+            total += entry_bytes(entry);
+            if !out.is_empty() && total > max {
+                break;
+            }
+            out.push(entry.clone());
+        }
+        Ok(out)
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index == self.start_index {
+            return Ok(self.start_term);
+        }
+        if index < self.start_index {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        match self.entries.get(self.position(index)) {
+            Some(entry) => Ok(entry.term),
+            None => Err(raft::Error::Store(StorageError::Unavailable)),
+        }
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.first())
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last())
+    }
+
+    /// A replica takes no snapshot that does not know it, so none is sent until there is a newer one.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        match &self.snapshot {
+            Some((_, _, configuration)) if !knows(configuration, to) => {
+                self.newer_wanted.set(true);
+                Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+            }
+            Some((index, term, configuration)) if *index >= request_index && *index >= self.start_index => {
+                let mut snapshot = Snapshot::default();
+                let metadata = snapshot.mut_metadata();
+                metadata.index = *index;
+                metadata.term = *term;
+                metadata.set_conf_state(configuration.clone());
+                Ok(snapshot)
+            }
+            Some(_) | None => Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable)),
+        }
+    }
+}

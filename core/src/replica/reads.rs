@@ -1,0 +1,164 @@
+//! Linearizable reads: many under one quorum round, each under a context that is never repeated.
+//!
+//! A leader asks the library for a read index under a fresh context per round; a follower asks the leader with a message of its
+//! own (never the library's, whose contexts are caller-supplied and can release a younger read with an older index).
+//!
+//! Invariants
+//! - no round starts before the leader committed an entry of its own term;
+//! - a read joins only rounds that started after it arrived;
+//! - a read is answered only once this replica applied up to the round's index.
+
+use crate::ids::{Index, ReplicaId, Time};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+/// Whom a read index is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// A client of this process: answered once applied that far.
+    Client(u64),
+    /// A follower: told the index at once.
+    Peer { replica: ReplicaId, token: u64 },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiter {
+    pub(super) reader: Reader,
+    pub(super) deadline: Time,
+}
+
+/// Rounds that may be under way at once; what arrives meanwhile shares the next.
+pub(super) const ROUNDS_MAX: usize = 4;
+
+pub(super) struct Reads {
+    /// Not in a round yet.
+    fresh: Vec<Waiter>,
+    /// Leader: rounds under way by context, oldest first.
+    rounds: VecDeque<(u64, Vec<Waiter>)>,
+    /// Follower: questions under way by token.
+    asked: BTreeMap<u64, (ReplicaId, Time, Vec<Waiter>)>,
+    /// Waiting for this replica to apply that far.
+    applying: BTreeMap<Index, Vec<Waiter>>,
+    next: u64,
+}
+
+impl Reads {
+    /// `first` must differ between runs of one incarnation.
+    pub(super) fn new(first: u64) -> Self {
+        Self {
+            fresh: Vec::new(),
+            rounds: VecDeque::new(),
+            asked: BTreeMap::new(),
+            applying: BTreeMap::new(),
+            next: first,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.fresh.len()
+            + self.rounds.iter().map(|round| round.1.len()).sum::<usize>()
+            + self.asked.values().map(|asked| asked.2.len()).sum::<usize>()
+            + self.applying.values().map(Vec::len).sum::<usize>()
+    }
+
+    pub(super) fn add(&mut self, waiter: Waiter) {
+        self.fresh.push(waiter);
+    }
+
+    pub(super) fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.next = self.next.wrapping_add(1);
+        self.next
+    }
+
+    /// Leader: the context of a new round for everything fresh, if there is room for one.
+    pub(super) fn start_round(&mut self) -> Option<u64> {
+        if self.fresh.is_empty() || self.rounds.len() >= ROUNDS_MAX {
+            return None;
+        }
+        let context = self.draw();
+        let waiters = core::mem::take(&mut self.fresh);
+        self.rounds.push_back((context, waiters));
+        Some(context)
+    }
+
+    /// Leader: the waiters of a finished round.
+    pub(super) fn finish_round(&mut self, context: u64) -> Vec<Waiter> {
+        match self.rounds.iter().position(|round| round.0 == context) {
+            Some(at) => self.rounds.remove(at).map(|round| round.1).unwrap_or_default(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Follower: the token of a new question to `leader` for everything fresh.
+    pub(super) fn ask(&mut self, leader: ReplicaId, now: Time) -> Option<u64> {
+        if self.fresh.is_empty() {
+            return None;
+        }
+        let token = self.draw();
+        let waiters = core::mem::take(&mut self.fresh);
+        self.asked.insert(token, (leader, now, waiters));
+        Some(token)
+    }
+
+    /// Follower: the waiters of an answered question.
+    pub(super) fn answered(&mut self, token: u64) -> Vec<Waiter> {
+        self.asked.remove(&token).map(|asked| asked.2).unwrap_or_default()
+    }
+
+    /// Follower: questions older than `before`, or to somebody else than `leader`, are asked again.
+    pub(super) fn ask_again(&mut self, leader: ReplicaId, before: Time) {
+        let stale: Vec<u64> = self
+            .asked
+            .iter()
+            .filter(|(_, (to, since, _))| *to != leader || *since <= before)
+            .map(|(token, _)| *token)
+            .collect();
+        for token in stale {
+            if let Some((_, _, waiters)) = self.asked.remove(&token) {
+                self.fresh.extend(waiters);
+            }
+        }
+    }
+
+    /// Leadership was lost: the rounds are void. Peers' questions are dropped; they ask again.
+    pub(super) fn abandon_rounds(&mut self) {
+        let rounds = core::mem::take(&mut self.rounds);
+        self.fresh.extend(rounds.into_iter().flat_map(|round| round.1));
+        self.fresh.retain(|waiter| matches!(waiter.reader, Reader::Client(_)));
+    }
+
+    pub(super) fn wait_for(&mut self, index: Index, waiter: Waiter) {
+        self.applying.entry(index).or_default().push(waiter);
+    }
+
+    /// The readers that may read now that this replica applied up to `index`.
+    pub(super) fn applied(&mut self, index: Index) -> Vec<Waiter> {
+        let later = self.applying.split_off(&index.next());
+        core::mem::replace(&mut self.applying, later).into_values().flatten().collect()
+    }
+
+    /// Takes out what is past its deadline.
+    pub(super) fn overdue(&mut self, now: Time) -> Vec<Waiter> {
+        let mut out = Vec::new();
+        let mut sift = |waiters: &mut Vec<Waiter>| {
+            waiters.retain(|waiter| {
+                let keep = waiter.deadline > now;
+                if !keep {
+                    out.push(*waiter);
+                }
+                keep
+            });
+        };
+        sift(&mut self.fresh);
+        self.rounds.iter_mut().for_each(|round| sift(&mut round.1));
+        self.asked.values_mut().for_each(|asked| sift(&mut asked.2));
+        self.applying.values_mut().for_each(sift);
+        self.asked.retain(|_, asked| !asked.2.is_empty());
+        self.applying.retain(|_, waiters| !waiters.is_empty());
+        out
+    }
+}

@@ -1,0 +1,201 @@
+//! What makes a write happen at most once: the replies of sessions and of one-shot requests.
+//!
+//! A reply is kept until its client acknowledges it (sessions) or for an hour of replicated time (one-shots). A request
+//! whose history cannot be known any more is answered *unknown* and never applied. Everything is bounded; at a bound the
+//! answer is *busy*, which is not remembered.
+
+use crate::ids::{Age, OneShotId, SessionId};
+use crate::limits::{
+    BUSY_RETRY_MS, ONE_SHOT_SECONDS, ONE_SHOTS_MAX, SESSION_IDLE_SECONDS, SESSION_REPLIES_MAX, SESSIONS_MAX,
+};
+use crate::request::{NotApplied, Outcome, RequestId, UnknownWhy};
+use imbl::{OrdMap, OrdSet};
+
+/// An open session.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    /// Replies up to this number are not kept.
+    pub(crate) acknowledged: u64,
+    /// When it was last used.
+    pub(crate) used: Age,
+    /// How many replies are kept.
+    pub(crate) replies: u64,
+}
+
+/// A one-shot's reply.
+#[derive(Clone, Debug)]
+pub(crate) struct OneShot {
+    /// Since when it is kept.
+    pub(crate) since: Age,
+    /// The reply.
+    pub(crate) outcome: Outcome,
+}
+
+/// All sessions and one-shots.
+#[derive(Clone, Debug)]
+pub struct Sessions {
+    pub(crate) next: SessionId,
+    pub(crate) open: OrdMap<SessionId, Session>,
+    pub(crate) replies: OrdMap<(SessionId, u64), Outcome>,
+    pub(crate) one_shots: OrdMap<OneShotId, OneShot>,
+    /// Each session under when it was last used. Follows from `open`.
+    pub(crate) idle: OrdSet<(Age, SessionId)>,
+    /// Each one-shot under since when it is kept. Follows from `one_shots`.
+    pub(crate) kept: OrdSet<(Age, OneShotId)>,
+}
+
+const fn busy() -> Outcome {
+    Outcome::NotApplied(NotApplied::Busy { retry_after_ms: BUSY_RETRY_MS })
+}
+
+impl Sessions {
+    pub(crate) fn new() -> Self {
+        Self {
+            next: SessionId(1),
+            open: OrdMap::new(),
+            replies: OrdMap::new(),
+            one_shots: OrdMap::new(),
+            idle: OrdSet::new(),
+            kept: OrdSet::new(),
+        }
+    }
+
+    /// How many sessions are open.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.open.len() as u64
+    }
+
+    /// How many one-shot replies are kept.
+    #[must_use]
+    pub fn one_shot_count(&self) -> u64 {
+        self.one_shots.len() as u64
+    }
+
+    /// The outcome of a request that must not be applied (again); none if it is to be applied now.
+    pub(crate) fn meet(&mut self, age: Age, request: RequestId) -> Option<Outcome> {
+        match request {
+            RequestId::Session { session, number, acknowledged } => {
+                self.meet_numbered(age, session, number, acknowledged)
+            }
+            RequestId::OneShot { id, drawn_at } => self.meet_one_shot(age, id, drawn_at),
+            RequestId::None => None,
+        }
+    }
+
+    /// The outcome that is kept of a request that was applied.
+    pub(crate) fn kept(&self, request: RequestId) -> Option<Outcome> {
+        match request {
+            RequestId::Session { session, number, .. } => self.replies.get(&(session, number)).cloned(),
+            RequestId::OneShot { id, .. } => self.one_shots.get(&id).map(|kept| kept.outcome.clone()),
+            RequestId::None => None,
+        }
+    }
+
+    fn meet_numbered(&mut self, age: Age, id: SessionId, number: u64, acknowledged: u64) -> Option<Outcome> {
+        let Some(session) = self.open.get_mut(&id) else {
+            return Some(Outcome::Unknown(UnknownWhy::SessionUnknown));
+        };
+        self.idle.remove(&(session.used, id));
+        self.idle.insert((age, id));
+        session.used = age;
+        if acknowledged > session.acknowledged {
+            session.acknowledged = acknowledged;
+            while let Some((at, _)) = self.replies.range((id, 0)..=(id, acknowledged)).next() {
+                let at = *at;
+                self.replies.remove(&at);
+                session.replies -= 1;
+            }
+        }
+        if number <= session.acknowledged {
+            return Some(Outcome::Unknown(UnknownWhy::AlreadyAcknowledged));
+        }
+        if let Some(outcome) = self.replies.get(&(id, number)) {
+            return Some(outcome.clone());
+        }
+        (session.replies >= SESSION_REPLIES_MAX as u64).then(busy)
+    }
+
+    fn meet_one_shot(&mut self, age: Age, id: OneShotId, drawn_at: Age) -> Option<Outcome> {
+        if let Some(kept) = self.one_shots.get(&id) {
+            return Some(kept.outcome.clone());
+        }
+        // A reply is dropped only when this much age has passed since it was applied, which is no sooner than since it was
+        // drawn: a request that was applied and forgotten is always caught here.
+        if drawn_at > age || age >= drawn_at.plus_seconds(ONE_SHOT_SECONDS) {
+            return Some(Outcome::Unknown(UnknownWhy::OneShotExpired));
+        }
+        (self.one_shots.len() >= ONE_SHOTS_MAX).then(busy)
+    }
+
+    /// Keeps what became of a request that was met as new.
+    pub(crate) fn keep(&mut self, age: Age, request: RequestId, outcome: &Outcome) {
+        match request {
+            RequestId::Session { session: id, number, .. } => {
+                // A session that its own request closed keeps nothing.
+                if let Some(session) = self.open.get_mut(&id) {
+                    session.replies += 1;
+                    let before = self.replies.insert((id, number), outcome.clone());
+                    assert!(before.is_none(), "request {number} of session {id} was applied twice");
+                }
+            }
+            RequestId::OneShot { id, .. } => {
+                let before = self.one_shots.insert(id, OneShot { since: age, outcome: outcome.clone() });
+                assert!(before.is_none(), "one-shot {id} was applied twice");
+                self.kept.insert((age, id));
+            }
+            RequestId::None => {}
+        }
+    }
+
+    /// Opens a session; none if there are too many.
+    pub(crate) fn open(&mut self, age: Age) -> Result<SessionId, Outcome> {
+        if self.open.len() >= SESSIONS_MAX {
+            return Err(busy());
+        }
+        let id = self.next;
+        self.next = SessionId(id.0 + 1);
+        self.open.insert(id, Session { acknowledged: 0, used: age, replies: 0 });
+        self.idle.insert((age, id));
+        Ok(id)
+    }
+
+    /// Closes a session.
+    pub(crate) fn close(&mut self, id: SessionId) {
+        if let Some(session) = self.open.remove(&id) {
+            self.idle.remove(&(session.used, id));
+        }
+        while let Some((at, _)) = self.replies.range((id, 0)..=(id, u64::MAX)).next() {
+            let at = *at;
+            self.replies.remove(&at);
+        }
+    }
+
+    /// When the next thing here is due to expire.
+    pub(crate) fn next_due(&self) -> Option<Age> {
+        let session = self.idle.get_min().map(|(used, _)| used.plus_seconds(SESSION_IDLE_SECONDS));
+        let one_shot = self.kept.get_min().map(|(since, _)| since.plus_seconds(ONE_SHOT_SECONDS));
+        session.into_iter().chain(one_shot).min()
+    }
+
+    /// Expires at most `most` things that are due; gives how many.
+    pub(crate) fn expire(&mut self, age: Age, most: u32) -> u32 {
+        let mut count = 0;
+        while count < most {
+            if let Some((used, id)) = self.idle.get_min().copied()
+                && used.plus_seconds(SESSION_IDLE_SECONDS) <= age
+            {
+                self.close(id);
+            } else if let Some((since, id)) = self.kept.get_min().copied()
+                && since.plus_seconds(ONE_SHOT_SECONDS) <= age
+            {
+                self.one_shots.remove(&id);
+                self.kept.remove(&(since, id));
+            } else {
+                break;
+            }
+            count += 1;
+        }
+        count
+    }
+}

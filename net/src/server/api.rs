@@ -1,0 +1,334 @@
+//! `muster.v1.Muster` as a replica serves it.
+
+use super::boot::Builds;
+use super::{Replica, boot, history};
+use crate::client::{Admitted, LogFilter, Status as ReplicaReport, Topic, random_id};
+use crate::convert::{At, Malformed, Wire, need, text};
+use crate::proto::v1 as wire;
+use crate::proto::v1::muster_server::{Muster, MusterServer};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream};
+use muster_core::ids::{ReplicaId, Seq};
+use muster_core::journal::entry::{Author, Principal, Role};
+use muster_core::journal::key::Scope;
+use muster_core::members::MemberCommand;
+use muster_core::query::{Answer, Query, answer};
+use muster_core::request::{
+    AdminRequest, Command, Freshness, NotApplied, Outcome, RaftRole, Refusal, Reply, RequestId, WriteRequest,
+};
+use muster_core::storage::Library;
+use prost::Message;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// What clients may ask for at once.
+#[derive(Clone, Debug)]
+pub struct ClientLimits {
+    /// Bytes of one write's command. Larger ones are not applied, and told so. Default 4 MiB.
+    pub payload_bytes_max: usize,
+    /// Streams on one connection. More lets one client hold more at once. Default 1,024.
+    pub streams_max: u32,
+    /// Writes of one pipeline that wait for their outcome; beyond it the stream is read no further. Default 4,096.
+    pub pipelined_max: usize,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self { payload_bytes_max: 4 << 20, streams_max: 1_024, pipelined_max: 4_096 }
+    }
+}
+
+/// The largest message that is read at all. Payloads between this and their own limit are refused with their size; beyond
+/// it the stream ends.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// Outcomes that go into one frame at most.
+const FRAME_OUTCOMES: usize = 4_096;
+/// Messages a slow reader may be behind.
+const STREAM_MESSAGES: usize = 4;
+/// How long an admission waits to see itself in the local view.
+const ADMISSION_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The client API of a replica.
+pub struct MusterApi<L> {
+    replica: Replica<L>,
+    limits: ClientLimits,
+    builds: Arc<Builds>,
+}
+
+impl<L: Library> MusterApi<L> {
+    /// The service, ready to be served.
+    #[must_use]
+    pub fn service(replica: Replica<L>, limits: ClientLimits) -> MusterServer<Self> {
+        MusterServer::new(Self { replica, limits, builds: Arc::default() })
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(usize::MAX)
+    }
+
+    fn writer(&self) -> Writer<L> {
+        Writer { replica: self.replica.clone(), payload_bytes_max: self.limits.payload_bytes_max }
+    }
+}
+
+/// Takes writes off the wire and to the replica.
+struct Writer<L> {
+    replica: Replica<L>,
+    payload_bytes_max: usize,
+}
+
+impl<L: Library> Writer<L> {
+    /// Checks what need not go through the replica.
+    fn accept(&self, wire: wire::WriteRequest) -> Result<(WriteRequest, bool), Outcome> {
+        let bytes = wire.command.as_ref().map_or(0, Message::encoded_len);
+        if bytes > self.payload_bytes_max {
+            let why = NotApplied::TooLarge { bytes: bytes as u64, bytes_max: self.payload_bytes_max as u64 };
+            return Err(Outcome::NotApplied(why));
+        }
+        let forward = !wire.do_not_forward;
+        let refused = |error: Malformed| Outcome::Refused(error.into_refusal());
+        let write = WriteRequest::from_wire(wire).map_err(refused)?;
+        check_author(&write.author).map_err(Outcome::Refused)?;
+        Ok((write, forward))
+    }
+
+    /// What becomes of a write. Reaches the replica's inbox when it is first polled, so writes keep their order.
+    async fn write(self: Arc<Self>, wire: wire::WriteRequest) -> Outcome {
+        match self.accept(wire) {
+            Ok((write, forward)) => self.replica.handle.write(write, forward).await,
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// The leader, if it is another replica, and known with its address.
+    fn leader(&self) -> Option<wire::NotLeader> {
+        let view = self.replica.handle.view();
+        let leader = view.status.leader;
+        if view.status.role == RaftRole::Leader || leader == ReplicaId(0) {
+            return None;
+        }
+        let member = view.state.members.get(leader)?;
+        Some(wire::NotLeader { leader: leader.0, address: member.client_address.to_string() })
+    }
+}
+
+/// A connection without TLS proves nothing, so all it can carry is a claimed name; the cluster's own parts never come from
+/// outside.
+fn check_author(author: &Author) -> Result<(), Refusal> {
+    let forbidden = |problem: &str| Err(Refusal::Forbidden { problem: problem.into() });
+    match &author.principal {
+        Principal::Claimed { .. } => {}
+        Principal::Certificate { .. } | Principal::Oidc { .. } => {
+            return forbidden(
+                "a connection without TLS proves no certificate and no identity: give author.principal.claimed",
+            );
+        }
+        Principal::System { .. } => {
+            return forbidden("author.principal.system is the cluster's own: give author.principal.claimed");
+        }
+    }
+    match author.role {
+        Role::System => forbidden("author.role.system is the cluster's own: give admin, or what the author is"),
+        Role::Admin | Role::Operator(_) | Role::Viewer(_) | Role::Agent(_) => Ok(()),
+    }
+}
+
+/// Answers a pipeline until its client ends it.
+async fn pipeline<L: Library>(
+    writer: Arc<Writer<L>>,
+    mut frames: Streaming<wire::PipelineRequest>,
+    pipelined_max: usize,
+    out: mpsc::Sender<Result<wire::PipelineReply, Status>>,
+) {
+    let mut waiting: FuturesUnordered<BoxFuture<'static, (u64, Outcome)>> = FuturesUnordered::new();
+    let mut ended = false;
+    loop {
+        tokio::select! {
+            frame = frames.message(), if !ended && waiting.len() < pipelined_max => match frame {
+                Ok(Some(frame)) => {
+                    for wire::TaggedWrite { tag, write } in frame.writes {
+                        let write = writer.clone().write(write.unwrap_or_default());
+                        waiting.push(async move { (tag, write.await) }.boxed());
+                    }
+                }
+                // Writes that are under way go on without their client; it may ask again under their ids.
+                Ok(None) | Err(_) => ended = true,
+            },
+            Some(first) = waiting.next(), if !waiting.is_empty() => {
+                // The place is taken first: what becomes known meanwhile goes into the same frame.
+                let Ok(place) = out.reserve().await else { return };
+                let mut reply = wire::PipelineReply::default();
+                let mut leader = writer.leader();
+                let mut next = Some(first);
+                while let Some((tag, outcome)) = next {
+                    let outcome = Some(outcome.to_wire());
+                    reply.outcomes.push(wire::TaggedOutcome { tag, outcome, leader: leader.take() });
+                    let room = reply.outcomes.len() < FRAME_OUTCOMES;
+                    next = if room { waiting.next().now_or_never().flatten() } else { None };
+                }
+                place.send(Ok(reply));
+            },
+            () = writer.replica.ending(), if !ended => {
+                // What is under way is still answered; nothing new is taken.
+                ended = true;
+            }
+            else => return,
+        }
+        if ended && waiting.is_empty() {
+            return;
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl<L: Library> Muster for MusterApi<L> {
+    type PipelineStream = ReceiverStream<Result<wire::PipelineReply, Status>>;
+    type BootStream = BoxStream<'static, Result<wire::BootReply, Status>>;
+    type SubscribeStream = ReceiverStream<Result<wire::SubscribeReply, Status>>;
+    type LogStream = ReceiverStream<Result<wire::LogReply, Status>>;
+    type VerifyStream = ReceiverStream<Result<wire::VerifyReply, Status>>;
+
+    async fn write(&self, request: Request<wire::WriteRequest>) -> Result<Response<wire::WriteReply>, Status> {
+        let mut write = request.into_inner();
+        if write.request.is_none() {
+            let drawn_at = self.replica.handle.view().state.age();
+            write.request = Some(RequestId::OneShot { id: random_id(), drawn_at }.to_wire());
+        }
+        let request = write.request.clone();
+        let outcome = Arc::new(self.writer()).write(write).await;
+        Ok(Response::new(wire::WriteReply { request, outcome: Some(outcome.to_wire()) }))
+    }
+
+    async fn pipeline(
+        &self,
+        request: Request<Streaming<wire::PipelineRequest>>,
+    ) -> Result<Response<Self::PipelineStream>, Status> {
+        let (out, replies) = mpsc::channel(STREAM_MESSAGES);
+        tokio::spawn(pipeline(Arc::new(self.writer()), request.into_inner(), self.limits.pipelined_max, out));
+        Ok(Response::new(ReceiverStream::new(replies)))
+    }
+
+    async fn query(&self, request: Request<wire::QueryRequest>) -> Result<Response<wire::QueryReply>, Status> {
+        use wire::query_reply::Result as W;
+        let request = request.into_inner();
+        let freshness = Freshness::from_wire(request.freshness.unwrap_or_default()).at("freshness")?;
+        let query: Query = need("query", request.query)?;
+        let (sequence, result) = match self.replica.handle.read(freshness).await {
+            Ok(view) => {
+                let result = match answer(&view.state, view.status.applied, &query) {
+                    Ok(answer) => W::Answer(answer.to_wire()),
+                    Err(refusal) => W::Refused(refusal.to_wire()),
+                };
+                (view.state.sequence(), result)
+            }
+            Err(why) => (self.replica.handle.view().state.sequence(), W::NotAnswered(why.to_wire())),
+        };
+        Ok(Response::new(wire::QueryReply { sequence: sequence.0, result: Some(result) }))
+    }
+
+    async fn boot(&self, request: Request<wire::BootRequest>) -> Result<Response<Self::BootStream>, Status> {
+        let replies = boot::answer(&self.replica, &self.builds, request.into_inner()).await?;
+        Ok(Response::new(stream::iter(replies.into_iter().map(Ok)).boxed()))
+    }
+
+    async fn subscribe(
+        &self,
+        request: Request<wire::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let request = request.into_inner();
+        let topic = Topic::from_wire(request.topic)?;
+        let after = Seq(request.after);
+        let (out, replies) = mpsc::channel(STREAM_MESSAGES);
+        tokio::spawn(history::subscribe(self.replica.clone(), topic, after, request.heartbeat_ms, out));
+        Ok(Response::new(ReceiverStream::new(replies)))
+    }
+
+    async fn log(&self, request: Request<wire::LogRequest>) -> Result<Response<Self::LogStream>, Status> {
+        let filter = LogFilter::from_wire(request.into_inner())?;
+        let (out, replies) = mpsc::channel(STREAM_MESSAGES);
+        tokio::spawn(history::log(self.replica.clone(), filter, out));
+        Ok(Response::new(ReceiverStream::new(replies)))
+    }
+
+    async fn state_at(&self, request: Request<wire::StateAtRequest>) -> Result<Response<wire::StateAtReply>, Status> {
+        let request = request.into_inner();
+        let scope: Scope = need("scope", request.scope)?;
+        let state = history::state_at(&self.replica, scope, request.at.map(Seq)).await?;
+        Ok(Response::new(state.to_wire()))
+    }
+
+    async fn verify(&self, request: Request<wire::VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
+        let head = request.into_inner().head;
+        let head = head.map(|head| text("head.digest", &head.digest).map(|digest| (Seq(head.sequence), digest)));
+        let (out, replies) = mpsc::channel(STREAM_MESSAGES);
+        tokio::spawn(history::verify(self.replica.clone(), head.transpose()?, out));
+        Ok(Response::new(ReceiverStream::new(replies)))
+    }
+
+    async fn age(&self, _: Request<wire::AgeRequest>) -> Result<Response<wire::AgeReply>, Status> {
+        Ok(Response::new(wire::AgeReply { age: self.replica.handle.view().state.age().0 }))
+    }
+
+    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
+        let view = self.replica.handle.view();
+        let identity = &self.replica.identity;
+        let Ok(Answer::Summary(summary)) = answer(&view.state, view.status.applied, &Query::Summary) else {
+            return Err(Status::internal("the journal has no summary"));
+        };
+        let report = ReplicaReport {
+            cluster: identity.cluster,
+            group: identity.group,
+            name: identity.name.clone(),
+            incarnation: identity.incarnation,
+            build_version: self.replica.build_version.to_owned(),
+            replica: view.status.clone(),
+            summary,
+            members: view.state.members.all().cloned().collect(),
+        };
+        Ok(Response::new(report.to_wire()))
+    }
+
+    async fn admin(&self, request: Request<wire::AdminRequest>) -> Result<Response<wire::AdminReply>, Status> {
+        let request = AdminRequest::from_wire(request.into_inner())?;
+        Ok(Response::new(self.replica.handle.admin(request).await.to_wire()))
+    }
+
+    async fn admit(&self, request: Request<wire::AdmitRequest>) -> Result<Response<wire::AdmitReply>, Status> {
+        use wire::admit_reply::Result as W;
+        let request = request.into_inner();
+        let admission = need("admission", request.admission)?;
+        let author: Author = need("author", request.author)?;
+        let handle = &self.replica.handle;
+        let drawn_at = handle.view().state.age();
+        let write = WriteRequest {
+            request: RequestId::OneShot { id: random_id(), drawn_at },
+            author: author.clone(),
+            command: Command::Members(MemberCommand::Admit(admission)),
+        };
+        let outcome = match check_author(&author) {
+            Ok(()) => handle.write(write, true).await,
+            Err(refusal) => Outcome::Refused(refusal),
+        };
+        let result = match outcome {
+            Outcome::Applied { reply: Reply::Admitted { replica }, .. } => {
+                let seen = async {
+                    let mut view = handle.view();
+                    while view.state.members.get(replica).is_none() && !handle.stopped() {
+                        view = handle.changed(view.version).await;
+                    }
+                    view
+                };
+                let view = tokio::time::timeout(ADMISSION_PATIENCE, seen).await;
+                let view = view.map_err(|_| Status::unavailable("admitted, but not seen here yet: ask again"))?;
+                let identity = &self.replica.identity;
+                let members = view.state.members.all().cloned().collect();
+                let admitted = Admitted { cluster: identity.cluster, group: identity.group, replica, members };
+                W::Admitted(admitted.to_wire())
+            }
+            outcome => W::Outcome(outcome.to_wire()),
+        };
+        Ok(Response::new(wire::AdmitReply { result: Some(result) }))
+    }
+}

@@ -1,0 +1,59 @@
+//! HTTP/1.1 for people, probes and scripts, on the clients' port.
+
+use super::Replica;
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use muster_core::storage::Library;
+use std::sync::Arc;
+
+/// The pages that the binary gives.
+#[derive(Clone)]
+pub struct HttpPages {
+    /// The text of `/metrics`, in Prometheus' format.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Routes of the binary's own.
+    pub more: Router,
+}
+
+impl Default for HttpPages {
+    fn default() -> Self {
+        Self { metrics: Arc::new(String::new), more: Router::new() }
+    }
+}
+
+/// `/health`, `/metrics` and what else the binary gives.
+pub(super) fn router<L: Library>(replica: Replica<L>, pages: HttpPages) -> Router {
+    let metrics = pages.metrics;
+    Router::new()
+        .route("/health", get(move || async move { health(&replica) }))
+        .route(
+            "/metrics",
+            get(move || async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics()) }),
+        )
+        .merge(pages.more)
+}
+
+/// 200 while the replica knows a leader; 503 with the reason otherwise. Local reads and boots are served either way.
+fn health<L: Library>(replica: &Replica<L>) -> impl IntoResponse + use<L> {
+    let view = replica.handle.view();
+    let (code, word) = if replica.is_ending() || replica.handle.stopped() {
+        (StatusCode::SERVICE_UNAVAILABLE, "stopping")
+    } else if view.status.leader.0 == 0 {
+        (StatusCode::SERVICE_UNAVAILABLE, "no quorum")
+    } else {
+        (StatusCode::OK, "ok")
+    };
+    // Every value is a number or a word of ours: nothing needs escaping.
+    let body = format!(
+        "{{\"status\":\"{word}\",\"replica\":{},\"role\":\"{}\",\"leader\":{},\"term\":{},\"applied\":{},\"sequence\":{}}}\n",
+        view.status.replica,
+        view.status.role.word(),
+        view.status.leader,
+        view.status.term,
+        view.status.applied,
+        view.state.sequence(),
+    );
+    (code, [(header::CONTENT_TYPE, "application/json")], body)
+}

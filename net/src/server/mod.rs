@@ -1,0 +1,263 @@
+//! A replica's two listeners: clients (gRPC and HTTP/1.1 on one port) and peers.
+//!
+//! Invariants
+//! - without TLS nothing but loopback is bound, unless that was asked for in so many words;
+//! - every stream ends when the replica is ending, so that a server stops without being killed;
+//! - a slow reader holds a bounded number of bytes, and nobody else waits for it.
+
+mod api;
+mod boot;
+mod history;
+mod http;
+
+pub use api::{ClientLimits, MusterApi};
+pub use http::HttpPages;
+
+use crate::client::root_cause;
+use crate::peer::{GrpcNetwork, PeerApi};
+use crate::proto::v1;
+use muster_core::front::Handle;
+use muster_core::storage::{Identity, Library};
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+/// What the servers need of a replica.
+#[derive(Clone)]
+pub struct Replica<L> {
+    /// Its front.
+    pub handle: Handle,
+    /// Reads of its archive.
+    pub library: L,
+    /// Who it is.
+    pub identity: Arc<Identity>,
+    /// The version of the binary, for status.
+    pub build_version: &'static str,
+    ending: watch::Receiver<bool>,
+    end: Arc<watch::Sender<bool>>,
+}
+
+impl<L: Library> Replica<L> {
+    /// Wires a replica's parts together for its servers.
+    #[must_use]
+    pub fn new(handle: Handle, library: L, identity: Identity, build_version: &'static str) -> Self {
+        let (end, ending) = watch::channel(false);
+        Self { handle, library, identity: Arc::new(identity), build_version, ending, end: Arc::new(end) }
+    }
+}
+
+impl<L> Replica<L> {
+    /// Ends every stream and both servers. Call it when the process is asked to stop, or the replica has stopped.
+    pub fn end(&self) {
+        self.end.send_replace(true);
+    }
+
+    /// Whether the servers are ending.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        *self.ending.borrow()
+    }
+
+    /// Waits until the servers are ending.
+    pub async fn ending(&self) {
+        let mut ending = self.ending.clone();
+        // The sender lives in `self`: it cannot be gone.
+        ending.wait_for(|ending| *ending).await.ok();
+    }
+}
+
+/// Why a server does not run.
+#[derive(Debug)]
+pub enum ServeError {
+    /// The address cannot be understood.
+    Address {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Anybody could reach it, and nothing would check who they are.
+    Unprotected {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Another process listens there.
+    InUse {
+        /// The address.
+        address: SocketAddr,
+        /// For whom it is: `clients` or `peers`.
+        purpose: &'static str,
+    },
+    /// The operating system refuses.
+    Io {
+        /// The address.
+        address: SocketAddr,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// The server broke while it ran.
+    Broken {
+        /// For whom it was.
+        purpose: &'static str,
+        /// What happened.
+        problem: String,
+    },
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address { address, problem } => {
+                write!(f, "{address:?} is not an address to listen on ({problem}): expected HOST:PORT")
+            }
+            Self::Unprotected { address } => write!(
+                f,
+                "{address} can be reached from other machines, and without TLS anybody there could change everything: \
+                 listen on 127.0.0.1, or say --insecure if the network is trusted"
+            ),
+            Self::InUse { address, purpose } => {
+                write!(f, "{address} (for {purpose}) is in use by another process: stop that one, or set another port")
+            }
+            Self::Io { address, source } => write!(f, "cannot listen on {address}: {source}"),
+            Self::Broken { purpose, problem } => write!(f, "the server for {purpose} broke: {problem}"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::Address { .. } | Self::Unprotected { .. } | Self::InUse { .. } | Self::Broken { .. } => None,
+        }
+    }
+}
+
+/// A bound socket, not served yet.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+    address: SocketAddr,
+    purpose: &'static str,
+}
+
+impl Listener {
+    /// Binds an address for `clients` or `peers`.
+    ///
+    /// # Errors
+    /// [`ServeError`] names the address and what to do.
+    pub async fn bind(address: &str, purpose: &'static str, insecure: bool) -> Result<Self, ServeError> {
+        let wrong = |problem: &dyn fmt::Display| ServeError::Address {
+            address: address.to_owned(),
+            problem: problem.to_string(),
+        };
+        let resolved = address.to_socket_addrs().map_err(|error| wrong(&error))?.next();
+        let resolved = resolved.ok_or_else(|| wrong(&"it resolves to nothing"))?;
+        if !insecure && !resolved.ip().is_loopback() {
+            return Err(ServeError::Unprotected { address: resolved });
+        }
+        let listener = TcpListener::bind(resolved).await.map_err(|source| match source.kind() {
+            std::io::ErrorKind::AddrInUse => ServeError::InUse { address: resolved, purpose },
+            _ => ServeError::Io { address: resolved, source },
+        })?;
+        let address = listener.local_addr().map_err(|source| ServeError::Io { address: resolved, source })?;
+        Ok(Self { listener, address, purpose })
+    }
+
+    /// Where it listens; the port is the real one if 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+fn builder(limits: &ClientLimits) -> Server {
+    Server::builder()
+        .max_concurrent_streams(limits.streams_max)
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(8 << 20)
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+}
+
+/// Serves clients until the replica is [ending](Replica::end): gRPC with reflection and health, and HTTP/1.1 beside it.
+///
+/// # Errors
+/// [`ServeError::Broken`].
+pub async fn serve_clients<L: Library>(
+    listener: Listener,
+    replica: Replica<L>,
+    limits: ClientLimits,
+    pages: HttpPages,
+) -> Result<(), ServeError> {
+    let purpose = listener.purpose;
+    let broken = |problem: String| ServeError::Broken { purpose, problem };
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<v1::muster_server::MusterServer<MusterApi<L>>>().await;
+    let reflection = |error: tonic_reflection::server::Error| broken(error.to_string());
+    let describe = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let routes = Routes::new(MusterApi::service(replica.clone(), limits.clone()))
+        .add_service(health_service)
+        .add_service(describe().build_v1().map_err(reflection)?)
+        .add_service(describe().build_v1alpha().map_err(reflection)?)
+        .into_axum_router()
+        .merge(http::router(replica.clone(), pages));
+    let ending = replica.clone();
+    let signal = async move {
+        ending.ending().await;
+        health.set_not_serving::<v1::muster_server::MusterServer<MusterApi<L>>>().await;
+    };
+    let incoming = TcpIncoming::from(listener.listener).with_nodelay(Some(true));
+    let serving = builder(&limits)
+        .accept_http1(true)
+        .add_routes(Routes::from(routes))
+        .serve_with_incoming_shutdown(incoming, signal);
+    finish(&replica, serving).await.map_err(broken)
+}
+
+/// Serves peers until the replica is [ending](Replica::end).
+///
+/// # Errors
+/// [`ServeError::Broken`].
+pub async fn serve_peers<L: Library>(
+    listener: Listener,
+    replica: Replica<L>,
+    network: GrpcNetwork,
+) -> Result<(), ServeError> {
+    let purpose = listener.purpose;
+    let ending = replica.clone();
+    let signal = async move { ending.ending().await };
+    let incoming = TcpIncoming::from(listener.listener).with_nodelay(Some(true));
+    let serving = builder(&ClientLimits::default())
+        .add_service(PeerApi::service(replica.clone(), network))
+        .serve_with_incoming_shutdown(incoming, signal);
+    finish(&replica, serving).await.map_err(|problem| ServeError::Broken { purpose, problem })
+}
+
+/// How long connections may linger after the end was announced.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Runs a server. Once the replica is ending, it waits for its connections, but not for long.
+async fn finish<L: Library>(
+    replica: &Replica<L>,
+    serving: impl Future<Output = Result<(), tonic::transport::Error>>,
+) -> Result<(), String> {
+    let over = async {
+        replica.ending().await;
+        tokio::time::sleep(LINGER).await;
+    };
+    tokio::select! {
+        served = serving => served.map_err(|error| root_cause(&error)),
+        () = over => Ok(()),
+    }
+}
