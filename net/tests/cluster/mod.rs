@@ -1,5 +1,5 @@
 //! Real replicas on real sockets, with archives in memory: what the servers and the client are tested against.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use bytes::Bytes;
 use muster_core::clock::Clock;
@@ -11,7 +11,7 @@ use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType, Princip
 use muster_core::journal::key::{Key, Scope, Setting};
 use muster_core::journal::policy::Policy;
 use muster_core::log::{Configuration, HardState, LogRecord};
-use muster_core::members::{Member, MemberWish};
+use muster_core::members::{Admission, Member, MemberCommand, MemberWish};
 use muster_core::network::Network;
 use muster_core::replica::{Limits, Settings, Timing};
 use muster_core::request::{Command, Outcome, RaftRole, Reply};
@@ -56,6 +56,14 @@ struct Held {
 pub struct Memory(Arc<Mutex<Held>>);
 
 impl Memory {
+    /// Holds these pages as a snapshot's.
+    pub fn hold(&self, index: Index, term: Term, pages: Vec<Bytes>) -> (Index, Term) {
+        let mut held = self.0.lock().unwrap();
+        let (mut meta, _) = held.snapshots.values().next().unwrap().clone();
+        (meta.index, meta.term) = (index, term);
+        held.snapshots.insert((index, term), (meta, pages));
+        (index, term)
+    }
     /// Changes one bit of a stored record.
     pub fn flip(&self, sequence: Seq) {
         let mut held = self.0.lock().unwrap();
@@ -183,11 +191,34 @@ pub fn member(id: u64, peer_address: &str, client_address: &str) -> Member {
     }
 }
 
+/// Two sockets of a replica that is not there yet.
+pub struct Sockets {
+    clients: Listener,
+    peers: Listener,
+}
+
+impl Sockets {
+    pub async fn bind() -> Self {
+        let clients = Listener::bind("127.0.0.1:0", "clients", false).await.unwrap();
+        let peers = Listener::bind("127.0.0.1:0", "peers", false).await.unwrap();
+        Self { clients, peers }
+    }
+    pub fn client_address(&self) -> String {
+        self.clients.address().to_string()
+    }
+    pub fn peer_address(&self) -> String {
+        self.peers.address().to_string()
+    }
+}
+
 /// Starts a replica: the first of its cluster, or one that joins through known members.
 pub async fn start(identity: Identity, known: &[Member], limits: ClientLimits) -> Running {
-    let clients = Listener::bind("127.0.0.1:0", "clients", false).await.unwrap();
-    let peers = Listener::bind("127.0.0.1:0", "peers", false).await.unwrap();
-    let (client_address, peer_address) = (clients.address().to_string(), peers.address().to_string());
+    start_on(Sockets::bind().await, identity, known, limits).await
+}
+
+pub async fn start_on(sockets: Sockets, identity: Identity, known: &[Member], limits: ClientLimits) -> Running {
+    let (client_address, peer_address) = (sockets.client_address(), sockets.peer_address());
+    let Sockets { clients, peers } = sockets;
     let memory = Memory::default();
     let mut hard_state = HardState::default();
     let (state, snapshot) = if known.is_empty() {
@@ -310,4 +341,26 @@ pub async fn small_fleet(client: &Client) {
     recorded(&client.write(&author(), policy("batch")).await);
     let assign = entry(EntryType::BootConfig, "node:n1", &[("vcluster", "batch")], Seq(0));
     recorded(&client.write(&author(), assign).await);
+}
+
+/// One more replica, admitted and added through the client.
+pub async fn join(client: &Client, number: u64) -> Running {
+    let sockets = Sockets::bind().await;
+    let mut identity = identity(number);
+    let admission = Admission {
+        name: identity.name.clone(),
+        incarnation: identity.incarnation,
+        peer_address: sockets.peer_address().into(),
+        client_address: sockets.client_address().into(),
+        wish: MemberWish::Learner,
+        feature_level: 1,
+    };
+    let admitted = client.admit(&admission, &author()).await.unwrap();
+    assert_eq!(client.admit(&admission, &author()).await.unwrap().replica, admitted.replica);
+    assert_eq!((admitted.cluster, admitted.group), (CLUSTER, GroupId(1)));
+    identity.replica = admitted.replica;
+    let running = start_on(sockets, identity, &admitted.members, ClientLimits::default()).await;
+    let outcome = client.write(&author(), Command::Members(MemberCommand::AddLearner(admitted.replica))).await;
+    assert!(matches!(outcome, Outcome::Applied { reply: Reply::Membership, .. }), "{outcome:?}");
+    running
 }
