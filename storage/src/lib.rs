@@ -1,1 +1,27 @@
-//! x
+//! A replica's data directory: write-ahead log, snapshots, history, identity.
+//!
+//! Bytes on disk and nothing else: what is written when, and what follows from it, is core's business. All access goes through
+//! [`Disk`]; the same code runs on [`RealDisk`] and on simulated ones.
+//!
+//! Read in this order: [`disk`], `open.rs` (the directory as a whole), `file.rs`, `wal/mod.rs`, `archive.rs`, `library.rs`.
+pub mod disk;
+mod real;
+
+mod archive;
+mod file;
+mod history;
+mod identity;
+pub mod inspect;
+mod library;
+mod open;
+mod snapshot;
+mod wal;
+
+pub use archive::FileArchive;
+pub use disk::Disk;
+pub use identity::Lock;
+pub use inspect::{Inspection, inspect};
+pub use library::FileLibrary;
+pub use open::{Opened, Repaired, init, open, repair};
+pub use real::{RealDisk, RealFile, ready};
+pub use wal::{Wal, WalOptions};

@@ -5,23 +5,20 @@
 //! its limit, and refuses trailing bytes.
 
 pub(crate) mod journal;
-pub(crate) mod log;
+pub mod log;
 pub(crate) mod mirror;
 mod peer;
 pub(crate) mod request;
 pub(crate) mod state;
 
 pub use journal::{decode_record, encode_record};
-pub use log::{
-    decode_identity, decode_log_record, decode_segment, decode_snapshot_meta, encode_identity, encode_log_record,
-    encode_segment, encode_snapshot_meta,
-};
 pub use peer::{decode_changes, decode_envelope, encode_changes, encode_envelope};
 pub use request::{
     decode_outcome, decode_proposal, decode_write_request, encode_outcome, encode_proposal, encode_write_request,
 };
 
-use alloc::string::{String, ToString};
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::fmt;
@@ -68,8 +65,8 @@ impl fmt::Display for CodecError {
 
 impl core::error::Error for CodecError {}
 
-pub(crate) fn malformed(what: &'static str, problem: impl ToString) -> CodecError {
-    CodecError::Malformed { what, problem: problem.to_string() }
+pub(crate) fn malformed(what: &'static str, problem: impl fmt::Display) -> CodecError {
+    CodecError::Malformed { what, problem: format!("{problem}") }
 }
 
 fn configuration() -> impl bincode::config::Config {

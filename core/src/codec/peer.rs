@@ -1,8 +1,8 @@
 //! What replicas send each other, format 1, and how a membership entry's change is stored.
 
+use super::log::{decode_snapshot_meta, encode_snapshot_meta};
 use super::{
-    CodecError, decode, decode_outcome, decode_snapshot_meta, decode_write_request, encode, encode_outcome,
-    encode_snapshot_meta, encode_write_request, malformed,
+    CodecError, decode, decode_outcome, decode_write_request, encode, encode_outcome, encode_write_request, malformed,
 };
 use crate::ids::{ClusterId, GroupId, Incarnation, Index, ReplicaId, Term};
 use crate::log::{LogEntry, LogEntryKind};

@@ -4,6 +4,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, StorageError};
 
@@ -22,6 +23,8 @@ pub(super) struct MemoryLog {
     configuration: ConfState,
     /// The newest durable snapshot: what a follower that is too far behind is sent.
     snapshot: Option<(u64, u64, ConfState)>,
+    /// Somebody needs a snapshot that knows it: the newest one is older than its membership.
+    newer_wanted: Cell<bool>,
 }
 
 impl MemoryLog {
@@ -41,7 +44,13 @@ impl MemoryLog {
             hard_state,
             configuration,
             snapshot,
+            newer_wanted: Cell::new(false),
         }
+    }
+
+    /// Whether somebody could not be sent the newest snapshot because it does not know it.
+    pub(super) fn is_newer_wanted(&self) -> bool {
+        self.newer_wanted.get()
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -120,7 +129,15 @@ impl MemoryLog {
 
     pub(super) fn set_snapshot(&mut self, index: u64, term: u64, configuration: ConfState) {
         self.snapshot = Some((index, term, configuration));
+        self.newer_wanted.set(false);
     }
+}
+
+/// Whether a configuration knows a replica.
+fn knows(configuration: &ConfState, id: u64) -> bool {
+    configuration.get_voters().contains(&id)
+        || configuration.get_learners().contains(&id)
+        || configuration.get_voters_outgoing().contains(&id)
 }
 
 impl raft::Storage for MemoryLog {
@@ -173,8 +190,13 @@ impl raft::Storage for MemoryLog {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    /// A replica takes no snapshot that does not know it, so none is sent until there is a newer one.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         match &self.snapshot {
+            Some((_, _, configuration)) if !knows(configuration, to) => {
+                self.newer_wanted.set(true);
+                Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+            }
             Some((index, term, configuration)) if *index >= request_index && *index >= self.start_index => {
                 let mut snapshot = Snapshot::default();
                 let metadata = snapshot.mut_metadata();

@@ -52,7 +52,7 @@ use convert::{
 use memory::{MemoryLog, entry_bytes};
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
-use raft::{ProgressState, RawNode, SnapshotStatus, StateRole, Storage as _};
+use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 use reads::{Reader, Reads, Waiter};
 use tracing::{info, warn};
 use writes::{Origin, Pending, Stage, Writes};
@@ -258,6 +258,12 @@ impl Replica {
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.raft.raft.state == StateRole::Leader
+    }
+
+    /// Whether it leads and is handing leadership over.
+    #[must_use]
+    pub fn is_handing_over(&self) -> bool {
+        self.is_leader() && self.raft.raft.lead_transferee.is_some()
     }
 
     /// The replicated state at the applied position.
@@ -1269,6 +1275,7 @@ impl Replica {
         let entries = self.applied.0 - self.snapshot_index().0;
         let paused = self.snapshot_at.plus_ms(limits.snapshot_pause_ms) <= self.now;
         let due = self.snapshot_wanted
+            || self.raft.store().is_newer_wanted()
             || (entries >= limits.snapshot_entries && paused)
             || (self.raft.store().bytes() >= limits.snapshot_log_bytes
                 && self.raft.store().bytes_after(self.snapshot_index().0) >= limits.snapshot_log_bytes);

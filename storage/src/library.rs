@@ -1,0 +1,258 @@
+//! Reads of history and snapshots, from any thread, while they are being written.
+//!
+//! What the archive has is a small table behind a lock that is never held across a disk call. The newest records are answered
+//! from memory. A read that runs into an install sees the table's generation change and begins again.
+
+use crate::disk::{Access, Disk};
+use crate::file::{REPAIR, SECTOR, damaged, frame, u32_at};
+use crate::history;
+use crate::snapshot::Kept;
+use bytes::Bytes;
+use muster_core::ids::{Index, Seq, Term};
+use muster_core::storage::{Library, Segment, StorageError};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// How many bytes of the newest records are kept in memory, beyond those that are not in their file yet.
+const TAIL_BYTES: usize = 4 << 20;
+/// How much is read from a history file at once.
+const READ_BYTES: usize = 256 << 10;
+/// How many places where readers stopped are remembered.
+const PLACES: usize = 64;
+
+/// A sealed segment, here or still to be fetched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) segment: Segment,
+    pub(crate) is_here: bool,
+}
+
+/// Where a reader stopped: whoever goes on reading there need not look for it.
+struct Place {
+    first: Seq,
+    next: Seq,
+    offset: u64,
+}
+
+/// What the archive has.
+pub(crate) struct Table {
+    /// Sealed segments by their first sequence.
+    pub(crate) sealed: BTreeMap<Seq, Held>,
+    /// The segment that records are appended to.
+    pub(crate) open: Segment,
+    /// The last sequence that is in its file; what is later is in `tail`.
+    pub(crate) written: Seq,
+    tail: VecDeque<Bytes>,
+    tail_bytes: usize,
+    /// Kept snapshots, oldest first.
+    pub(crate) snapshots: Vec<Arc<Kept>>,
+    generation: u64,
+    places: VecDeque<Place>,
+}
+
+/// The table, shared between the archive and its libraries.
+pub(crate) type Shared = Arc<Mutex<Table>>;
+
+impl Table {
+    pub(crate) fn new(sealed: BTreeMap<Seq, Held>, open: Segment, snapshots: Vec<Arc<Kept>>) -> Self {
+        Self {
+            sealed,
+            written: open.last,
+            open,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            snapshots,
+            generation: 0,
+            places: VecDeque::new(),
+        }
+    }
+
+    /// Takes the place of another table; reads that began before begin again.
+    pub(crate) fn replace(&mut self, table: Self) {
+        *self = Self { generation: self.generation + 1, ..table };
+    }
+
+    pub(crate) fn push(&mut self, record: Bytes) {
+        self.open = history::grown(self.open, &record);
+        self.tail_bytes += record.len();
+        self.tail.push_back(record);
+        while self.tail_bytes > TAIL_BYTES && self.tail_first() <= self.written {
+            let oldest = self.tail.pop_front().expect("its bytes were counted");
+            self.tail_bytes -= oldest.len();
+        }
+    }
+
+    /// Closes the open segment; what follows belongs to the next.
+    pub(crate) fn seal(&mut self) {
+        let sealed = self.open;
+        self.sealed.insert(sealed.first, Held { segment: sealed, is_here: true });
+        self.open = Segment::starting(sealed.last.next(), sealed.head);
+    }
+
+    fn tail_first(&self) -> Seq {
+        Seq(self.open.last.0 + 1 - self.tail.len() as u64)
+    }
+
+    fn source(&self, next: Seq) -> Source {
+        if next > self.open.last {
+            return Source::Nowhere;
+        }
+        if next >= self.tail_first() {
+            return Source::Memory(usize::try_from(next.0 - self.tail_first().0).expect("the tail is in memory"));
+        }
+        let (first, last) = if next >= self.open.first {
+            (self.open.first, self.written)
+        } else {
+            match self.sealed.range(..=next).next_back() {
+                Some((_, held)) if held.is_here && next <= held.segment.last => {
+                    (held.segment.first, held.segment.last.min(self.written))
+                }
+                Some(_) | None => return Source::Nowhere,
+            }
+        };
+        let place = self.places.iter().filter(|place| place.first == first && place.next <= next);
+        let (from, offset) =
+            place.max_by_key(|place| place.next).map_or((first, SECTOR as u64), |place| (place.next, place.offset));
+        Source::File(Readable { first, last, from, offset })
+    }
+
+    fn remember(&mut self, place: Place) {
+        self.places.push_back(place);
+        if self.places.len() > PLACES {
+            self.places.pop_front();
+        }
+    }
+}
+
+/// Where the next record is to be had.
+enum Source {
+    /// In the tail, from this place on.
+    Memory(usize),
+    /// In a file.
+    File(Readable),
+    /// Not here.
+    Nowhere,
+}
+
+/// What can be read of the file of the segment that begins with `first`: up to `last`, and record `from` is at `offset`.
+struct Readable {
+    first: Seq,
+    last: Seq,
+    from: Seq,
+    offset: u64,
+}
+
+pub(crate) fn lock(shared: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    shared.lock().expect("nobody panics while holding the archive's table")
+}
+
+/// Reads of what a [`FileArchive`](crate::FileArchive) holds.
+#[derive(Clone)]
+pub struct FileLibrary<D: Disk> {
+    pub(crate) disk: D,
+    pub(crate) history: PathBuf,
+    pub(crate) shared: Shared,
+}
+
+/// What has been found so far.
+struct Take {
+    records: Vec<(Seq, Bytes)>,
+    bytes: usize,
+    bytes_max: usize,
+    next: Seq,
+    upto: Seq,
+}
+
+impl Take {
+    fn is_done(&self) -> bool {
+        self.next > self.upto || (self.bytes >= self.bytes_max && !self.records.is_empty())
+    }
+    fn put(&mut self, record: Bytes) {
+        self.bytes += record.len();
+        self.records.push((self.next, record));
+        self.next = self.next.next();
+    }
+}
+
+impl<D: Disk> FileLibrary<D> {
+    /// Takes records from a file as far as `place` reaches.
+    async fn read(&self, take: &mut Take, place: &Readable, generation: u64) -> Result<(), StorageError> {
+        let &Readable { first, last, from, offset } = place;
+        let path = history::path_of(&self.history, first);
+        let (mut sequence, mut offset) = (from, offset);
+        let file = self.disk.open(&path, Access::Read).await?;
+        let file = file.ok_or_else(|| damaged(&path, 0, "it is missing".into(), REPAIR))?;
+        let length = self.disk.length(&file).await?;
+        let mut bytes_wanted = READ_BYTES;
+        while sequence <= last && !take.is_done() {
+            let chunk = Bytes::from(self.disk.read(&file, offset, bytes_wanted).await?);
+            let mut at = 0;
+            while sequence <= last && !take.is_done() {
+                let rest = &chunk[at..];
+                let whole = if rest.len() < frame::HEAD { frame::HEAD } else { frame::HEAD + u32_at(rest, 0) as usize };
+                let left = length.saturating_sub(offset + at as u64);
+                if rest.len() < whole && (rest.len() as u64) < left {
+                    bytes_wanted = READ_BYTES.max(whole.min(usize::try_from(left).unwrap_or(whole)));
+                    break;
+                }
+                let record = frame::read(sequence.0, rest).map_err(|problem| {
+                    damaged(&path, offset + at as u64, format!("record {sequence}: {problem}"), REPAIR)
+                })?;
+                let content = at + frame::HEAD..at + frame::HEAD + record.len();
+                at = content.end;
+                if sequence == take.next {
+                    take.put(chunk.slice(content));
+                }
+                sequence = sequence.next();
+            }
+            offset += at as u64;
+        }
+        let mut table = lock(&self.shared);
+        if table.generation == generation {
+            table.remember(Place { first, next: sequence, offset });
+        }
+        Ok(())
+    }
+}
+
+impl<D: Disk> Library for FileLibrary<D> {
+    async fn records(&self, after: Seq, upto: Seq, bytes_max: usize) -> Result<Vec<(Seq, Bytes)>, StorageError> {
+        let mut take = Take { records: Vec::new(), bytes: 0, bytes_max, next: after.next(), upto };
+        while !take.is_done() {
+            let (source, generation) = {
+                let table = lock(&self.shared);
+                let source = table.source(take.next);
+                if let Source::Memory(place) = source {
+                    for record in table.tail.range(place..) {
+                        if take.is_done() {
+                            break;
+                        }
+                        take.put(record.clone());
+                    }
+                    break;
+                }
+                (source, table.generation)
+            };
+            let Source::File(place) = source else { break };
+            let read = self.read(&mut take, &place, generation).await;
+            if lock(&self.shared).generation != generation {
+                take = Take { records: Vec::new(), bytes: 0, next: after.next(), ..take };
+                continue;
+            }
+            read?;
+        }
+        Ok(take.records)
+    }
+
+    async fn page(&self, index: Index, term: Term, page: u32) -> Result<Option<Bytes>, StorageError> {
+        let find = || {
+            let table = lock(&self.shared);
+            table.snapshots.iter().find(|kept| (kept.meta.index, kept.meta.term) == (index, term)).cloned()
+        };
+        match find() {
+            Some(kept) => kept.page(&self.disk, page).await,
+            None => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What the tests of this crate share: who the replica is, what it writes, what it takes snapshots of.
+#![allow(dead_code, unreachable_pub, reason = "every test uses its own part of this")]
+
+pub mod crash_disk;
+
+use bytes::Bytes;
+use muster_core::ids::{Age, ClusterId, Digest, GroupId, Incarnation, Index, ReplicaId, ReplicaName, Seq, Term};
+use muster_core::log::{Configuration, HardState, LogEntry, LogEntryKind, LogRecord};
+use muster_core::storage::{Identity, Pages, SEGMENT_BYTES, Segment, SnapshotMeta};
+use muster_storage::WalOptions;
+
+/// Segments of one header and seven sectors: a few appends fill one.
+pub const SMALL: WalOptions = WalOptions { segment_bytes: 4096, tail_bytes: 1 << 20 };
+
+pub fn identity() -> Identity {
+    Identity {
+        cluster: ClusterId(0xc1),
+        group: GroupId(1),
+        replica: ReplicaId(3),
+        incarnation: Incarnation(0x1f),
+        name: ReplicaName::new("host-3").unwrap(),
+    }
+}
+
+pub fn entry(term: u64, index: u64, bytes: usize) -> LogEntry {
+    let byte = u8::try_from((term * 31 + index * 7) % 251).unwrap();
+    LogEntry {
+        term: Term(term),
+        index: Index(index),
+        kind: LogEntryKind::Normal,
+        data: vec![byte; bytes].into(),
+        context: Bytes::new(),
+    }
+}
+
+pub fn entries(entries: impl IntoIterator<Item = LogEntry>) -> LogRecord {
+    LogRecord::Entries(entries.into_iter().collect())
+}
+
+pub fn hard_state(term: u64, vote: u64, commit: u64) -> LogRecord {
+    LogRecord::HardState(HardState { term: Term(term), vote: ReplicaId(vote), commit: Index(commit) })
+}
+
+/// A journal record: large ones seal segments quickly.
+pub fn record(sequence: u64, bytes: usize) -> Bytes {
+    let mut content = vec![u8::try_from(sequence % 251).unwrap(); bytes];
+    content[..8].copy_from_slice(&sequence.to_le_bytes());
+    content.into()
+}
+
+/// A journal's manifest, kept the way core keeps it.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    pub history: Vec<Segment>,
+    pub records: Vec<Bytes>,
+}
+
+impl Journal {
+    pub fn new() -> Self {
+        Self { history: vec![Segment::starting(Seq(1), Digest::of(b"genesis"))], records: Vec::new() }
+    }
+
+    pub fn last(&self) -> Seq {
+        Seq(self.records.len() as u64)
+    }
+
+    pub fn push(&mut self, record: Bytes) {
+        let open = *self.history.last().unwrap();
+        if open.bytes >= SEGMENT_BYTES {
+            self.history.push(Segment::starting(open.last.next(), open.head));
+        }
+        let open = self.history.last_mut().unwrap();
+        open.last = open.last.next();
+        open.bytes += record.len() as u64;
+        open.head = open.head.chain(&record);
+        self.records.push(record);
+    }
+
+    /// Adds records and gives them, with the first one's sequence.
+    pub fn grow(&mut self, count: u64, bytes: usize) -> (Seq, Vec<Bytes>) {
+        let first = self.last().next();
+        let added: Vec<Bytes> = (first.0..first.0 + count).map(|sequence| record(sequence, bytes)).collect();
+        added.iter().for_each(|record| self.push(record.clone()));
+        (first, added)
+    }
+
+    pub fn meta(&self, index: u64, term: u64) -> SnapshotMeta {
+        SnapshotMeta {
+            index: Index(index),
+            term: Term(term),
+            configuration: Configuration { voters: vec![ReplicaId(3)], ..Configuration::default() },
+            sequence: self.last(),
+            head: self.history.last().unwrap().head,
+            age: Age(index * 1_000),
+            history: self.history.clone(),
+            pages: 0,
+            bytes: 0,
+            digest: Digest::default(),
+        }
+    }
+
+    /// The stored part of the open segment.
+    pub fn open_records(&self) -> Vec<Bytes> {
+        let first = usize::try_from(self.history.last().unwrap().first.0 - 1).unwrap();
+        self.records[first..].to_vec()
+    }
+
+    pub fn segment_records(&self, segment: &Segment) -> Vec<Bytes> {
+        let range = usize::try_from(segment.first.0 - 1).unwrap()..usize::try_from(segment.last.0).unwrap();
+        self.records[range].to_vec()
+    }
+}
+
+/// Live state for a snapshot at this index.
+pub fn page_list(index: u64) -> Vec<Bytes> {
+    (0..3).map(|page| Bytes::from(format!("page {page} of the state at {index}"))).collect()
+}
+
+pub fn pages(index: u64) -> Pages {
+    Box::new(page_list(index).into_iter())
+}
+
+/// The meta as a peer would send it: with what the pages come to.
+pub fn complete(meta: SnapshotMeta, pages: &[Bytes]) -> SnapshotMeta {
+    let all = pages.concat();
+    SnapshotMeta {
+        pages: u32::try_from(pages.len()).unwrap(),
+        bytes: all.len() as u64,
+        digest: Digest::of(&all),
+        ..meta
+    }
+}
