@@ -21,13 +21,7 @@ use std::time::Duration;
 use tonic::Code;
 
 fn raft(kind: RaftMessageKind, data: Bytes) -> PeerMessage {
-    let entry = LogEntry {
-        term: Term(3),
-        index: Index(8),
-        kind: LogEntryKind::Normal,
-        data,
-        context: Bytes::new(),
-    };
+    let entry = LogEntry { term: Term(3), index: Index(8), kind: LogEntryKind::Normal, data, context: Bytes::new() };
     PeerMessage::Raft(RaftMessage {
         kind,
         term: Term(3),
@@ -122,7 +116,8 @@ fn caller(id: u64) -> Caller {
 fn strangers_are_told_what_differs() {
     let here = caller(1);
     let known = |_| Some(Incarnation(1_002));
-    let check = |caller: Caller, to: u64| check_hello(here, Some(&hello(caller, ReplicaId(to), Some(Lane::Bulk))), known);
+    let check =
+        |caller: Caller, to: u64| check_hello(here, Some(&hello(caller, ReplicaId(to), Some(Lane::Bulk), "")), known);
     assert_eq!(check(caller(2), 1), Ok(caller(2)));
     let other = Caller { cluster: ClusterId(5), ..caller(2) };
     assert_eq!(check(other, 1), Err(HelloError::Cluster { theirs: ClusterId(5), ours: CLUSTER }));
@@ -130,16 +125,13 @@ fn strangers_are_told_what_differs() {
     assert_eq!(check(other, 1), Err(HelloError::Group { theirs: GroupId(2), ours: GroupId(1) }));
     assert_eq!(check(caller(2), 3), Err(HelloError::Misdirected { to: ReplicaId(3), here: ReplicaId(1) }));
     let wiped = Caller { incarnation: Incarnation(7), ..caller(2) };
-    let refused = HelloError::Incarnation {
-        replica: ReplicaId(2),
-        theirs: Incarnation(7),
-        admitted: Incarnation(1_002),
-    };
+    let refused =
+        HelloError::Incarnation { replica: ReplicaId(2), theirs: Incarnation(7), admitted: Incarnation(1_002) };
     assert_eq!(check(wiped, 1), Err(refused.clone()));
     assert!(refused.to_string().contains("muster replace"));
     assert!(matches!(check_hello(here, None, known), Err(HelloError::Malformed { .. })));
     // A replica not heard of yet is let in.
-    assert_eq!(check_hello(here, Some(&hello(wiped, ReplicaId(1), None)), |_| None), Ok(wiped));
+    assert_eq!(check_hello(here, Some(&hello(wiped, ReplicaId(1), None, "")), |_| None), Ok(wiped));
 }
 
 #[test]
@@ -174,7 +166,7 @@ async fn link(address: &str, frames: Vec<Kind>) -> (usize, Code) {
 async fn a_server_refuses_strangers_corrupt_frames_and_forged_messages() {
     let running = start(identity(1), &[], ClientLimits::default()).await;
     leads(&running.replica.handle).await;
-    let say = |caller: Caller| Kind::Hello(hello(caller, ReplicaId(1), Some(Lane::Control)));
+    let say = |caller: Caller| Kind::Hello(hello(caller, ReplicaId(1), Some(Lane::Control), ""));
     let message = |from| frame_of(&[envelope(from, 1, PeerMessage::ReadIndex { token: 1 })]);
 
     assert_eq!(link(&running.peer_address, vec![say(caller(2)), Kind::Messages(message(2))]).await, (1, Code::Ok));

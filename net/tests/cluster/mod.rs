@@ -251,7 +251,11 @@ pub async fn start_on(sockets: Sockets, identity: Identity, known: &[Member], li
     let assembly = assemble(identity.clone(), settings, recovered, state, clock.now());
     let handle = assembly.handle.clone();
     let counters = PeerCounters::default();
-    let network = GrpcNetwork::new(&identity, PeerOptions::default(), counters.clone());
+    let network = GrpcNetwork::new(
+        &identity,
+        PeerOptions { peer_address: peer_address.clone().into(), ..PeerOptions::default() },
+        counters.clone(),
+    );
     network.know(known);
     let (loops_network, loops_memory) = (network.clone(), memory.clone());
     std::thread::spawn(move || {
