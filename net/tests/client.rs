@@ -9,7 +9,7 @@ use muster_core::ids::{NodeId, ReplicaId, Seq, VClusterId};
 use muster_core::journal::entry::{EntryType, Record};
 use muster_core::members::MemberCommand;
 use muster_core::query::{Answer, Query};
-use muster_core::request::{AdminOutcome, AdminRequest, Command, Freshness, NotApplied, Outcome, Refusal, Reply};
+use muster_core::request::{AdminOutcome, AdminRequest, Command, Freshness, NotApplied, Outcome, Refusal};
 use muster_net::client::{BootAsk, Client, ClientError, LogFilter, Options, Topic};
 use muster_net::server::{ClientLimits, Listener, ServeError};
 use std::time::Duration;
@@ -57,10 +57,10 @@ async fn writes_of_one_caller_keep_their_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_one_shot_asked_twice_is_applied_once() {
-    let (_running, client) = alone().await;
+    let (running, client) = alone().await;
     let request = client.draw().await.unwrap();
     let first = client.write_once(request, &author(), commit("kernel:a", "1")).await;
-    let again = connect(&[&_running]).await.write_once(request, &author(), commit("kernel:a", "1")).await;
+    let again = connect(&[&running]).await.write_once(request, &author(), commit("kernel:a", "1")).await;
     recorded(&first);
     assert_eq!(first, again);
 }
@@ -316,7 +316,7 @@ async fn writes_and_subscriptions_outlive_the_leader() {
             match client.write(&author(), promote.clone()).await {
                 Outcome::Applied { .. } => break,
                 Outcome::Refused(Refusal::Membership { .. }) if std::time::Instant::now() < by => {
-                    tokio::time::sleep(Duration::from_millis(50)).await
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 other => panic!("{other:?}"),
             }

@@ -98,7 +98,7 @@ fn the_frame_of_format_1_is_what_it_was() {
         envelope(1, 2, PeerMessage::ReadIndexReply { token: 9, index: Some(Index(300)) }),
     ];
     let frame = frame_of(&messages);
-    let hex: String = frame.payload.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = frame.payload.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/frame-1.hex");
     if std::env::var_os("GOLDEN").is_some() {
         std::fs::write(path, format!("{:08x}\n{hex}\n", frame.checksum)).unwrap();

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-pub const CLUSTER: ClusterId = ClusterId(0xc0ffee);
+pub const CLUSTER: ClusterId = ClusterId(0x00c0_ffee);
 
 #[derive(Clone)]
 pub struct RealClock(Instant);
@@ -93,7 +93,9 @@ impl Archive for Memory {
     async fn save(&mut self, mut meta: SnapshotMeta, pages: Pages) -> Result<(SnapshotMeta, Index), StorageError> {
         let pages: Vec<Bytes> = pages.collect();
         let mut hasher = Vec::new();
-        pages.iter().for_each(|page| hasher.extend_from_slice(page));
+        for page in &pages {
+            hasher.extend_from_slice(page);
+        }
         meta.pages = u32::try_from(pages.len()).unwrap();
         meta.bytes = hasher.len() as u64;
         meta.digest = muster_core::ids::Digest::of(&hasher);
