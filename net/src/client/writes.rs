@@ -85,7 +85,7 @@ pub(super) async fn write(
     command: &Command,
 ) -> Outcome {
     let deadline = deadline(connections);
-    let mut attempts = WriteAttempts::new(deadline);
+    let mut attempts = attempts_until(connections, deadline);
     let base = wire_request(author, command);
     loop {
         let number = match begin(connections, sessions, author, deadline).await {
@@ -107,7 +107,7 @@ pub(super) async fn write_once(
     author: &Author,
     command: &Command,
 ) -> Outcome {
-    let mut attempts = WriteAttempts::new(deadline(connections));
+    let mut attempts = attempts_until(connections, deadline(connections));
     let request = wire::WriteRequest { request: Some(request.to_wire()), ..wire_request(author, command) };
     match drive(connections, &mut attempts, || request.clone()).await {
         Driven::Done(outcome) => outcome,
@@ -120,7 +120,7 @@ pub(super) async fn write_once(
 pub(super) async fn close(connections: &Connections, sessions: &Sessions) {
     let opener = lock(&sessions.opener).clone();
     if let (Some(number), Some(author)) = (sessions.try_begin(), opener) {
-        let mut attempts = WriteAttempts::new(connections.now().plus_ms(1_000));
+        let mut attempts = WriteAttempts::new(connections.now().plus_ms(1_000), 1_000);
         let base = wire_request(&author, &Command::CloseSession);
         drive(connections, &mut attempts, || wire::WriteRequest {
             request: Some(number.request().to_wire()),
@@ -142,6 +142,10 @@ fn wire_request(author: &Author, command: &Command) -> wire::WriteRequest {
 
 fn deadline(connections: &Connections) -> Time {
     connections.now().plus_ms(millis(connections.options.write_timeout))
+}
+
+fn attempts_until(connections: &Connections, deadline: Time) -> WriteAttempts {
+    WriteAttempts::new(deadline, millis(connections.options.attempt_timeout))
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -186,7 +190,7 @@ async fn open(connections: &Connections, author: &Author, deadline: Time) -> Res
             request: Some(RequestId::OneShot { id, drawn_at: age }.to_wire()),
             ..wire_request(author, &Command::OpenSession)
         };
-        let mut attempts = WriteAttempts::new(deadline);
+        let mut attempts = attempts_until(connections, deadline);
         match drive(connections, &mut attempts, || request.clone()).await {
             Driven::Done(Outcome::Applied { reply: Reply::Session { session }, .. }) => return Ok(session),
             Driven::Done(Outcome::NotApplied(why)) => return Err(why),

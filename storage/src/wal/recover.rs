@@ -135,8 +135,11 @@ struct Reader<'a, F> {
     holdings: Vec<Holding>,
     last_batch: u64,
     seen_batch: u64,
-    /// The segment that holds no complete batch, and its torn one.
+    /// Where the last segment's last batch ends.
+    end: Option<(PathBuf, usize)>,
+    /// A segment that holds no complete batch, and a sector where one is missing.
     incomplete: Option<(PathBuf, usize)>,
+    /// A segment that ends in a torn batch, and a sector that it lacks.
     torn: Option<(PathBuf, usize)>,
 }
 
@@ -154,6 +157,7 @@ impl<'a, F> Reader<'a, F> {
             holdings: Vec::new(),
             last_batch: 0,
             seen_batch: 0,
+            end: None,
             incomplete: None,
             torn: None,
         }
@@ -190,6 +194,7 @@ impl<'a, F> Reader<'a, F> {
         let last = scanned.batches.last().expect("there is a batch");
         let last = last.sector..last.sector + last.sectors;
         self.follow(&path, scanned)?;
+        self.end = Some((path, last.end));
         self.tail = Some(Tail { number, file: loaded.file, bytes: loaded.bytes, last });
         Ok(())
     }
@@ -200,6 +205,10 @@ impl<'a, F> Reader<'a, F> {
             let head = batch.head;
             let position = match &mut self.position {
                 Some(position) => {
+                    if sector == 1 && head.before > self.last_batch {
+                        let (path, end) = self.end.as_ref().expect("a segment came before");
+                        return Err(wrong(path, *end, format!("batch {} should begin here", head.before)));
+                    }
                     if head.before != self.last_batch {
                         let problem =
                             format!("batch {} follows {}, not {}", batch.number, head.before, self.last_batch);
