@@ -45,11 +45,15 @@ pub(crate) fn assemble(boot: &Boot) -> Result<Assembled, Failure> {
         .collect();
     let table = if rows.is_empty() { String::new() } else { text::table(&["KEY", "SETTING", "FROM"], &rows) };
     let policy = if delta.policy.is_some() { " and a newer policy" } else { "" };
-    let list = settings.iter().map(|(key, (setting, from))| {
-        object!({ "key": key.as_str(), "setting": json::setting(setting), "from": from })
-    });
+    let list = settings.iter().map(
+        |(key, (setting, from))| object!({ "key": key.as_str(), "setting": json::setting(setting), "from": from }),
+    );
     Ok(Assembled {
-        delta: delta.settings.iter().map(|(k, s)| object!({ "key": k.as_str(), "setting": json::setting(s) })).collect(),
+        delta: delta
+            .settings
+            .iter()
+            .map(|(k, s)| object!({ "key": k.as_str(), "setting": json::setting(s) }))
+            .collect(),
         settings: list.collect(),
         delta_summary: format!("{} settings{policy}", delta.settings.len()),
         table,
@@ -65,7 +69,10 @@ fn unpack(overlay: &BootOverlay) -> Result<Document, Failure> {
 
 fn read(delta: &[u8]) -> Result<Document, Failure> {
     let wrong = |problem: String| {
-        Failure::error(format!("the delta does not read: {problem}"), "compare `muster --version` here and on the server")
+        Failure::error(
+            format!("the delta does not read: {problem}"),
+            "compare `muster --version` here and on the server",
+        )
     };
     let text = std::str::from_utf8(delta).map_err(|error| wrong(error.to_string()))?;
     document::parse(text).map_err(|error| wrong(error.to_string()))
@@ -116,7 +123,8 @@ mod tests {
             served_by: String::new(),
         };
         let effective = assemble(&boot).unwrap().effective;
-        let expected = [(key("kernel:a"), value("2")), (key("kernel:c"), value("1")), (key("kernel:d"), Setting::Absent)];
+        let expected =
+            [(key("kernel:a"), value("2")), (key("kernel:c"), value("1")), (key("kernel:d"), Setting::Absent)];
         assert_eq!(effective, BTreeMap::from(expected));
     }
 }

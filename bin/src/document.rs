@@ -262,8 +262,7 @@ impl<'d, 't, 'a> Reader<'d, 't, 'a> {
             let close = closest(name, &self.known).map(|word| format!(" did you mean {word:?}?")).unwrap_or_default();
             let words = self.known.join(", ");
             let wider = if self.path.is_empty() { String::new() } else { format!(" in [{}]", self.path) };
-            self.document
-                .problem(span, format!("{full} is not a key that exists;{close} accepted{wider}: {words}"));
+            self.document.problem(span, format!("{full} is not a key that exists;{close} accepted{wider}: {words}"));
         }
     }
 }

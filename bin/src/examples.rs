@@ -31,7 +31,8 @@ mod tests {
         let there = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut there: Vec<_> = there.filter(|name| name.ends_with(".toml")).collect();
         there.sort();
-        let mut carried: Vec<_> = FILES.iter().map(|(name, _)| name.trim_start_matches("examples/").to_owned()).collect();
+        let mut carried: Vec<_> =
+            FILES.iter().map(|(name, _)| name.trim_start_matches("examples/").to_owned()).collect();
         carried.sort();
         assert_eq!(there, carried);
     }

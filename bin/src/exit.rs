@@ -162,7 +162,9 @@ pub(crate) fn request_text(request: OneShot) -> String {
 
 /// Takes a request id as it was printed.
 pub(crate) fn parse_request(text: &str) -> Result<OneShot, String> {
-    let wrong = || format!("{text:?} is not a request id: expected ID@AGE as it was printed, 32 hexadecimal digits, @, a number");
+    let wrong = || {
+        format!("{text:?} is not a request id: expected ID@AGE as it was printed, 32 hexadecimal digits, @, a number")
+    };
     let (id, age) = text.split_once('@').ok_or_else(wrong)?;
     let id = id.parse().map_err(|_| wrong())?;
     let age = age.parse().map_err(|_| wrong())?;
@@ -175,7 +177,9 @@ fn unknown(why: UnknownWhy, request: Option<OneShot>) -> Failure {
         UnknownWhy::ForwardTimedOut => "it was passed on to the leader, and no answer came in time",
         UnknownWhy::SessionUnknown => "its session is not known any more",
         UnknownWhy::AlreadyAcknowledged => "its answer was acknowledged and is not kept any more",
-        UnknownWhy::OneShotExpired => "its request id is older than answers are kept, or younger than the cluster's time",
+        UnknownWhy::OneShotExpired => {
+            "its request id is older than answers are kept, or younger than the cluster's time"
+        }
         UnknownWhy::ConnectionLost => "the connection was lost before the answer",
     };
     let next = request.map_or_else(
@@ -207,11 +211,9 @@ fn not_applied(why: &NotApplied) -> Failure {
             format!("replica {leader} leads, and it could not be reached"),
             format!("ask it with --server {address}"),
         ),
-        NotApplied::Busy { retry_after_ms } => (
-            ERROR,
-            "too much is waiting already".to_owned(),
-            format!("run it again after {retry_after_ms} ms"),
-        ),
+        NotApplied::Busy { retry_after_ms } => {
+            (ERROR, "too much is waiting already".to_owned(), format!("run it again after {retry_after_ms} ms"))
+        }
         NotApplied::TooLarge { bytes, bytes_max } => (
             ERROR,
             format!("it has {bytes} bytes and can never fit: at most {bytes_max} are accepted"),
@@ -220,9 +222,7 @@ fn not_applied(why: &NotApplied) -> Failure {
         NotApplied::Superseded => {
             (ERROR, "another leader's entry took its place".to_owned(), "run it again".to_owned())
         }
-        NotApplied::Stopping => {
-            (ERROR, "the replica is stopping".to_owned(), "ask another with --server".to_owned())
-        }
+        NotApplied::Stopping => (ERROR, "the replica is stopping".to_owned(), "ask another with --server".to_owned()),
         NotApplied::FeatureLevel { needs, has } => (
             ERROR,
             format!("it needs feature level {needs}, the cluster has {has}"),
@@ -291,12 +291,9 @@ fn refused(refusal: &Refusal) -> Failure {
             format!("a node that is {} does not become {} by this", from.word(), to.word()),
             "see its state with `muster state node:NAME`".to_owned(),
         ),
-        Refusal::Emergency { problem } => (
-            ERROR,
-            "emergency",
-            problem.to_string(),
-            "see the node's state with `muster state node:NAME`".to_owned(),
-        ),
+        Refusal::Emergency { problem } => {
+            (ERROR, "emergency", problem.to_string(), "see the node's state with `muster state node:NAME`".to_owned())
+        }
         Refusal::Forbidden { problem } => (
             FORBIDDEN,
             "forbidden",

@@ -163,9 +163,11 @@ impl<'a> FileReader<'_, 'a> {
 
     fn policy_field(&self, policy: &mut Policy, path: &str, field: &str, span: Range<usize>, value: Value<'_, 'a>) {
         let text = match value.get_ref() {
-            DeValue::Array(items) => {
-                items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect::<Option<Vec<_>>>().map(|items| items.join(","))
-            }
+            DeValue::Array(items) => items
+                .iter()
+                .map(|item| item.get_ref().as_str().map(str::to_owned))
+                .collect::<Option<Vec<_>>>()
+                .map(|items| items.join(",")),
             other => plain(other),
         };
         let result = match text {
@@ -200,7 +202,8 @@ impl<'a> FileReader<'_, 'a> {
                 Vec::new()
             }
             None => {
-                self.document.problem(table.span(), "nodes.names is missing: expected \"gpu[001-064]\" or a list of such");
+                self.document
+                    .problem(table.span(), "nodes.names is missing: expected \"gpu[001-064]\" or a list of such");
                 Vec::new()
             }
         };
@@ -258,7 +261,12 @@ impl<'a> FileReader<'_, 'a> {
             match settings.get(key) {
                 Some(said) if said.what != *setting => self.document.problem(
                     span.clone(),
-                    format!("{scope} {key} is {:?}, but {:?} at {}", setting.to_string(), said.what.to_string(), said.place),
+                    format!(
+                        "{scope} {key} is {:?}, but {:?} at {}",
+                        setting.to_string(),
+                        said.what.to_string(),
+                        said.place
+                    ),
                 ),
                 Some(_) => {}
                 None => {
@@ -286,7 +294,9 @@ fn setting(value: Value<'_, '_>) -> Result<Setting, String> {
         Some("unset") => Ok(Setting::Unset),
         _ => {
             let found = kind(value.get_ref());
-            Err(format!("is {found}: expected text, a number, true or false, {{ absent = true }} or {{ unset = true }}"))
+            Err(format!(
+                "is {found}: expected text, a number, true or false, {{ absent = true }} or {{ unset = true }}"
+            ))
         }
     }
 }
@@ -378,7 +388,8 @@ names = "gpu002"
 
     #[test]
     fn saying_two_things_about_one_key_names_both_places() {
-        let text = "[[nodes]]\nnames = \"n[1-2]\"\n[nodes.kernel]\na = 1\n[[nodes]]\nnames = \"n2\"\n[nodes.kernel]\na = 2\n";
+        let text =
+            "[[nodes]]\nnames = \"n[1-2]\"\n[nodes.kernel]\na = 1\n[[nodes]]\nnames = \"n2\"\n[nodes.kernel]\na = 2\n";
         assert_eq!(problems(text), ["fleet.toml:8: node:n2 kernel:a is \"2\", but \"1\" at fleet.toml:4"]);
     }
 

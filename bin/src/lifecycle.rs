@@ -39,7 +39,9 @@ pub(crate) fn draw() -> u128 {
 pub(crate) fn is_empty(dir: &Path) -> Result<bool, Failure> {
     match dir.join("identity").try_exists() {
         Ok(exists) => Ok(!exists),
-        Err(error) => Err(Failure::error(format!("{} cannot be read: {error}", dir.display()), "check its permissions")),
+        Err(error) => {
+            Err(Failure::error(format!("{} cannot be read: {error}", dir.display()), "check its permissions"))
+        }
     }
 }
 
@@ -138,7 +140,10 @@ fn move_aside(dir: &Path) -> Result<Option<PathBuf>, Failure> {
             return Ok(Some(aside));
         }
     }
-    Err(Failure::error(format!("{} was moved aside a thousand times", dir.display()), "remove what is not needed any more"))
+    Err(Failure::error(
+        format!("{} was moved aside a thousand times", dir.display()),
+        "remove what is not needed any more",
+    ))
 }
 
 /// Who the members are, by the word of a bootstrap node.

@@ -76,10 +76,16 @@ impl Collector for Scrape {
             role.encode_family(&[("role", each.word())])?.encode_gauge(&u64::from(raft.role == each))?;
         }
         let families: [(&str, &str, fn(&muster_core::request::Progress) -> u64); 4] = [
-            ("raft_match_index", "The highest position known to be on a follower's disk; only on the leader", |p| p.match_index.0),
+            ("raft_match_index", "The highest position known to be on a follower's disk; only on the leader", |p| {
+                p.match_index.0
+            }),
             ("raft_next_index", "The next position to send to a follower; only on the leader", |p| p.next_index.0),
-            ("raft_follower_active", "1 if a follower was heard of lately; only on the leader", |p| u64::from(p.recent_active)),
-            ("raft_follower_full_copy", "1 if a follower holds the whole history; only on the leader", |p| u64::from(p.full_copy)),
+            ("raft_follower_active", "1 if a follower was heard of lately; only on the leader", |p| {
+                u64::from(p.recent_active)
+            }),
+            ("raft_follower_full_copy", "1 if a follower holds the whole history; only on the leader", |p| {
+                u64::from(p.full_copy)
+            }),
         ];
         for (name, help, value) in families {
             if raft.progress.is_empty() {

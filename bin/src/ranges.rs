@@ -13,8 +13,9 @@ pub(crate) fn expand(text: &str) -> Result<Vec<NodeId>, String> {
     let mut names = vec![String::new()];
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('[') {
-        let (group, tail) =
-            after.split_once(']').ok_or_else(|| format!("{text:?} has a '[' without its ']': expected node[001-128]"))?;
+        let (group, tail) = after
+            .split_once(']')
+            .ok_or_else(|| format!("{text:?} has a '[' without its ']': expected node[001-128]"))?;
         let numbers = group.split(',').map(|part| bounds(text, part)).collect::<Result<Vec<_>, _>>()?;
         let count: u64 = numbers.iter().map(|range| range.last - range.first + 1).fold(0, u64::saturating_add);
         if usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(names.len()) > NAMES_MAX {
@@ -32,7 +33,9 @@ pub(crate) fn expand(text: &str) -> Result<Vec<NodeId>, String> {
     }
     names
         .into_iter()
-        .map(|name| NodeId::new(&format!("{name}{rest}")).map_err(|error| format!("{error}, or a range such as node[001-128]")))
+        .map(|name| {
+            NodeId::new(&format!("{name}{rest}")).map_err(|error| format!("{error}, or a range such as node[001-128]"))
+        })
         .collect()
 }
 

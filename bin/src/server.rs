@@ -116,7 +116,8 @@ async fn serve(
         let _ = ended.send(block_on(driver.run(loop_network, clock)));
     })?;
     let fetching = tokio::spawn(driver::run_fetch(fetch, network, clock).instrument(span.clone()));
-    let introducing = tokio::spawn(introduce(config.clone(), handle.clone(), network_for_peers).instrument(span.clone()));
+    let introducing =
+        tokio::spawn(introduce(config.clone(), handle.clone(), network_for_peers).instrument(span.clone()));
     let overlays = tokio::spawn(driver::keep_overlays(handle.clone(), clock, lifecycle::draw).instrument(span.clone()));
     info!(
         cluster = %identity.cluster,

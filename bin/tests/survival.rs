@@ -71,7 +71,9 @@ impl Load {
                         let number = writer * 1_000_000 + turn;
                         turn += 1;
                         let what = match client.write(&author(), commit(number)).await {
-                            Outcome::Applied { reply: Reply::Recorded { sequence }, .. } => Told::Acknowledged(sequence),
+                            Outcome::Applied { reply: Reply::Recorded { sequence }, .. } => {
+                                Told::Acknowledged(sequence)
+                            }
                             Outcome::NotApplied(_) => Told::NotApplied,
                             Outcome::Unknown(_) => Told::Unknown,
                             other => panic!("commit {number}: {other:?}"),
@@ -104,7 +106,8 @@ fn check(cluster: &Cluster, told: &BTreeMap<u64, Told>) -> usize {
     let recorded = runtime.block_on(async {
         let client = Client::connect(servers, Options::default()).await.unwrap();
         client.query(Freshness::Linearizable, &Query::Summary).await.unwrap();
-        let mut records = client.log(&LogFilter { types: vec![EntryType::Commit], ..LogFilter::default() }).await.unwrap();
+        let mut records =
+            client.log(&LogFilter { types: vec![EntryType::Commit], ..LogFilter::default() }).await.unwrap();
         let mut recorded: BTreeMap<u64, Seq> = BTreeMap::new();
         while let Some(record) = records.next().await.unwrap() {
             let Record::Entry(entry) = record else { continue };
@@ -189,7 +192,8 @@ fn a_follower_reads_a_commit_soon_after_it_was_acknowledged() {
         assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
         let mut waits = Vec::new();
         for number in 0..20 {
-            let Outcome::Applied { reply: Reply::Recorded { sequence }, .. } = all.write(&author(), commit(number)).await
+            let Outcome::Applied { reply: Reply::Recorded { sequence }, .. } =
+                all.write(&author(), commit(number)).await
             else {
                 panic!("commit {number} was not applied");
             };

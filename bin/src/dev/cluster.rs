@@ -45,7 +45,10 @@ impl Cluster {
             if !file.exists() {
                 let data = toml::Value::String(dir.join(name).display().to_string());
                 let bootstrap = first.map_or(String::new(), |port: u16| {
-                    format!("\n[raft.bootstrap]\nnodes = [{{ id = \"{}\", addr = \"127.0.0.1:{port}\" }}]\n", super::REPLICAS[0])
+                    format!(
+                        "\n[raft.bootstrap]\nnodes = [{{ id = \"{}\", addr = \"127.0.0.1:{port}\" }}]\n",
+                        super::REPLICAS[0]
+                    )
                 });
                 let text = format!(
                     "[raft]\nnode_id = \"{name}\"\ndata_dir = {data}\nraft_port = {peer}\n{bootstrap}\n\
@@ -109,7 +112,10 @@ impl Cluster {
     pub(super) fn spawn(&mut self, i: usize) -> Result<(), Failure> {
         let name = self.replicas[i].name;
         let log = self.log(name);
-        let log = File::options().create(true).append(true).open(&log)
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
             .map_err(|error| Failure::error(format!("{} cannot be written: {error}", log.display()), ""))?;
         let replica = &mut self.replicas[i];
         let child = Command::new(std::env::current_exe()?)
@@ -218,7 +224,6 @@ impl Cluster {
 
 /// Free loopback ports. All are held until the last is found, so that they differ.
 fn free_ports(count: usize) -> Result<Vec<u16>, Failure> {
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
     listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }

@@ -102,7 +102,9 @@ async fn head(client: &Client, scope_: &Scope) -> Result<Seq, Failure> {
 pub(super) async fn tell(cluster: &mut Cluster, json: bool) -> Result<(), Failure> {
     let mut teller = Teller::new(json);
     if !json {
-        text::print("Three voters and one learner, each a process with its own log on disk, on free loopback ports.\n\n")?;
+        text::print(
+            "Three voters and one learner, each a process with its own log on disk, on free loopback ports.\n\n",
+        )?;
     }
     cluster.start().await?;
     let client = cluster.client().await?;
@@ -158,13 +160,20 @@ async fn change_and_conflict(teller: &mut Teller, client: &Client, training: &Sc
 async fn roll_back(teller: &mut Teller, client: &Client, training: &Scope, to: Seq) -> Result<(), Failure> {
     let based_on = head(client, training).await?;
     teller.begin();
-    let sequence = recorded(client, EntryDraft {
-        based_on: Some(based_on),
-        message: Arc::from("it was better before"),
-        ..draft(EntryType::Rollback, training.clone(), to)
-    })
+    let sequence = recorded(
+        client,
+        EntryDraft {
+            based_on: Some(based_on),
+            message: Arc::from("it was better before"),
+            ..draft(EntryType::Rollback, training.clone(), to)
+        },
+    )
     .await?;
-    teller.done("rollback", &format!("sequence {sequence}: {training} is what it was at {to}"), object!({ "sequence": sequence.0 }))?;
+    teller.done(
+        "rollback",
+        &format!("sequence {sequence}: {training} is what it was at {to}"),
+        object!({ "sequence": sequence.0 }),
+    )?;
     let (_, settings) = scope(client, Freshness::Linearizable, training).await?;
     match settings.iter().find(|declared| declared.key == key("kernel:vm.swappiness")) {
         None => Ok(()),
@@ -227,7 +236,8 @@ async fn kill_the_leader(
     let parent = head(client, &own).await?;
     teller.begin();
     cluster.kill(killed).await?;
-    let sequence = commit(client, &own, parent, ("services:tuned", "profile=latency"), "goes on without a leader").await?;
+    let sequence =
+        commit(client, &own, parent, ("services:tuned", "profile=latency"), "goes on without a leader").await?;
     let what = format!("{} is dead (kill -9); the next commit is acknowledged as {sequence}", cluster.name(killed));
     teller.done("kill", &what, object!({ "killed": cluster.name(killed), "sequence": sequence.0 }))?;
 
@@ -243,7 +253,11 @@ async fn kill_the_leader(
         last = commit(&rest, &own, last, ("files:/etc/motd", value), "still going on").await?;
     }
     let what = format!("{} leads term {}; three more commits, up to {last}", lead.name, lead.replica.term);
-    teller.done("go on", &what, object!({ "leader": lead.name.as_str(), "term": lead.replica.term.0, "sequence": last.0 }))?;
+    teller.done(
+        "go on",
+        &what,
+        object!({ "leader": lead.name.as_str(), "term": lead.replica.term.0, "sequence": last.0 }),
+    )?;
     Ok((killed, Acknowledged { sequence: last }))
 }
 
@@ -267,7 +281,8 @@ async fn restart(
             _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
-    let what = format!("{} is back from its own log and has everything up to {}", cluster.name(killed), acknowledged.sequence);
+    let what =
+        format!("{} is back from its own log and has everything up to {}", cluster.name(killed), acknowledged.sequence);
     teller.done("restart", &what, object!({ "sequence": acknowledged.sequence.0 }))
 }
 

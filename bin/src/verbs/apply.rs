@@ -112,7 +112,8 @@ fn progress_bar(json: bool, length: usize) -> ProgressBar {
     if json {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("applying {bar:40} {pos}/{len} {eta}").expect("the template is well formed");
+    let style =
+        ProgressStyle::with_template("applying {bar:40} {pos}/{len} {eta}").expect("the template is well formed");
     ProgressBar::new(length as u64).with_style(style)
 }
 
@@ -202,7 +203,8 @@ fn check_assignments(fleet: &Fleet, known: &BTreeSet<VClusterId>) -> Result<(), 
         if fleet.vclusters.contains_key(vcluster) || known.contains(vcluster) || !told.insert(place.to_string()) {
             continue;
         }
-        let text = format!("vCluster {vcluster} is not known: expected [vcluster.{vcluster}.policy] in one of the files");
+        let text =
+            format!("vCluster {vcluster} is not known: expected [vcluster.{vcluster}.policy] in one of the files");
         problems.push(Fleet::problem(place, text));
     }
     if problems.is_empty() { Ok(()) } else { Err(problems.into()) }

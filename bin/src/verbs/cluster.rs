@@ -31,7 +31,9 @@ pub(crate) async fn statuses(client: &Client) -> BTreeMap<String, Result<Status,
             return found;
         }
         let answers = join_all(wanted.iter().map(|address| client.status(address))).await;
-        found.extend(wanted.into_iter().zip(answers.into_iter().map(|answer| answer.map_err(|error| error.to_string()))));
+        found.extend(
+            wanted.into_iter().zip(answers.into_iter().map(|answer| answer.map_err(|error| error.to_string()))),
+        );
     }
 }
 
@@ -61,7 +63,9 @@ fn unique(found: &BTreeMap<String, Result<Status, String>>) -> Vec<(&String, &Re
         .iter()
         .filter(|(_, answer)| answer.as_ref().map_or(true, |status| seen.insert(status.replica.replica)))
         .collect();
-    list.sort_by_key(|(address, answer)| (answer.as_ref().map_or(u64::MAX, |status| status.replica.replica.0), *address));
+    list.sort_by_key(|(address, answer)| {
+        (answer.as_ref().map_or(u64::MAX, |status| status.replica.replica.0), *address)
+    });
     list
 }
 
@@ -116,8 +120,7 @@ pub(crate) fn status_text(found: &BTreeMap<String, Result<Status, String>>) -> S
             (*address).clone(),
         ]);
     }
-    let headings =
-        ["ID", "NAME", "ROLE", "TERM", "COMMIT", "APPLIED", "LAG", "MATCH", "NEXT", "SNAPSHOT", "ADDRESS"];
+    let headings = ["ID", "NAME", "ROLE", "TERM", "COMMIT", "APPLIED", "LAG", "MATCH", "NEXT", "SNAPSHOT", "ADDRESS"];
     out.push_str(&text::table(&headings, &rows));
     if lead.is_none() {
         out.push_str("nobody leads: writes wait for a majority of the voters; reads with --local go on\n");
@@ -149,9 +152,7 @@ pub(crate) async fn members_verb(verb: MembersVerb, json: bool) -> Result<(), Fa
         MembersVerb::Add(args) => change(args, json, "is a learner", MemberCommand::AddLearner).await,
         MembersVerb::Promote(args) => change(args, json, "votes", MemberCommand::Promote).await,
         MembersVerb::Demote(args) => change(args, json, "is a learner", MemberCommand::Demote).await,
-        MembersVerb::Remove(args) => {
-            change(args, json, "is out; its directory can go", MemberCommand::Remove).await
-        }
+        MembersVerb::Remove(args) => change(args, json, "is out; its directory can go", MemberCommand::Remove).await,
         MembersVerb::Transfer { to, client } => transfer(to, &client, json).await,
     }
 }
@@ -245,7 +246,8 @@ pub(crate) async fn snapshot(args: SnapshotArgs, json: bool) -> Result<(), Failu
 pub(crate) async fn verify(args: VerifyArgs, json: bool) -> Result<(), Failure> {
     let client = connect(&args.client).await?;
     let bar = if json { ProgressBar::hidden() } else { ProgressBar::new(0) };
-    let style = ProgressStyle::with_template("verifying {bar:40} {pos}/{len} {eta}").expect("the template is well formed");
+    let style =
+        ProgressStyle::with_template("verifying {bar:40} {pos}/{len} {eta}").expect("the template is well formed");
     bar.set_style(style);
     let result = client
         .verify(args.on.as_deref(), args.head, |progress| {

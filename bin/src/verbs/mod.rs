@@ -22,7 +22,11 @@ use std::time::Duration;
 
 /// Prints JSON for programs or text for people.
 pub(crate) fn show(json: bool, value: &Value, text: &str) -> Result<(), Failure> {
-    if json { crate::text::print(&format!("{value}\n"))? } else { crate::text::print(text)? }
+    if json {
+        crate::text::print(&format!("{value}\n"))?
+    } else {
+        crate::text::print(text)?
+    }
     Ok(())
 }
 
@@ -39,7 +43,10 @@ pub(crate) async fn connect(args: &ClientArgs) -> Result<Client, Failure> {
 
 /// An answer of the wrong kind: the two ends differ in version.
 pub(crate) fn senseless() -> Failure {
-    Failure::error("the replica answered another question than was asked", "compare `muster --version` on both machines")
+    Failure::error(
+        "the replica answered another question than was asked",
+        "compare `muster --version` on both machines",
+    )
 }
 
 /// A scope's head and its own settings.
@@ -75,7 +82,8 @@ pub(crate) async fn record(client: &Client, sequence: Seq, exists: bool) -> Resu
         if attempt > 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let filter = LogFilter { after: Seq(sequence.0.saturating_sub(1)), upto: Some(sequence), ..LogFilter::default() };
+        let filter =
+            LogFilter { after: Seq(sequence.0.saturating_sub(1)), upto: Some(sequence), ..LogFilter::default() };
         let mut records = client.log(&filter).await?;
         if let Some(record) = records.next().await? {
             return Ok(Some(record));

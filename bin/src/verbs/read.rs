@@ -1,9 +1,7 @@
 //! Verbs that look at the journal: log, show, state, diff, audit, boot, nodes, vClusters.
 
 use super::{connect, record, scope, senseless, show};
-use crate::args::{
-    AuditArgs, BootArgs, DiffArgs, LogArgs, LogFilterArgs, NodesArgs, ReadArgs, ShowArgs, StateArgs,
-};
+use crate::args::{AuditArgs, BootArgs, DiffArgs, LogArgs, LogFilterArgs, NodesArgs, ReadArgs, ShowArgs, StateArgs};
 use crate::exit::Failure;
 use crate::{json, text};
 use muster_core::ids::Seq;
@@ -101,8 +99,11 @@ pub(crate) async fn log(args: LogArgs, json: bool) -> Result<(), Failure> {
     let mut subscription = client.subscribe(Topic::Scopes(args.filter.scope.clone()), after);
     loop {
         let tidings = subscription.next().await?;
-        let records: Vec<Record> =
-            tidings.records.into_iter().filter(|record| is_wanted(record, &args.types, args.filter.by.as_deref())).collect();
+        let records: Vec<Record> = tidings
+            .records
+            .into_iter()
+            .filter(|record| is_wanted(record, &args.types, args.filter.by.as_deref()))
+            .collect();
         printer.print(&records)?;
     }
 }
@@ -182,7 +183,8 @@ pub(crate) async fn state(args: StateArgs, json: bool) -> Result<(), Failure> {
             "settings": settings.iter().map(json::effective).collect::<Vec<_>>(),
         });
         let vcluster = node.vcluster.as_ref().map_or("no vCluster".to_owned(), |name| format!("vCluster {name}"));
-        let mut out = format!("{} in {vcluster}, {}, at sequence {}\n", args.scope, node.state.word(), answered.sequence);
+        let mut out =
+            format!("{} in {vcluster}, {}, at sequence {}\n", args.scope, node.state.word(), answered.sequence);
         if let Some(reason) = &node.emergency_reason {
             let _ = writeln!(out, "emergency since {}: {reason}", node.since);
         }
@@ -215,11 +217,16 @@ fn declared_table(settings: &[Declared]) -> String {
         .iter()
         .map(|declared| {
             let value = text::short(&declared.setting.to_string());
-            let expires = declared.expires_at.map_or_else(String::new, |age| format!("expires at age {} s", age.0 / 1_000_000));
+            let expires =
+                declared.expires_at.map_or_else(String::new, |age| format!("expires at age {} s", age.0 / 1_000_000));
             vec![declared.key.to_string(), value, declared.sequence.to_string(), expires]
         })
         .collect();
-    if rows.is_empty() { "nothing is declared\n".to_owned() } else { text::table(&["KEY", "SETTING", "SEQ", ""], &rows) }
+    if rows.is_empty() {
+        "nothing is declared\n".to_owned()
+    } else {
+        text::table(&["KEY", "SETTING", "SEQ", ""], &rows)
+    }
 }
 
 pub(crate) fn effective_table(settings: &[Effective]) -> String {
@@ -230,16 +237,21 @@ pub(crate) fn effective_table(settings: &[Effective]) -> String {
             vec![effective.key.to_string(), value, effective.scope.to_string(), effective.sequence.to_string()]
         })
         .collect();
-    if rows.is_empty() { "nothing counts\n".to_owned() } else { text::table(&["KEY", "SETTING", "SCOPE", "SEQ"], &rows) }
+    if rows.is_empty() {
+        "nothing counts\n".to_owned()
+    } else {
+        text::table(&["KEY", "SETTING", "SCOPE", "SEQ"], &rows)
+    }
 }
 
 /// What counted on a node right after a sequence: node beats vCluster beats global.
 async fn effective_at(client: &Client, node: &Scope, at: Seq) -> Result<Vec<Effective>, Failure> {
     let own = client.state_at(node, Some(at)).await?.settings;
-    let vcluster = own.iter().find(|declared| declared.key.is_vcluster()).and_then(|declared| match &declared.setting {
-        Setting::Value(name) => muster_core::ids::VClusterId::new(name).ok(),
-        Setting::Unset | Setting::Absent => None,
-    });
+    let vcluster =
+        own.iter().find(|declared| declared.key.is_vcluster()).and_then(|declared| match &declared.setting {
+            Setting::Value(name) => muster_core::ids::VClusterId::new(name).ok(),
+            Setting::Unset | Setting::Absent => None,
+        });
     let mut settings = BTreeMap::new();
     let mut add = |scope: &Scope, declared: Vec<Declared>| {
         for Declared { key, setting, sequence, .. } in declared {
@@ -315,7 +327,13 @@ pub(crate) async fn nodes(args: NodesArgs, json: bool) -> Result<(), Failure> {
         .map(|node| {
             let vcluster = node.vcluster.as_ref().map_or("-".to_owned(), ToString::to_string);
             let reason = node.emergency_reason.as_deref().unwrap_or_default();
-            vec![node.node.to_string(), vcluster, node.state.word().to_owned(), node.since.to_string(), text::short(reason)]
+            vec![
+                node.node.to_string(),
+                vcluster,
+                node.state.word().to_owned(),
+                node.since.to_string(),
+                text::short(reason),
+            ]
         })
         .collect();
     let out = if rows.is_empty() {
@@ -330,7 +348,8 @@ pub(crate) async fn vclusters(args: ReadArgs, json: bool) -> Result<(), Failure>
     let client = connect(&args.client).await?;
     let answered = client.query(freshness(&args), &Query::VClusters).await?;
     let Answer::VClusters(list) = answered.answer else { return Err(senseless()) };
-    let value = object!({ "at": answered.sequence.0, "vclusters": list.iter().map(json::vcluster).collect::<Vec<_>>() });
+    let value =
+        object!({ "at": answered.sequence.0, "vclusters": list.iter().map(json::vcluster).collect::<Vec<_>>() });
     let rows: Vec<_> = list
         .iter()
         .map(|vcluster| {

@@ -37,7 +37,11 @@ pub(crate) async fn send(client: &Client, args: &WriteArgs, command: Command) ->
     written(outcome, Some(request)).map(|reply| (reply, request))
 }
 
-async fn record_sequence(client: &Client, args: &WriteArgs, command: JournalCommand) -> Result<(Seq, OneShot), Failure> {
+async fn record_sequence(
+    client: &Client,
+    args: &WriteArgs,
+    command: JournalCommand,
+) -> Result<(Seq, OneShot), Failure> {
     let (reply, request) = send(client, args, Command::Journal(command)).await?;
     let Reply::Recorded { sequence } = reply else { return Err(senseless()) };
     Ok((sequence, request))
@@ -79,10 +83,8 @@ pub(crate) async fn commit(args: CommitArgs, json: bool) -> Result<(), Failure> 
         let declared = before.iter().flatten().find(|declared| declared.key == *key);
         declared.map_or(Setting::Unset, |declared| declared.setting.clone())
     };
-    let changes: Vec<Change> = settings
-        .into_iter()
-        .map(|(key, next)| Change { previous: previous(&key), key, next })
-        .collect();
+    let changes: Vec<Change> =
+        settings.into_iter().map(|(key, next)| Change { previous: previous(&key), key, next }).collect();
     let entry_type = if args.boot_config { EntryType::BootConfig } else { EntryType::Commit };
     let command = JournalCommand::AppendEntry(EntryDraft {
         changes: changes.clone(),

@@ -47,7 +47,11 @@ pub fn muster(args: &[&str]) -> Ended {
 }
 
 fn run(command: &mut Command) -> Ended {
-    let command = command.env_remove("MUSTER_SERVERS").env_remove("MUSTER_AUTHOR").env_remove("MUSTER_ROLE").env("USER", "tester");
+    let command = command
+        .env_remove("MUSTER_SERVERS")
+        .env_remove("MUSTER_AUTHOR")
+        .env_remove("MUSTER_ROLE")
+        .env("USER", "tester");
     let output = command.stdin(Stdio::null()).output().unwrap();
     Ended {
         code: output.status.code().expect("it was not killed"),

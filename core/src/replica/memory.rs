@@ -12,6 +12,13 @@ pub(super) fn entry_bytes(entry: &Entry) -> u64 {
     (entry.data.len() + entry.context.len() + 32) as u64
 }
 
+/// Whether a configuration knows a replica, in whatever part.
+fn names(configuration: &ConfState, id: u64) -> bool {
+    let parts =
+        [&configuration.voters, &configuration.voters_outgoing, &configuration.learners, &configuration.learners_next];
+    parts.iter().any(|part| part.contains(&id))
+}
+
 /// The tail of the log.
 pub(super) struct MemoryLog {
     start_index: u64,
@@ -118,6 +125,12 @@ impl MemoryLog {
         self.start_term = term;
     }
 
+    /// Whether a follower that has the log up to `matched` can only be helped by a snapshot newer than the one there is.
+    pub(super) fn needs_newer_snapshot(&self, follower: u64, matched: u64) -> bool {
+        let named = self.snapshot.as_ref().is_some_and(|(_, _, configuration)| names(configuration, follower));
+        matched < self.start_index && !named
+    }
+
     pub(super) fn set_snapshot(&mut self, index: u64, term: u64, configuration: ConfState) {
         self.snapshot = Some((index, term, configuration));
     }
@@ -173,9 +186,12 @@ impl raft::Storage for MemoryLog {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    // A follower refuses a snapshot whose configuration does not name it: it waits for one that does.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         match &self.snapshot {
-            Some((index, term, configuration)) if *index >= request_index && *index >= self.start_index => {
+            Some((index, term, configuration))
+                if *index >= request_index && *index >= self.start_index && names(configuration, to) =>
+            {
                 let mut snapshot = Snapshot::default();
                 let metadata = snapshot.mut_metadata();
                 metadata.index = *index;
