@@ -22,6 +22,9 @@ pub(crate) const NO_QUORUM: u8 = 5;
 /// Nobody knows whether it was applied.
 pub(crate) const UNKNOWN: u8 = 6;
 
+/// The outcome when a file that people wrote is wrong: each line of the message begins with its place in it.
+const WRONG_FILE: &str = "wrong-file";
+
 /// A command that did not do what it was asked.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -51,6 +54,12 @@ impl Failure {
     /// The same with something for programs.
     pub(crate) fn with(self, detail: Value) -> Self {
         Self { detail, ..self }
+    }
+
+    /// For people, as the last thing a command prints.
+    pub(crate) fn last_words(&self) -> String {
+        let prefix = if self.outcome == WRONG_FILE { "" } else { "muster: " };
+        format!("{prefix}{self}\n")
     }
 
     /// For programs.
@@ -96,15 +105,16 @@ impl From<crate::config::ConfigError> for Failure {
             crate::config::ConfigError::Unreadable { .. } => Value::Null,
             crate::config::ConfigError::Problems(problems) => problems_json(problems),
         };
-        Self::error(error.to_string(), "").with(detail)
+        let outcome = if detail.is_null() { "error" } else { WRONG_FILE };
+        Self { outcome, ..Self::error(error.to_string(), "").with(detail) }
     }
 }
 
 impl From<Vec<Problems>> for Failure {
     fn from(files: Vec<Problems>) -> Self {
         let text = files.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        Self::error(text, "nothing was changed; mend the file and apply it again")
-            .with(Value::Array(files.iter().map(problems_json).collect()))
+        let failure = Self::error(text, "nothing was changed; mend what is named and apply it again");
+        Self { outcome: WRONG_FILE, ..failure }.with(Value::Array(files.iter().map(problems_json).collect()))
     }
 }
 

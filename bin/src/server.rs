@@ -98,7 +98,8 @@ async fn serve(
     warn_of_other_addresses(config, &handle, &identity);
 
     let counters = PeerCounters::default();
-    let network = GrpcNetwork::new(&identity, PeerOptions::default(), counters.clone());
+    let options = PeerOptions { peer_address: config.peer_address.as_str().into(), ..PeerOptions::default() };
+    let network = GrpcNetwork::new(&identity, options, counters.clone());
     let replica = Replica::new(handle.clone(), library, identity.clone(), env!("CARGO_PKG_VERSION"));
     let limits = ClientLimits {
         payload_bytes_max: usize::try_from(config.payload_bytes_max).unwrap_or(usize::MAX),
@@ -109,8 +110,12 @@ async fn serve(
     let log_thread = thread("log", span, move || block_on(driver::run_log(wal, log)))?;
     let archive_thread = thread("archive", span, move || block_on(driver::run_archive(archive, archive_ends)))?;
     let (ended, end) = oneshot::channel();
+<<<<<<< HEAD
     let loop_network = network.clone();
     let network_for_peers = network.clone();
+=======
+    let (loop_network, peer_network) = (network.clone(), network.clone());
+>>>>>>> refs/heads/main
     let driver_thread = thread("replica", span, move || {
         // Nobody waits for the outcome if the process is being torn down.
         let _ = ended.send(block_on(driver.run(loop_network, clock)));
@@ -127,7 +132,7 @@ async fn serve(
         "the replica runs"
     );
     let clients = tokio::spawn(serve_clients(clients, replica.clone(), limits, pages).instrument(span.clone()));
-    let peers = tokio::spawn(serve_peers(peers, replica.clone(), counters).instrument(span.clone()));
+    let peers = tokio::spawn(serve_peers(peers, replica.clone(), peer_network).instrument(span.clone()));
 
     let outcome = until_the_end(&handle, end, until_stdin_closes).await;
     replica.end();

@@ -2,7 +2,9 @@
 
 mod cluster;
 
-use cluster::{alone, author, connect, entry, identity, key, leads, member, policy, recorded, scope, small_fleet, start, value};
+use cluster::{
+    alone, author, connect, entry, identity, key, leads, member, policy, recorded, scope, small_fleet, start, value,
+};
 use muster_core::ids::{NodeId, ReplicaId, Seq, VClusterId};
 use muster_core::journal::entry::{EntryType, Record};
 use muster_core::members::{Admission, MemberCommand, MemberWish};
@@ -66,8 +68,12 @@ async fn a_one_shot_asked_twice_is_applied_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_comes_back_whole() {
     let (_running, client) = alone().await;
-    let outcome = client.write(&author(), entry(EntryType::Commit, "vcluster:none", &[("kernel:a", "1")], Seq(0))).await;
-    assert!(matches!(&outcome, Outcome::Refused(Refusal::UnknownScope { scope, .. }) if &**scope == "vcluster:none"), "{outcome:?}");
+    let outcome =
+        client.write(&author(), entry(EntryType::Commit, "vcluster:none", &[("kernel:a", "1")], Seq(0))).await;
+    assert!(
+        matches!(&outcome, Outcome::Refused(Refusal::UnknownScope { scope, .. }) if &**scope == "vcluster:none"),
+        "{outcome:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,10 +83,7 @@ async fn a_payload_over_the_limit_is_not_applied_and_told_so() {
     leads(&running.replica.handle).await;
     let client = connect(&[&running]).await;
     let outcome = client.write(&author(), commit("kernel:a", &"x".repeat(2_000))).await;
-    assert!(
-        matches!(outcome, Outcome::NotApplied(NotApplied::TooLarge { bytes_max: 1_000, .. })),
-        "{outcome:?}"
-    );
+    assert!(matches!(outcome, Outcome::NotApplied(NotApplied::TooLarge { bytes_max: 1_000, .. })), "{outcome:?}");
     recorded(&client.write(&author(), commit("kernel:a", "1")).await);
 }
 
@@ -180,12 +183,7 @@ async fn a_node_hears_of_itself_its_vcluster_and_global_only() {
     let (_running, client) = alone().await;
     small_fleet(&client).await;
     recorded(&client.write(&author(), policy("other")).await);
-    let commits = [
-        ("global", true),
-        ("vcluster:batch", true),
-        ("vcluster:other", false),
-        ("node:n1", true),
-    ];
+    let commits = [("global", true), ("vcluster:batch", true), ("vcluster:other", false), ("node:n1", true)];
     for (place, _) in commits {
         recorded(&client.write(&author(), entry(EntryType::Commit, place, &[("kernel:a", "1")], Seq(3))).await);
     }
@@ -222,7 +220,11 @@ async fn the_log_filters_limits_and_turns_round() {
     for i in 0..2_000 {
         let client = client.clone();
         let write = async move { client.write(&author(), commit(&format!("kernel:k{i}"), "1")).await };
-        if i % 500 == 0 { recorded(&write.await); } else { tokio::spawn(write); }
+        if i % 500 == 0 {
+            recorded(&write.await);
+        } else {
+            tokio::spawn(write);
+        }
     }
     let mut summary = client.query(Freshness::Linearizable, &Query::Summary).await.unwrap();
     while summary.sequence < Seq(2_002) {

@@ -4,19 +4,13 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, StorageError};
 
 /// Bytes an entry counts for.
 pub(super) fn entry_bytes(entry: &Entry) -> u64 {
     (entry.data.len() + entry.context.len() + 32) as u64
-}
-
-/// Whether a configuration knows a replica, in whatever part.
-fn names(configuration: &ConfState, id: u64) -> bool {
-    let parts =
-        [&configuration.voters, &configuration.voters_outgoing, &configuration.learners, &configuration.learners_next];
-    parts.iter().any(|part| part.contains(&id))
 }
 
 /// The tail of the log.
@@ -29,6 +23,8 @@ pub(super) struct MemoryLog {
     configuration: ConfState,
     /// The newest durable snapshot: what a follower that is too far behind is sent.
     snapshot: Option<(u64, u64, ConfState)>,
+    /// Somebody needs a snapshot that knows it: the newest one is older than its membership.
+    newer_wanted: Cell<bool>,
 }
 
 impl MemoryLog {
@@ -48,7 +44,13 @@ impl MemoryLog {
             hard_state,
             configuration,
             snapshot,
+            newer_wanted: Cell::new(false),
         }
+    }
+
+    /// Whether somebody could not be sent the newest snapshot because it does not know it.
+    pub(super) fn is_newer_wanted(&self) -> bool {
+        self.newer_wanted.get()
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -125,15 +127,17 @@ impl MemoryLog {
         self.start_term = term;
     }
 
-    /// Whether a follower that has the log up to `matched` can only be helped by a snapshot newer than the one there is.
-    pub(super) fn needs_newer_snapshot(&self, follower: u64, matched: u64) -> bool {
-        let named = self.snapshot.as_ref().is_some_and(|(_, _, configuration)| names(configuration, follower));
-        matched < self.start_index && !named
-    }
-
     pub(super) fn set_snapshot(&mut self, index: u64, term: u64, configuration: ConfState) {
         self.snapshot = Some((index, term, configuration));
+        self.newer_wanted.set(false);
     }
+}
+
+/// Whether a configuration knows a replica.
+fn knows(configuration: &ConfState, id: u64) -> bool {
+    configuration.get_voters().contains(&id)
+        || configuration.get_learners().contains(&id)
+        || configuration.get_voters_outgoing().contains(&id)
 }
 
 impl raft::Storage for MemoryLog {
@@ -186,12 +190,14 @@ impl raft::Storage for MemoryLog {
         Ok(self.last())
     }
 
-    // A follower refuses a snapshot whose configuration does not name it: it waits for one that does.
+    /// A replica takes no snapshot that does not know it, so none is sent until there is a newer one.
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         match &self.snapshot {
-            Some((index, term, configuration))
-                if *index >= request_index && *index >= self.start_index && names(configuration, to) =>
-            {
+            Some((_, _, configuration)) if !knows(configuration, to) => {
+                self.newer_wanted.set(true);
+                Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+            }
+            Some((index, term, configuration)) if *index >= request_index && *index >= self.start_index => {
                 let mut snapshot = Snapshot::default();
                 let metadata = snapshot.mut_metadata();
                 metadata.index = *index;

@@ -1275,7 +1275,7 @@ impl Replica {
         let entries = self.applied.0 - self.snapshot_index().0;
         let paused = self.snapshot_at.plus_ms(limits.snapshot_pause_ms) <= self.now;
         let due = self.snapshot_wanted
-            || self.is_snapshot_lacking()
+            || self.raft.store().is_newer_wanted()
             || (entries >= limits.snapshot_entries && paused)
             || (self.raft.store().bytes() >= limits.snapshot_log_bytes
                 && self.raft.store().bytes_after(self.snapshot_index().0) >= limits.snapshot_log_bytes);
@@ -1299,14 +1299,6 @@ impl Replica {
         self.snapshot_wanted = false;
         self.snapshot_at = self.now;
         effects.snapshot = Some((meta, self.state.clone()));
-    }
-
-    /// Whether a new member waits for a snapshot that names it.
-    fn is_snapshot_lacking(&self) -> bool {
-        self.is_leader()
-            && self.raft.raft.prs().iter().any(|(&id, progress)| {
-                id != self.identity.replica.0 && self.raft.store().needs_newer_snapshot(id, progress.matched)
-            })
     }
 
     fn on_snapshot_saved(&mut self, meta: SnapshotMeta, oldest: Index, effects: &mut Effects) {

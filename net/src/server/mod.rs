@@ -14,7 +14,7 @@ pub use api::{ClientLimits, MusterApi};
 pub use http::HttpPages;
 
 use crate::client::root_cause;
-use crate::peer::{PeerApi, PeerCounters};
+use crate::peer::{GrpcNetwork, PeerApi};
 use crate::proto::v1;
 use muster_core::front::Handle;
 use muster_core::storage::{Identity, Library};
@@ -232,14 +232,14 @@ pub async fn serve_clients<L: Library>(
 pub async fn serve_peers<L: Library>(
     listener: Listener,
     replica: Replica<L>,
-    counters: PeerCounters,
+    network: GrpcNetwork,
 ) -> Result<(), ServeError> {
     let purpose = listener.purpose;
     let ending = replica.clone();
     let signal = async move { ending.ending().await };
     let incoming = TcpIncoming::from(listener.listener).with_nodelay(Some(true));
     let serving = builder(&ClientLimits::default())
-        .add_service(PeerApi::service(replica.clone(), counters))
+        .add_service(PeerApi::service(replica.clone(), network))
         .serve_with_incoming_shutdown(incoming, signal);
     finish(&replica, serving).await.map_err(|problem| ServeError::Broken { purpose, problem })
 }

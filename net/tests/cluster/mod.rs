@@ -237,7 +237,7 @@ pub async fn start(identity: Identity, known: &[Member], limits: ClientLimits) -
     });
     let replica = Replica::new(handle, memory.clone(), identity, "test");
     tokio::spawn(serve_clients(clients, replica.clone(), limits, HttpPages::default()));
-    tokio::spawn(serve_peers(peers, replica.clone(), counters.clone()));
+    tokio::spawn(serve_peers(peers, replica.clone(), network.clone()));
     Running { replica, network, counters, client_address, peer_address, memory }
 }
 
