@@ -117,15 +117,12 @@ pub async fn open<D: Disk>(disk: D, root: &Path, options: WalOptions) -> Result<
     let library = archive.library();
     let mut recovered = Recovered { hard_state: replayed.position.hard_state, snapshot: newest, ..Default::default() };
     let (mut wal, entries, log_start) = Wal::recover(disk, &wal_directory, owner, options, replayed).await?;
-    match position.filter(|_| is_beyond) {
-        Some((index, term)) => {
-            wal.append(&[LogRecord::Reset { index, term }]).await?;
-            recovered.log_start = (index, term);
-        }
-        None => {
-            recovered.log_start = log_start;
-            recovered.entries = entries.into();
-        }
+    if let Some((index, term)) = position.filter(|_| is_beyond) {
+        wal.append(&[LogRecord::Reset { index, term }]).await?;
+        recovered.log_start = (index, term);
+    } else {
+        recovered.log_start = log_start;
+        recovered.entries = entries.into();
     }
     Ok(Opened { identity, recovered, wal, archive, library })
 }

@@ -109,9 +109,9 @@ fn check(disk: &CrashDisk, models: &[Model], acknowledged: usize, options: WalOp
         let records = [entries([entry(9, index, bytes)])];
         ready(opened.wal.append(&records)).unwrap();
         model.apply(&records);
+        let again = open_at(&disk.after_power_loss(|_| false), options).unwrap();
+        assert_eq!(Model::of(&again.recovered), model, "what was appended after recovery was lost");
     }
-    let again = open_at(&disk.after_power_loss(|_| false), options).unwrap();
-    assert_eq!(Model::of(&again.recovered), model, "what was appended after recovery was lost");
     found
 }
 

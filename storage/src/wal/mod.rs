@@ -215,7 +215,9 @@ impl<D: Disk> LogStore for Wal<D> {
         self.write_batch(records).await?;
         self.doubtful = false;
         self.position = position;
-        records.iter().for_each(|record| note(&mut self.holdings, record));
+        for record in records {
+            note(&mut self.holdings, record);
+        }
         self.active.end += self.batch.sectors();
         self.last_batch = self.next_batch;
         self.next_batch += 1;
