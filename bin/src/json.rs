@@ -3,12 +3,12 @@
 //! Sequences, indices and ids of replicas are numbers; digests, cluster ids and request ids are text. A setting is an object
 //! with exactly one of `value`, `absent`, `unset`, so that the value "absent" and being absent are told apart.
 
+use muster_core::ids::ReplicaId;
 use muster_core::journal::entry::{
     AdminOperation, Author, Change, ConfigEntry, OperationKind, Principal, Record, Role,
 };
 use muster_core::journal::key::Setting;
 use muster_core::journal::policy::Policy;
-use muster_core::ids::ReplicaId;
 use muster_core::log::Configuration;
 use muster_core::members::{Member, MemberWish};
 use muster_core::query::{Declared, Effective, NodeSummary, Summary, VClusterSummary};

@@ -144,15 +144,6 @@ fn move_aside(dir: &Path) -> Result<Option<PathBuf>, Failure> {
         format!("{} was moved aside a thousand times", dir.display()),
         "remove what is not needed any more",
     ))
-<<<<<<< HEAD
-}
-
-/// Who the members are, by the word of a bootstrap node.
-pub(crate) async fn members(config: &Config) -> Result<Vec<Member>, Failure> {
-    let client = connect(config).await?;
-    crate::verbs::cluster::members(&client, Freshness::Local).await
-=======
->>>>>>> refs/heads/main
 }
 
 /// Reaches the first bootstrap node that answers, in order.

@@ -23,7 +23,6 @@ use crate::{lifecycle, logging};
 use muster_core::clock::Clock as _;
 use muster_core::driver::{self, Assembly};
 use muster_core::front::Handle;
-use muster_core::network::Network as _;
 use muster_core::query::{self, Answer, Query};
 use muster_core::replica::{Limits, Settings};
 use muster_core::storage::{Identity, StorageError};
@@ -110,19 +109,12 @@ async fn serve(
     let log_thread = thread("log", span, move || block_on(driver::run_log(wal, log)))?;
     let archive_thread = thread("archive", span, move || block_on(driver::run_archive(archive, archive_ends)))?;
     let (ended, end) = oneshot::channel();
-<<<<<<< HEAD
-    let loop_network = network.clone();
-    let network_for_peers = network.clone();
-=======
     let (loop_network, peer_network) = (network.clone(), network.clone());
->>>>>>> refs/heads/main
     let driver_thread = thread("replica", span, move || {
         // Nobody waits for the outcome if the process is being torn down.
         let _ = ended.send(block_on(driver.run(loop_network, clock)));
     })?;
     let fetching = tokio::spawn(driver::run_fetch(fetch, network, clock).instrument(span.clone()));
-    let introducing =
-        tokio::spawn(introduce(config.clone(), handle.clone(), network_for_peers).instrument(span.clone()));
     let overlays = tokio::spawn(driver::keep_overlays(handle.clone(), clock, lifecycle::draw).instrument(span.clone()));
     info!(
         cluster = %identity.cluster,
@@ -141,9 +133,8 @@ async fn serve(
             warn!(%problem, "a server broke");
         }
     }
-    for task in [fetching, overlays, introducing] {
-        task.abort();
-    }
+    fetching.abort();
+    overlays.abort();
     for (name, thread) in [("log", log_thread), ("archive", archive_thread), ("replica", driver_thread)] {
         if outcome.is_ok() && thread.join().is_err() {
             error!(thread = name, "a thread ended on a bug");
@@ -218,28 +209,6 @@ async fn stdin_closes() {
     if reader.is_err() || wait.await.is_err() {
         warn!("standard input is not watched");
         std::future::pending::<()>().await;
-    }
-}
-
-/// How often a replica that knows nobody asks who is there.
-const INTRODUCTION_PAUSE: Duration = Duration::from_millis(500);
-
-/// A replica that was admitted and holds nothing yet knows nobody, so it could not answer the leader that calls. It asks the
-/// bootstrap nodes who the members are, until its own state says so.
-async fn introduce(config: Config, handle: Handle, network: GrpcNetwork) {
-    let mut version = 0;
-    loop {
-        let view = handle.view();
-        if handle.stopped() || view.status.applied.0 > 0 {
-            return;
-        }
-        match lifecycle::members(&config).await {
-            Ok(members) => network.know(&members),
-            Err(failure) => warn!(%failure, "it is not known who the other replicas are"),
-        }
-        // The next view, or the next try.
-        version = view.version.max(version);
-        let _ = tokio::time::timeout(INTRODUCTION_PAUSE, handle.changed(version)).await;
     }
 }
 

@@ -149,7 +149,14 @@ async fn overlays(teller: &mut Teller, client: &Client) -> Result<(), Failure> {
         if list.iter().all(|vcluster| vcluster.overlay_version == Some(vcluster.config_version)) {
             let sizes: Vec<_> = list
                 .iter()
-                .map(|vcluster| format!("{} version {} ({})", vcluster.vcluster, vcluster.config_version, text::bytes(vcluster.overlay_bytes)))
+                .map(|vcluster| {
+                    format!(
+                        "{} version {} ({})",
+                        vcluster.vcluster,
+                        vcluster.config_version,
+                        text::bytes(vcluster.overlay_bytes)
+                    )
+                })
                 .collect();
             let detail = list.iter().map(crate::json::vcluster).collect();
             return teller.done("overlays", &sizes.join(", "), detail);

@@ -7,7 +7,8 @@ use crate::exit::Failure;
 use crate::text;
 use muster_core::log::LogEntryKind;
 use muster_core::storage::{Segment, SnapshotMeta};
-use muster_storage::{HistoryFile, Inspection, Lock, RealDisk, SnapshotFile, WalContent, WalSegment, ready};
+use muster_storage::inspect::{HistoryFile, SnapshotFile, WalContent, WalSegment};
+use muster_storage::{Inspection, Lock, RealDisk, ready};
 use serde_json::{Value, json as object};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -77,7 +78,8 @@ fn wal_segment(segment: &WalSegment) -> Value {
         .batches
         .iter()
         .map(|batch| {
-            let records: Vec<Value> = batch.records.iter().map(|record| wal_record(record.offset, record.bytes, record.content)).collect();
+            let records: Vec<Value> =
+                batch.records.iter().map(|record| wal_record(record.offset, record.bytes, record.content)).collect();
             object!({
                 "number": batch.number,
                 "before": batch.before,
@@ -173,11 +175,20 @@ fn inspection_text(dir: &Path, found: &Inspection) -> String {
     let _ = writeln!(out, "log        after {} up to {}", found.log_start.0, found.log_last.0);
     for segment in &found.wal {
         let torn = segment.torn.map_or_else(String::new, |batch| format!(", torn batch {batch} at its end"));
-        let _ = writeln!(out, "wal        {} ({} batches, {}{torn})", segment.file, segment.batches.len(), text::bytes(segment.bytes));
+        let _ = writeln!(
+            out,
+            "wal        {} ({} batches, {}{torn})",
+            segment.file,
+            segment.batches.len(),
+            text::bytes(segment.bytes)
+        );
     }
     let quality = |good: bool| if good { "good" } else { "DAMAGED" };
     for file in &found.snapshots {
-        let bytes = file.meta.as_ref().map_or_else(String::new, |meta| format!(", sequence {}, {}", meta.sequence, text::bytes(meta.bytes)));
+        let bytes = file
+            .meta
+            .as_ref()
+            .map_or_else(String::new, |meta| format!(", sequence {}, {}", meta.sequence, text::bytes(meta.bytes)));
         let _ = writeln!(out, "snapshot   {} ({}{bytes})", file.file, quality(file.is_good));
     }
     for file in &found.history {
