@@ -9,6 +9,8 @@ use muster_net::client::{ClientError, OneShot};
 use serde_json::{Value, json};
 use std::fmt;
 
+/// It was done.
+pub(crate) const DONE: u8 = 0;
 /// Something else went wrong.
 pub(crate) const ERROR: u8 = 1;
 /// The command line is wrong. Also what clap ends with.
@@ -89,6 +91,10 @@ impl From<anyhow::Error> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            // Whoever read our output has seen enough (`muster log | head`): that is no failure.
+            return Self { code: DONE, outcome: "unread", ..Self::error("nobody reads the output any more", "") };
+        }
         Self::error(error.to_string(), "")
     }
 }

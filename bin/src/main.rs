@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     let json = cli.json;
     match run(cli.verb, json) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.code == exit::DONE => ExitCode::SUCCESS,
         Err(failure) => {
             if json {
                 // A reader that went away needs no answer.

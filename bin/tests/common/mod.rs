@@ -1,7 +1,7 @@
 //! A cluster of real processes for tests: replicas in a temporary directory on free loopback ports, and the command line.
 //!
 //! Replicas end with the test, whatever happens: each stops when its standard input closes, and is killed when dropped.
-#![allow(dead_code, reason = "each test file uses a part of the harness")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of the harness")]
 
 use serde_json::Value;
 use std::fs::File;
