@@ -9,7 +9,7 @@ use muster_core::ids::{Index, Term};
 use muster_core::log::{HardState, LogEntry, LogRecord};
 use muster_core::storage::{Archive, LogStore, Recovered, StorageError};
 use muster_storage::{Opened, WalOptions, init, open, ready};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 const ROOT: &str = "/data";
@@ -125,8 +125,8 @@ fn every_crash_state_of_a_small_log_recovers() {
     let calls = whole.calls();
     assert!(whole.files().iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "wal")).count() >= 3);
 
-    let mut seen = HashSet::new();
-    let mut outcomes = HashSet::new();
+    let mut seen = BTreeSet::new();
+    let mut outcomes = BTreeSet::new();
     for stop in 1..=calls + 1 {
         let disk = base.after_kill();
         disk.fail_at(stop, Fault::Stop);
@@ -154,7 +154,7 @@ fn a_crash_during_recovery_is_recovered_from() {
         run(&whole, &script, SMALL);
         whole.calls()
     };
-    let mut seen = HashSet::new();
+    let mut seen = BTreeSet::new();
     for stop in 1..=calls + 1 {
         let disk = base.after_kill();
         disk.fail_at(stop, Fault::Stop);

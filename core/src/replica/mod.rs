@@ -401,9 +401,16 @@ impl Replica {
                     }
                 }
             }
-            PeerMessage::Report { full_copy, .. } => {
+            PeerMessage::Report { full_copy, applied, .. } => {
                 if let Some(leadership) = &mut self.leadership {
                     leadership.reports.insert(from, full_copy);
+                    // The answer to an install may be lost, and the library waits for it: what was applied shows it as well.
+                    let arrived = self.raft.raft.prs().get(from.0).is_some_and(|progress| {
+                        progress.state == ProgressState::Snapshot && progress.pending_snapshot <= applied.0
+                    });
+                    if arrived {
+                        self.raft.report_snapshot(from.0, SnapshotStatus::Finish);
+                    }
                 }
             }
         }
@@ -544,6 +551,7 @@ impl Replica {
         self.snapshot_at = self.now;
         self.full_copy = false;
         self.members_told = false;
+        self.report_due = self.now;
         effects.look_for_history = true;
     }
 
@@ -680,10 +688,13 @@ impl Replica {
             match (self.writes.applied(index, Term(entry.term)), outcome) {
                 (Some((key, true)), Some(outcome)) => self.finish_write(key, outcome, effects),
                 (Some((key, _)), _) => {
-                    // Another leader's entry is where ours was: ours can never be. It may still be elsewhere if it was routed again.
-                    let only_here = self.writes.get(key).is_some_and(|p| p.stage == Stage::Proposed);
-                    if only_here {
-                        self.finish_write(key, Outcome::NotApplied(NotApplied::Superseded), effects);
+                    if self.writes.superseded(key) {
+                        let again = self.writes.get(key).is_some_and(|p| p.forward);
+                        if again {
+                            self.writes.set_waiting(key, self.now);
+                        } else {
+                            self.finish_write(key, Outcome::NotApplied(NotApplied::Superseded), effects);
+                        }
                     }
                 }
                 (None, _) => {}
@@ -746,7 +757,7 @@ impl Replica {
             }
         }
         for pending in self.writes.overdue(self.now) {
-            let outcome = match (pending.maybe_logged, pending.stage) {
+            let outcome = match (pending.maybe_logged(), pending.stage) {
                 (false, _) => Outcome::NotApplied(NotApplied::NoQuorum),
                 (true, Stage::Forwarded { .. }) => Outcome::Unknown(UnknownWhy::ForwardTimedOut),
                 (true, Stage::Proposed | Stage::Waiting { .. }) => Outcome::Unknown(UnknownWhy::TimedOut),
@@ -839,7 +850,8 @@ impl Replica {
             forward: false,
             deadline: self.now.plus_ms(self.settings.timing.request_ms),
             stage: Stage::Waiting { not_before: self.now },
-            maybe_logged: false,
+            proposed: 0,
+            forwarded: false,
         };
         self.writes.add(pending);
     }
@@ -971,7 +983,8 @@ impl Replica {
             forward,
             deadline: self.now.plus_ms(self.settings.timing.request_ms),
             stage: Stage::Waiting { not_before: self.now },
-            maybe_logged: false,
+            proposed: 0,
+            forwarded: false,
         };
         if self.stopping {
             return self.answer_write(&pending, Outcome::NotApplied(NotApplied::Stopping), effects);
@@ -1400,7 +1413,7 @@ impl Replica {
         }
         let waiting: Vec<u64> = self.writes.routable(Time(u64::MAX));
         for key in waiting {
-            let unlogged = self.writes.get(key).is_some_and(|p| !p.maybe_logged);
+            let unlogged = self.writes.get(key).is_some_and(|p| !p.maybe_logged());
             if unlogged {
                 self.finish_write(key, Outcome::NotApplied(NotApplied::Stopping), effects);
             }
@@ -1411,7 +1424,7 @@ impl Replica {
     pub fn abandon(&mut self) -> Vec<(Token, Answer)> {
         let mut effects = Effects::default();
         for pending in self.writes.drain() {
-            let outcome = if pending.maybe_logged {
+            let outcome = if pending.maybe_logged() {
                 Outcome::Unknown(UnknownWhy::TimedOut)
             } else {
                 Outcome::NotApplied(NotApplied::Stopping)

@@ -38,8 +38,18 @@ pub(super) struct Pending {
     pub(super) forward: bool,
     pub(super) deadline: Time,
     pub(super) stage: Stage,
+    /// In how many places of this replica's log it is and may yet be applied.
+    pub(super) proposed: u32,
+    /// Whether it was ever sent to somebody else. What comes of that can only be told by its being applied: a message may be
+    /// repeated, so no answer *not applied* from there is the last word.
+    pub(super) forwarded: bool,
+}
+
+impl Pending {
     /// Whether it may be in some log.
-    pub(super) maybe_logged: bool,
+    pub(super) fn maybe_logged(&self) -> bool {
+        self.proposed > 0 || self.forwarded
+    }
 }
 
 /// All writes on their way.
@@ -108,7 +118,7 @@ impl Writes {
     pub(super) fn set_proposed(&mut self, key: u64, index: Index, term: Term) {
         if let Some(pending) = self.pending.get_mut(&key) {
             pending.stage = Stage::Proposed;
-            pending.maybe_logged = true;
+            pending.proposed += 1;
             self.waiting.remove(&key);
             self.by_index.insert(index, (term, key));
         }
@@ -117,7 +127,7 @@ impl Writes {
     pub(super) fn set_forwarded(&mut self, key: u64, to: ReplicaId) {
         if let Some(pending) = self.pending.get_mut(&key) {
             pending.stage = Stage::Forwarded { to };
-            pending.maybe_logged = true;
+            pending.forwarded = true;
             self.waiting.remove(&key);
         }
     }
@@ -126,6 +136,17 @@ impl Writes {
     pub(super) fn applied(&mut self, index: Index, term: Term) -> Option<(u64, bool)> {
         let (proposed_term, key) = self.by_index.remove(&index)?;
         Some((key, proposed_term == term))
+    }
+
+    /// Another entry took its place: one place fewer where it may be. Whether it can be in no log at all now.
+    pub(super) fn superseded(&mut self, key: u64) -> bool {
+        match self.pending.get_mut(&key) {
+            Some(pending) => {
+                pending.proposed -= 1;
+                !pending.maybe_logged()
+            }
+            None => false,
+        }
     }
 
     /// Forgets positions up to `index`, which a snapshot covers: what was proposed there stays unknown until its deadline.
