@@ -200,6 +200,8 @@ impl Cluster {
     /// Sends SIGTERM and waits for the end; gives the exit code.
     pub fn terminate(&mut self, i: usize) -> Option<i32> {
         let mut child = self.replicas[i].child.take().expect("it runs");
+        // Waiting closes standard input, which would be a second word to stop.
+        let _stdin = child.stdin.take();
         assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
         child.wait().unwrap().code()
     }
