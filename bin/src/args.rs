@@ -180,9 +180,9 @@ pub(crate) fn sequence(text: &str) -> Result<Seq, String> {
 }
 
 fn assignment(text: &str) -> Result<(Key, Setting), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("{text:?} has no '=': expected KEY=VALUE, --absent KEY or --unset KEY"))?;
+    let (key, value) = text.split_once('=').ok_or_else(|| {
+        format!("{text:?} has no '=': expected KEY=VALUE, --absent KEY or --unset KEY; for whom is said with --scope")
+    })?;
     let key = Key::new(key).map_err(|error| error.to_string())?;
     Ok((key, Setting::Value(Arc::from(value))))
 }

@@ -173,7 +173,9 @@ impl Config {
         let peer = read_endpoint(&document, &mut raft, "raft_port", 9444, insecure);
         let peers_at = raft.value("raft_port").map_or_else(|| raft.span(), toml::Spanned::span);
         let served = read_endpoint(&document, &mut client, "port", 9443, insecure);
-        if peer.listen == served.listen {
+        let (here, there) = (peer.listen.ip(), served.listen.ip());
+        let overlap = here == there || here.is_unspecified() || there.is_unspecified();
+        if overlap && peer.listen.port() == served.listen.port() {
             document.problem(
                 peers_at,
                 format!("raft.raft_port and client.port are both {}: expected two different ports", peer.listen.port()),

@@ -9,6 +9,8 @@ use muster_net::client::{ClientError, OneShot};
 use serde_json::{Value, json};
 use std::fmt;
 
+/// It was done.
+pub(crate) const DONE: u8 = 0;
 /// Something else went wrong.
 pub(crate) const ERROR: u8 = 1;
 /// The command line is wrong. Also what clap ends with.
@@ -21,6 +23,9 @@ pub(crate) const CONFLICT: u8 = 4;
 pub(crate) const NO_QUORUM: u8 = 5;
 /// Nobody knows whether it was applied.
 pub(crate) const UNKNOWN: u8 = 6;
+
+/// The outcome when a file that people wrote is wrong: each line of the message begins with its place in it.
+const WRONG_FILE: &str = "wrong-file";
 
 /// A command that did not do what it was asked.
 #[derive(Debug)]
@@ -53,6 +58,12 @@ impl Failure {
         Self { detail, ..self }
     }
 
+    /// For people, as the last thing a command prints.
+    pub(crate) fn last_words(&self) -> String {
+        let prefix = if self.outcome == WRONG_FILE { "" } else { "muster: " };
+        format!("{prefix}{self}\n")
+    }
+
     /// For programs.
     pub(crate) fn json(&self) -> Value {
         json!({
@@ -80,6 +91,10 @@ impl From<anyhow::Error> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            // Whoever read our output has seen enough (`muster log | head`): that is no failure.
+            return Self { code: DONE, outcome: "unread", ..Self::error("nobody reads the output any more", "") };
+        }
         Self::error(error.to_string(), "")
     }
 }
@@ -96,15 +111,16 @@ impl From<crate::config::ConfigError> for Failure {
             crate::config::ConfigError::Unreadable { .. } => Value::Null,
             crate::config::ConfigError::Problems(problems) => problems_json(problems),
         };
-        Self::error(error.to_string(), "").with(detail)
+        let outcome = if detail.is_null() { "error" } else { WRONG_FILE };
+        Self { outcome, ..Self::error(error.to_string(), "").with(detail) }
     }
 }
 
 impl From<Vec<Problems>> for Failure {
     fn from(files: Vec<Problems>) -> Self {
         let text = files.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        Self::error(text, "nothing was changed; mend the file and apply it again")
-            .with(Value::Array(files.iter().map(problems_json).collect()))
+        let failure = Self::error(text, "nothing was changed; mend what is named and apply it again");
+        Self { outcome: WRONG_FILE, ..failure }.with(Value::Array(files.iter().map(problems_json).collect()))
     }
 }
 

@@ -3,11 +3,13 @@
 //! Sequences, indices and ids of replicas are numbers; digests, cluster ids and request ids are text. A setting is an object
 //! with exactly one of `value`, `absent`, `unset`, so that the value "absent" and being absent are told apart.
 
+use muster_core::ids::ReplicaId;
 use muster_core::journal::entry::{
     AdminOperation, Author, Change, ConfigEntry, OperationKind, Principal, Record, Role,
 };
 use muster_core::journal::key::Setting;
 use muster_core::journal::policy::Policy;
+use muster_core::log::Configuration;
 use muster_core::members::{Member, MemberWish};
 use muster_core::query::{Declared, Effective, NodeSummary, Summary, VClusterSummary};
 use muster_core::request::{Progress, ReplicaStatus};
@@ -209,8 +211,17 @@ fn progress(progress: &Progress) -> Value {
     })
 }
 
+pub(crate) fn configuration(configuration: &Configuration) -> Value {
+    let ids = |ids: &[ReplicaId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
+    json!({
+        "voters": ids(&configuration.voters),
+        "voters_outgoing": ids(&configuration.voters_outgoing),
+        "learners": ids(&configuration.learners),
+        "learners_next": ids(&configuration.learners_next),
+    })
+}
+
 pub(crate) fn replica(status: &ReplicaStatus) -> Value {
-    let ids = |ids: &[muster_core::ids::ReplicaId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
     json!({
         "replica": status.replica.0,
         "role": status.role.word(),
@@ -226,12 +237,7 @@ pub(crate) fn replica(status: &ReplicaStatus) -> Value {
         "snapshot_digest": status.snapshot_digest.map(|digest| digest.to_string()),
         "log_bytes": status.log_bytes,
         "full_copy": status.full_copy,
-        "configuration": {
-            "voters": ids(&status.configuration.voters),
-            "voters_outgoing": ids(&status.configuration.voters_outgoing),
-            "learners": ids(&status.configuration.learners),
-            "learners_next": ids(&status.configuration.learners_next),
-        },
+        "configuration": configuration(&status.configuration),
         "progress": status.progress.iter().map(progress).collect::<Vec<_>>(),
         "refused_messages": status.refused_messages,
     })

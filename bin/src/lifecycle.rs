@@ -14,7 +14,6 @@ use muster_core::journal::entry::Author;
 use muster_core::limits::FEATURE_LEVEL;
 use muster_core::log::Configuration;
 use muster_core::members::{Admission, Member, MemberWish};
-use muster_core::query::{Answer, Query};
 use muster_core::request::Freshness;
 use muster_core::state::State;
 use muster_core::storage::{Identity, SnapshotMeta};
@@ -115,8 +114,7 @@ pub(crate) struct Replaced {
 /// Has this replica admitted in another's place. What is in its directory is moved aside, not removed.
 pub(crate) async fn replace(config: &Config, author: &Author, old: &str) -> Result<Replaced, Failure> {
     let client = connect(config).await?;
-    let answered = client.query(Freshness::Linearizable, &Query::Members).await?;
-    let Answer::Members(members) = answered.answer else { return Err(crate::verbs::senseless()) };
+    let members = crate::verbs::cluster::members(&client, Freshness::Linearizable).await?;
     let old = crate::verbs::cluster::find(&members, old)?;
     let aside = move_aside(&config.data_dir)?;
     let lock = prepare(&config.data_dir)?;

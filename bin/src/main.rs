@@ -36,12 +36,13 @@ fn main() -> ExitCode {
     let json = cli.json;
     match run(cli.verb, json) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.code == exit::DONE => ExitCode::SUCCESS,
         Err(failure) => {
             if json {
                 // A reader that went away needs no answer.
                 let _ = text::print(&format!("{}\n", failure.json()));
             }
-            eprintln!("muster: {failure}");
+            eprint!("{}", failure.last_words());
             ExitCode::from(failure.code)
         }
     }
@@ -73,7 +74,7 @@ fn run(verb: Verb, json: bool) -> Result<(), Failure> {
         Verb::Members(verb) => wait(verbs::cluster::members_verb(verb, json)),
         Verb::Snapshot(args) => wait(verbs::cluster::snapshot(args, json)),
         Verb::Verify(args) => wait(verbs::cluster::verify(args, json)),
-        Verb::Inspect(_) => unimplemented!(),
+        Verb::Inspect(args) => verbs::disk::inspect(&args.dir, json),
         Verb::Repair(args) => verbs::disk::repair(&args.dir, json),
         Verb::Completions { shell } => {
             let mut script = Vec::new();

@@ -5,13 +5,11 @@ use muster_core::journal::entry::{Change, ConfigEntry, Record};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
-/// Prints to standard output. A reader that went away (`muster log | head`) ends the program quietly.
+/// Prints to standard output.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => other,
-    }
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 /// Aligned columns under their headings; columns of numbers stand to the right.

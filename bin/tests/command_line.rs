@@ -53,7 +53,7 @@ port = 1
     let ended = muster(&["config", "check", &path]).expect(1);
     golden("config_problems.txt", &plain(&dir, &ended.stderr));
     let json = muster(&["config", "check", "--json", &path]).expect(1).json();
-    assert_eq!(json["outcome"], "error");
+    assert_eq!(json["outcome"], "wrong-file");
     assert_eq!(json["detail"]["problems"][0]["line"], 2);
 }
 

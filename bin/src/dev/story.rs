@@ -9,6 +9,7 @@ use crate::boot_view::assemble;
 use crate::exit::{CONFLICT, Failure, written};
 use crate::text;
 use crate::verbs::cluster::{leader, statuses};
+use crate::verbs::read::list_vclusters as vclusters;
 use crate::verbs::scope;
 use crate::verbs::write::draft;
 use muster_core::ids::{Digest, NodeId, Seq, VClusterId};
@@ -114,6 +115,7 @@ pub(super) async fn tell(cluster: &mut Cluster, json: bool) -> Result<(), Failur
     teller.done("elect", &what, object!({ "leader": lead.name.as_str(), "term": lead.replica.term.0 }))?;
 
     apply(&mut teller, &client).await?;
+    overlays(&mut teller, &client).await?;
     let training = Scope::VCluster(VClusterId::new("training").expect("a plain word is a name"));
     let before = change_and_conflict(&mut teller, &client, &training).await?;
     roll_back(&mut teller, &client, &training, before).await?;
@@ -137,6 +139,33 @@ async fn apply(teller: &mut Teller, client: &Client) -> Result<(), Failure> {
         return Err(expected("applying the same fleet again changed something"));
     }
     teller.done("again", "the same files once more: nothing to do", Value::Null)
+}
+
+/// Waits until the leader has built every overlay anew.
+async fn overlays(teller: &mut Teller, client: &Client) -> Result<(), Failure> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let list = vclusters(client, Freshness::Linearizable).await?;
+        if list.iter().all(|vcluster| vcluster.overlay_version == Some(vcluster.config_version)) {
+            let sizes: Vec<_> = list
+                .iter()
+                .map(|vcluster| {
+                    format!(
+                        "{} version {} ({})",
+                        vcluster.vcluster,
+                        vcluster.config_version,
+                        text::bytes(vcluster.overlay_bytes)
+                    )
+                })
+                .collect();
+            let detail = list.iter().map(crate::json::vcluster).collect();
+            return teller.done("overlays", &sizes.join(", "), detail);
+        }
+        if Instant::now() > deadline {
+            return Err(expected("the overlays were not rebuilt within 10 s"));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Commits for a vCluster, then lets somebody who has not seen it try the same key. Gives the head before both.

@@ -18,7 +18,7 @@ use muster_core::journal::command::JournalCommand;
 use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType};
 use muster_core::journal::key::{Key, Scope, Setting};
 use muster_core::journal::policy::Policy;
-use muster_core::query::{Answer, Query};
+use muster_core::query::Query;
 use muster_core::request::{Command, Freshness, Reply};
 use muster_net::client::Client;
 use serde_json::json as object;
@@ -190,8 +190,7 @@ pub(crate) async fn plan(client: &Client, fleet: &Fleet) -> Result<Plan, Failure
 }
 
 async fn known_vclusters(client: &Client) -> Result<BTreeSet<VClusterId>, Failure> {
-    let answered = client.query(Freshness::Linearizable, &Query::VClusters).await?;
-    let Answer::VClusters(list) = answered.answer else { return Err(senseless()) };
+    let list = super::read::list_vclusters(client, Freshness::Linearizable).await?;
     Ok(list.into_iter().map(|vcluster| vcluster.vcluster).collect())
 }
 

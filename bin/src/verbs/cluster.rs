@@ -131,7 +131,7 @@ pub(crate) fn status_text(found: &BTreeMap<String, Result<Status, String>>) -> S
     out
 }
 
-async fn members(client: &Client, freshness: Freshness) -> Result<Vec<Member>, Failure> {
+pub(crate) async fn members(client: &Client, freshness: Freshness) -> Result<Vec<Member>, Failure> {
     let answered = client.query(freshness, &Query::Members).await?;
     let Answer::Members(members) = answered.answer else { return Err(senseless()) };
     Ok(members)

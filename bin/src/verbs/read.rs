@@ -7,7 +7,7 @@ use crate::{json, text};
 use muster_core::ids::Seq;
 use muster_core::journal::entry::{EntryType, OperationKind, Principal, Record};
 use muster_core::journal::key::{Key, Scope, Setting};
-use muster_core::query::{Answer, Declared, Effective, Query};
+use muster_core::query::{Answer, Declared, Effective, Query, VClusterSummary};
 use muster_core::request::Freshness;
 use muster_net::client::{BootAsk, Client, LogFilter, Topic};
 use serde_json::{Value, json as object};
@@ -342,6 +342,12 @@ pub(crate) async fn nodes(args: NodesArgs, json: bool) -> Result<(), Failure> {
         text::table(&["NODE", "VCLUSTER", "STATE", "SINCE", ""], &rows)
     };
     show(json, &value, &out)
+}
+
+pub(crate) async fn list_vclusters(client: &Client, freshness: Freshness) -> Result<Vec<VClusterSummary>, Failure> {
+    let answered = client.query(freshness, &Query::VClusters).await?;
+    let Answer::VClusters(list) = answered.answer else { return Err(senseless()) };
+    Ok(list)
 }
 
 pub(crate) async fn vclusters(args: ReadArgs, json: bool) -> Result<(), Failure> {

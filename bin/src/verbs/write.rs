@@ -122,6 +122,12 @@ pub(crate) async fn rollback(args: RollbackArgs, json: bool) -> Result<(), Failu
         Some(sequence) => sequence,
         None => scope(&client, Freshness::Linearizable, &args.scope).await?.0,
     };
+    if args.based_on.is_none() && based_on < args.to {
+        return Err(Failure::error(
+            format!("there is nothing to take off: {} was last changed by {based_on}, before {}", args.scope, args.to),
+            format!("see what it said when with `muster log --scope {}`", args.scope),
+        ));
+    }
     let command = JournalCommand::AppendEntry(EntryDraft {
         based_on: Some(based_on),
         message: Arc::from(args.message),

@@ -1,7 +1,7 @@
 //! A cluster of real processes for tests: replicas in a temporary directory on free loopback ports, and the command line.
 //!
 //! Replicas end with the test, whatever happens: each stops when its standard input closes, and is killed when dropped.
-#![allow(dead_code, reason = "each test file uses a part of the harness")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of the harness")]
 
 use serde_json::Value;
 use std::fs::File;
@@ -200,6 +200,8 @@ impl Cluster {
     /// Sends SIGTERM and waits for the end; gives the exit code.
     pub fn terminate(&mut self, i: usize) -> Option<i32> {
         let mut child = self.replicas[i].child.take().expect("it runs");
+        // Waiting closes standard input, which would be a second word to stop.
+        let _stdin = child.stdin.take();
         assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
         child.wait().unwrap().code()
     }

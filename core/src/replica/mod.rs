@@ -953,9 +953,9 @@ impl Replica {
         };
         let last = self.raft.raft.raft_log.last_index();
         let behind = last.saturating_sub(progress.matched);
-        // After a snapshot a follower stays under probe until the next entry, which an idle leader never appends: one that has
-        // everything is ready in any state.
-        if behind > 0 && (progress.state != ProgressState::Replicate || behind > 1_000) {
+        // After a snapshot an idle follower stays in `probe` until there is something to send: what counts is its position.
+        let is_following = progress.state != ProgressState::Snapshot && progress.recent_active;
+        if !is_following || behind > 1_000 {
             return Err(format!("replica {id} is {behind} entries behind; wait until it has caught up"));
         }
         let full_copy = self.leadership.as_ref().and_then(|l| l.reports.get(&id).copied()).unwrap_or(false);
