@@ -10,6 +10,7 @@ use crate::lifecycle;
 use crate::verbs::cluster::{leader, statuses};
 use muster_net::client::{Client, Options};
 use serde_json::json as object;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -203,7 +204,7 @@ impl Cluster {
             let log = std::fs::read_to_string(self.log(replica.name)).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
             for line in &lines[lines.len().saturating_sub(5)..] {
-                message.push_str(&format!("\n  {}: {line}", replica.name));
+                let _ = write!(message, "\n  {}: {line}", replica.name);
             }
         }
         Failure { message, ..failure }

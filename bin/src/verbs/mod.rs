@@ -22,12 +22,8 @@ use std::time::Duration;
 
 /// Prints JSON for programs or text for people.
 pub(crate) fn show(json: bool, value: &Value, text: &str) -> Result<(), Failure> {
-    if json {
-        crate::text::print(&format!("{value}\n"))?
-    } else {
-        crate::text::print(text)?
-    }
-    Ok(())
+    let result = if json { crate::text::print(&format!("{value}\n")) } else { crate::text::print(text) };
+    Ok(result?)
 }
 
 pub(crate) async fn connect(args: &ClientArgs) -> Result<Client, Failure> {
