@@ -3,13 +3,13 @@
 mod cluster;
 
 use cluster::{
-    alone, author, connect, entry, identity, key, leads, member, policy, recorded, scope, small_fleet, start, value,
+    alone, author, connect, entry, identity, join, key, leads, policy, recorded, scope, small_fleet, start, value,
 };
 use muster_core::ids::{NodeId, ReplicaId, Seq, VClusterId};
 use muster_core::journal::entry::{EntryType, Record};
-use muster_core::members::{Admission, MemberCommand, MemberWish};
+use muster_core::members::MemberCommand;
 use muster_core::query::{Answer, Query};
-use muster_core::request::{AdminOutcome, AdminRequest, Command, Freshness, NotApplied, Outcome, Refusal, Reply};
+use muster_core::request::{AdminOutcome, AdminRequest, Command, Freshness, NotApplied, Outcome, Refusal};
 use muster_net::client::{BootAsk, Client, ClientError, LogFilter, Options, Topic};
 use muster_net::server::{ClientLimits, Listener, ServeError};
 use std::time::Duration;
@@ -57,10 +57,10 @@ async fn writes_of_one_caller_keep_their_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_one_shot_asked_twice_is_applied_once() {
-    let (_running, client) = alone().await;
+    let (running, client) = alone().await;
     let request = client.draw().await.unwrap();
     let first = client.write_once(request, &author(), commit("kernel:a", "1")).await;
-    let again = connect(&[&_running]).await.write_once(request, &author(), commit("kernel:a", "1")).await;
+    let again = connect(&[&running]).await.write_once(request, &author(), commit("kernel:a", "1")).await;
     recorded(&first);
     assert_eq!(first, again);
 }
@@ -190,7 +190,7 @@ async fn a_node_hears_of_itself_its_vcluster_and_global_only() {
     let moved = entry(EntryType::BootConfig, "node:n1", &[("vcluster", "other")], Seq(7));
     recorded(&client.write(&author(), moved).await);
     for (place, name) in [("vcluster:batch", "kernel:b"), ("vcluster:other", "kernel:b")] {
-        recorded(&client.write(&author(), entry(EntryType::Commit, place, &[(name, "1")], Seq(9))).await);
+        recorded(&client.write(&author(), entry(EntryType::Commit, place, &[(name, "1")], Seq(8))).await);
     }
     let node = NodeId::new("n1").unwrap();
     // From the beginning, and from the middle: before the move it was in `batch`, after it in `other`.
@@ -280,35 +280,69 @@ async fn verification_finds_the_head_and_a_changed_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_joining_replica_is_admitted_and_catches_up_and_serves() {
-    let (first, client) = alone().await;
+async fn a_joining_replica_is_admitted_catches_up_and_serves() {
+    let (_first, client) = alone().await;
     small_fleet(&client).await;
-    let mut second = identity(2);
-    let admission = Admission {
-        name: second.name.clone(),
-        incarnation: second.incarnation,
-        peer_address: "127.0.0.1:1".into(),
-        client_address: "127.0.0.1:2".into(),
-        wish: MemberWish::Learner,
-        feature_level: 1,
-    };
-    let admitted = client.admit(&admission, &author()).await.unwrap();
-    assert_eq!(client.admit(&admission, &author()).await.unwrap().replica, admitted.replica);
-    assert_eq!(admitted.cluster, cluster::CLUSTER);
-    second.replica = admitted.replica;
-    let running = start(second, &admitted.members[..1], ClientLimits::default()).await;
-    // Its real address is told to the first one as its configuration would: the ports are known only after the bind.
-    let mut known: Vec<_> = admitted.members.clone();
-    known[1] = member(admitted.replica.0, &running.peer_address, &running.client_address);
-    muster_core::network::Network::know(&first.network, &known);
-    let outcome = client.write(&author(), Command::Members(MemberCommand::AddLearner(admitted.replica))).await;
-    assert!(matches!(outcome, Outcome::Applied { reply: Reply::Membership, .. }), "{outcome:?}");
-    muster_core::network::Network::know(&first.network, &known);
-    let follower = connect(&[&running]).await;
+    client.admin(None, AdminRequest::Snapshot).await.unwrap();
+    let second = join(&client, 2).await;
+    let follower = Client::connect(vec![second.client_address.clone()], Options::default()).await.unwrap();
     let answered = follower.query(Freshness::AtLeast(Seq(2)), &Query::Summary).await.unwrap();
     assert!(answered.sequence >= Seq(2));
-    let status = follower.status(&running.client_address).await.unwrap();
-    assert_eq!(status.replica.leader, ReplicaId(1));
+    // It follows, and passes writes on.
+    assert_eq!(follower.status(&second.client_address).await.unwrap().replica.leader, ReplicaId(1));
+    let sequence = recorded(&follower.write(&author(), commit("kernel:a", "1")).await);
+    let ask = BootAsk { node: NodeId::new("n1").unwrap(), known: None, at_least: sequence };
+    assert!(follower.boot(&ask).await.unwrap().sequence >= sequence);
+    let verified = follower.verify(Some(&second.client_address), None, |_| {}).await.unwrap();
+    assert!(verified.sequence >= sequence);
+    // A subscription on the learner sees everything from the beginning.
+    let mut subscription = follower.subscribe(Topic::Scopes(Vec::new()), Seq(0));
+    let mut seen = Vec::new();
+    while seen.last() != Some(&sequence.0) {
+        seen.extend(subscription.next().await.unwrap().records.iter().map(|record| record.sequence().0));
+    }
+    assert_eq!(seen, (1..=sequence.0).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_and_subscriptions_outlive_the_leader() {
+    let (first, client) = alone().await;
+    let mut others = Vec::new();
+    let by = std::time::Instant::now() + Duration::from_secs(20);
+    for number in [2, 3] {
+        let running = join(&client, number).await;
+        let promote = Command::Members(MemberCommand::Promote(running.replica.identity.replica));
+        loop {
+            match client.write(&author(), promote.clone()).await {
+                Outcome::Applied { .. } => break,
+                Outcome::Refused(Refusal::Membership { .. }) if std::time::Instant::now() < by => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        others.push(running);
+    }
+    let patient = Options { write_timeout: Duration::from_secs(20), ..Options::default() };
+    let client = Client::connect(client.addresses(), patient).await.unwrap();
+    let mut subscription = client.subscribe(Topic::Scopes(vec![scope("global")]), Seq(0));
+    let mut acknowledged = Vec::new();
+    for i in 0..50 {
+        if i == 25 {
+            first.replica.handle.stop();
+            first.replica.end();
+        }
+        acknowledged.push(recorded(&client.write(&author(), commit(&format!("kernel:k{i}"), "1")).await));
+    }
+    let mut commits = Vec::new();
+    while commits.len() < 50 {
+        for record in subscription.next().await.unwrap().records {
+            if matches!(&record, Record::Entry(entry) if entry.entry_type == EntryType::Commit) {
+                commits.push(record.sequence());
+            }
+        }
+    }
+    assert_eq!(commits, acknowledged);
 }
 
 #[tokio::test(flavor = "multi_thread")]

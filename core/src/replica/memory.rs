@@ -4,7 +4,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::cell::Cell;
+use core::sync::atomic::{AtomicBool, Ordering};
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, StorageError};
 
@@ -23,8 +23,8 @@ pub(super) struct MemoryLog {
     configuration: ConfState,
     /// The newest durable snapshot: what a follower that is too far behind is sent.
     snapshot: Option<(u64, u64, ConfState)>,
-    /// Somebody needs a snapshot that knows it: the newest one is older than its membership.
-    newer_wanted: Cell<bool>,
+    /// Whether somebody needs a snapshot that knows of them, and the newest one does not.
+    wanted: AtomicBool,
 }
 
 impl MemoryLog {
@@ -44,13 +44,8 @@ impl MemoryLog {
             hard_state,
             configuration,
             snapshot,
-            newer_wanted: Cell::new(false),
+            wanted: AtomicBool::new(false),
         }
-    }
-
-    /// Whether somebody could not be sent the newest snapshot because it does not know it.
-    pub(super) fn is_newer_wanted(&self) -> bool {
-        self.newer_wanted.get()
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -127,17 +122,18 @@ impl MemoryLog {
         self.start_term = term;
     }
 
+    /// Whether a newer snapshot was needed since this was last asked.
+    pub(super) fn take_wanted(&mut self) -> bool {
+        core::mem::take(self.wanted.get_mut())
+    }
+
     pub(super) fn set_snapshot(&mut self, index: u64, term: u64, configuration: ConfState) {
         self.snapshot = Some((index, term, configuration));
-        self.newer_wanted.set(false);
     }
 }
 
-/// Whether a configuration knows a replica.
-fn knows(configuration: &ConfState, id: u64) -> bool {
-    configuration.get_voters().contains(&id)
-        || configuration.get_learners().contains(&id)
-        || configuration.get_voters_outgoing().contains(&id)
+fn takes_part(configuration: &ConfState, id: u64) -> bool {
+    [&configuration.voters, &configuration.voters_outgoing, &configuration.learners].iter().any(|ids| ids.contains(&id))
 }
 
 impl raft::Storage for MemoryLog {
@@ -190,11 +186,11 @@ impl raft::Storage for MemoryLog {
         Ok(self.last())
     }
 
-    /// A replica takes no snapshot that does not know it, so none is sent until there is a newer one.
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         match &self.snapshot {
-            Some((_, _, configuration)) if !knows(configuration, to) => {
-                self.newer_wanted.set(true);
+            // Who joined after it was taken would refuse it: it is not for them.
+            Some((_, _, configuration)) if !takes_part(configuration, to) => {
+                self.wanted.store(true, Ordering::Relaxed);
                 Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
             }
             Some((index, term, configuration)) if *index >= request_index && *index >= self.start_index => {

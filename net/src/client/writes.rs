@@ -1,13 +1,15 @@
 //! Writes: the session, and one write driven to its outcome by core's machines.
 
 use super::connections::{Connections, lock};
-use super::pipe::Answer;
+use super::pipe::{Answer, FRAME_BYTES};
 use crate::convert::Wire;
 use crate::proto::v1 as wire;
+use crate::server::MESSAGE_BYTES_MAX;
 use muster_core::client::{Session, Step, Turn, WriteAttempts};
 use muster_core::ids::{SessionId, Time};
 use muster_core::journal::entry::Author;
 use muster_core::request::{Command, NotApplied, Outcome, Reply, RequestId, UnknownWhy};
+use prost::Message;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -26,7 +28,7 @@ pub(super) struct Sessions {
 struct Number<'a> {
     sessions: &'a Sessions,
     session: SessionId,
-    number: u64,
+    value: u64,
 }
 
 impl Drop for Number<'_> {
@@ -34,7 +36,7 @@ impl Drop for Number<'_> {
         if let Some(session) = lock(&self.sessions.open).as_mut()
             && session.id() == self.session
         {
-            session.end(self.number);
+            session.end(self.value);
         }
         self.sessions.ended.notify_waiters();
     }
@@ -44,9 +46,9 @@ impl Number<'_> {
     /// The id of the request, with the newest acknowledgement.
     fn request(&self) -> RequestId {
         match lock(&self.sessions.open).as_ref() {
-            Some(session) if session.id() == self.session => session.request(self.number),
+            Some(session) if session.id() == self.session => session.request(self.value),
             // The session was given up meanwhile; the request keeps its name.
-            Some(_) | None => RequestId::Session { session: self.session, number: self.number, acknowledged: 0 },
+            Some(_) | None => RequestId::Session { session: self.session, number: self.value, acknowledged: 0 },
         }
     }
 }
@@ -60,7 +62,7 @@ impl Sessions {
         let mut open = lock(&self.open);
         let session = open.as_mut()?;
         let number = session.begin()?;
-        Some(Number { sessions: self, session: session.id(), number })
+        Some(Number { sessions: self, session: session.id(), value: number })
     }
 
     /// Another write may have opened a new one already: only the session that failed is forgotten.
@@ -87,6 +89,9 @@ pub(super) async fn write(
     let deadline = deadline(connections);
     let mut attempts = attempts_until(connections, deadline);
     let base = wire_request(author, command);
+    if let Some(outcome) = too_large(&base) {
+        return outcome;
+    }
     loop {
         let number = match begin(connections, sessions, author, deadline).await {
             Ok(number) => number,
@@ -109,6 +114,9 @@ pub(super) async fn write_once(
 ) -> Outcome {
     let mut attempts = attempts_until(connections, deadline(connections));
     let request = wire::WriteRequest { request: Some(request.to_wire()), ..wire_request(author, command) };
+    if let Some(outcome) = too_large(&request) {
+        return outcome;
+    }
     match drive(connections, &mut attempts, || request.clone()).await {
         Driven::Done(outcome) => outcome,
         // Only an answer to a session's request could have led here.
@@ -138,6 +146,14 @@ fn wire_request(author: &Author, command: &Command) -> wire::WriteRequest {
         command: Some(command.to_wire()),
         do_not_forward: false,
     }
+}
+
+/// No replica reads a message of this size: its stream would break, and every other write on it with it.
+fn too_large(request: &wire::WriteRequest) -> Option<Outcome> {
+    let bytes = request.encoded_len();
+    let bytes_max = MESSAGE_BYTES_MAX - FRAME_BYTES - (64 << 10);
+    (bytes > bytes_max)
+        .then_some(Outcome::NotApplied(NotApplied::TooLarge { bytes: bytes as u64, bytes_max: bytes_max as u64 }))
 }
 
 fn deadline(connections: &Connections) -> Time {

@@ -231,6 +231,7 @@ impl GrpcNetwork {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers hand over what they have at hand")]
 fn unreachable_because(problem: impl ToString) -> FetchError {
     FetchError::Unreachable { problem: problem.to_string() }
 }

@@ -1,5 +1,5 @@
 //! Real replicas on real sockets, with archives in memory: what the servers and the client are tested against.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use bytes::Bytes;
 use muster_core::clock::Clock;
@@ -11,10 +11,10 @@ use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType, Princip
 use muster_core::journal::key::{Key, Scope, Setting};
 use muster_core::journal::policy::Policy;
 use muster_core::log::{Configuration, HardState, LogRecord};
-use muster_core::members::{Member, MemberWish};
+use muster_core::members::{Admission, Member, MemberCommand, MemberWish};
 use muster_core::network::Network;
 use muster_core::replica::{Limits, Settings, Timing};
-use muster_core::request::{Command, Outcome, RaftRole, Reply};
+use muster_core::request::{Command, Outcome, RaftRole, Refusal, Reply};
 use muster_core::state::State;
 use muster_core::storage::{
     Archive, Identity, Library, LogStore, Pages, Recovered, Segment, SnapshotMeta, StorageError,
@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-pub const CLUSTER: ClusterId = ClusterId(0xc0ffee);
+pub const CLUSTER: ClusterId = ClusterId(0x00c0_ffee);
 
 #[derive(Clone)]
 pub struct RealClock(Instant);
@@ -56,6 +56,14 @@ struct Held {
 pub struct Memory(Arc<Mutex<Held>>);
 
 impl Memory {
+    /// Holds these pages as a snapshot's.
+    pub fn hold(&self, index: Index, term: Term, pages: Vec<Bytes>) -> (Index, Term) {
+        let mut held = self.0.lock().unwrap();
+        let (mut meta, _) = held.snapshots.values().next().unwrap().clone();
+        (meta.index, meta.term) = (index, term);
+        held.snapshots.insert((index, term), (meta, pages));
+        (index, term)
+    }
     /// Changes one bit of a stored record.
     pub fn flip(&self, sequence: Seq) {
         let mut held = self.0.lock().unwrap();
@@ -85,7 +93,9 @@ impl Archive for Memory {
     async fn save(&mut self, mut meta: SnapshotMeta, pages: Pages) -> Result<(SnapshotMeta, Index), StorageError> {
         let pages: Vec<Bytes> = pages.collect();
         let mut hasher = Vec::new();
-        pages.iter().for_each(|page| hasher.extend_from_slice(page));
+        for page in &pages {
+            hasher.extend_from_slice(page);
+        }
         meta.pages = u32::try_from(pages.len()).unwrap();
         meta.bytes = hasher.len() as u64;
         meta.digest = muster_core::ids::Digest::of(&hasher);
@@ -183,11 +193,34 @@ pub fn member(id: u64, peer_address: &str, client_address: &str) -> Member {
     }
 }
 
+/// Two sockets of a replica that is not there yet.
+pub struct Sockets {
+    clients: Listener,
+    peers: Listener,
+}
+
+impl Sockets {
+    pub async fn bind() -> Self {
+        let clients = Listener::bind("127.0.0.1:0", "clients", false).await.unwrap();
+        let peers = Listener::bind("127.0.0.1:0", "peers", false).await.unwrap();
+        Self { clients, peers }
+    }
+    pub fn client_address(&self) -> String {
+        self.clients.address().to_string()
+    }
+    pub fn peer_address(&self) -> String {
+        self.peers.address().to_string()
+    }
+}
+
 /// Starts a replica: the first of its cluster, or one that joins through known members.
 pub async fn start(identity: Identity, known: &[Member], limits: ClientLimits) -> Running {
-    let clients = Listener::bind("127.0.0.1:0", "clients", false).await.unwrap();
-    let peers = Listener::bind("127.0.0.1:0", "peers", false).await.unwrap();
-    let (client_address, peer_address) = (clients.address().to_string(), peers.address().to_string());
+    start_on(Sockets::bind().await, identity, known, limits).await
+}
+
+pub async fn start_on(sockets: Sockets, identity: Identity, known: &[Member], limits: ClientLimits) -> Running {
+    let (client_address, peer_address) = (sockets.client_address(), sockets.peer_address());
+    let Sockets { clients, peers } = sockets;
     let memory = Memory::default();
     let mut hard_state = HardState::default();
     let (state, snapshot) = if known.is_empty() {
@@ -220,7 +253,11 @@ pub async fn start(identity: Identity, known: &[Member], limits: ClientLimits) -
     let assembly = assemble(identity.clone(), settings, recovered, state, clock.now());
     let handle = assembly.handle.clone();
     let counters = PeerCounters::default();
-    let network = GrpcNetwork::new(&identity, PeerOptions::default(), counters.clone());
+    let network = GrpcNetwork::new(
+        &identity,
+        PeerOptions { peer_address: peer_address.clone().into(), ..PeerOptions::default() },
+        counters.clone(),
+    );
     network.know(known);
     let (loops_network, loops_memory) = (network.clone(), memory.clone());
     std::thread::spawn(move || {
@@ -310,4 +347,27 @@ pub async fn small_fleet(client: &Client) {
     recorded(&client.write(&author(), policy("batch")).await);
     let assign = entry(EntryType::BootConfig, "node:n1", &[("vcluster", "batch")], Seq(0));
     recorded(&client.write(&author(), assign).await);
+}
+
+/// One more replica, admitted and added through the client.
+pub async fn join(client: &Client, number: u64) -> Running {
+    let sockets = Sockets::bind().await;
+    let mut identity = identity(number);
+    let admission = Admission {
+        name: identity.name.clone(),
+        incarnation: identity.incarnation,
+        peer_address: sockets.peer_address().into(),
+        client_address: sockets.client_address().into(),
+        wish: MemberWish::Learner,
+        feature_level: 1,
+    };
+    let admitted = client.admit(&admission, &author()).await.unwrap();
+    assert_eq!(client.admit(&admission, &author()).await.unwrap().replica, admitted.replica);
+    assert_eq!((admitted.cluster, admitted.group), (CLUSTER, GroupId(1)));
+    identity.replica = admitted.replica;
+    let running = start_on(sockets, identity, &admitted.members, ClientLimits::default()).await;
+    // The leader adds whoever it admitted by itself; asking is for those who do not want to wait, and may come too late.
+    let outcome = client.write(&author(), Command::Members(MemberCommand::AddLearner(admitted.replica))).await;
+    assert!(matches!(outcome, Outcome::Applied { .. } | Outcome::Refused(Refusal::Membership { .. })), "{outcome:?}");
+    running
 }
