@@ -174,6 +174,7 @@ impl Cluster {
         is_so: impl Fn(&std::collections::BTreeMap<String, Result<muster_net::client::Status, String>>) -> bool,
     ) -> Result<(), Failure> {
         let began = Instant::now();
+        let mut client = None;
         loop {
             if let Some(name) = self.exited()?.first() {
                 return Err(Failure::error(
@@ -182,8 +183,11 @@ impl Cluster {
                 )
                 .with(object!({ "replica": name })));
             }
-            if let Ok(client) = self.client().await
-                && is_so(&statuses(&client).await)
+            if client.is_none() {
+                client = self.client().await.ok();
+            }
+            if let Some(client) = &client
+                && is_so(&statuses(client).await)
             {
                 return Ok(());
             }
