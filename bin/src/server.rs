@@ -97,9 +97,15 @@ async fn serve(
     warn_of_other_addresses(config, &handle, &identity);
 
     let counters = PeerCounters::default();
-    let options = PeerOptions { peer_address: config.peer_address.as_str().into(), ..PeerOptions::default() };
+    let options = PeerOptions {
+        peer_address: config.peer_address.as_str().into(),
+        chunk_bytes: usize::try_from(config.snapshot_chunk_bytes).unwrap_or(usize::MAX),
+        ..PeerOptions::default()
+    };
     let network = GrpcNetwork::new(&identity, options, counters.clone());
-    let replica = Replica::new(handle.clone(), library, identity.clone(), env!("CARGO_PKG_VERSION"));
+    let dir = config.data_dir.clone();
+    let replica = Replica::new(handle.clone(), library, identity.clone(), env!("CARGO_PKG_VERSION"))
+        .with_disk_bytes(move || disk_bytes(&dir));
     let limits = ClientLimits {
         payload_bytes_max: usize::try_from(config.payload_bytes_max).unwrap_or(usize::MAX),
         ..ClientLimits::default()
