@@ -211,7 +211,7 @@ impl Driver {
             let effects = self.replica.step(now, clock.wall(), inputs.drain(..));
             wake_at = effects.wake_at;
             self.carry_out(effects, network);
-            if self.stop_by.is_some_and(|by| by <= now || !self.replica.is_leader()) {
+            if self.stop_by.is_some_and(|by| by <= now || !self.replica.is_handing_over()) {
                 return Ok(());
             }
         }

@@ -273,6 +273,12 @@ impl Replica {
         self.raft.raft.state == StateRole::Leader
     }
 
+    /// Whether it leads and is handing leadership over.
+    #[must_use]
+    pub fn is_handing_over(&self) -> bool {
+        self.is_leader() && self.raft.raft.lead_transferee.is_some()
+    }
+
     /// The replicated state at the applied position.
     #[must_use]
     pub const fn state(&self) -> &State {
@@ -420,9 +426,16 @@ impl Replica {
                     }
                 }
             }
-            PeerMessage::Report { full_copy, .. } => {
+            PeerMessage::Report { full_copy, applied, .. } => {
                 if let Some(leadership) = &mut self.leadership {
                     leadership.reports.insert(from, full_copy);
+                    // The answer to an install may be lost, and the library waits for it: what was applied shows it as well.
+                    let arrived = self.raft.raft.prs().get(from.0).is_some_and(|progress| {
+                        progress.state == ProgressState::Snapshot && progress.pending_snapshot <= applied.0
+                    });
+                    if arrived {
+                        self.raft.report_snapshot(from.0, SnapshotStatus::Finish);
+                    }
                 }
             }
         }
@@ -617,6 +630,7 @@ impl Replica {
         self.snapshot_at = self.now;
         self.full_copy = false;
         self.members_told = false;
+        self.report_due = self.now;
         effects.look_for_history = true;
     }
 
@@ -1015,7 +1029,9 @@ impl Replica {
         };
         let last = self.raft.raft.raft_log.last_index();
         let behind = last.saturating_sub(progress.matched);
-        if progress.state != ProgressState::Replicate || behind > 1_000 {
+        // After a snapshot an idle follower stays in `probe` until there is something to send: what counts is its position.
+        let is_following = progress.state != ProgressState::Snapshot && progress.recent_active;
+        if !is_following || behind > 1_000 {
             return Err(format!("replica {id} is {behind} entries behind; wait until it has caught up"));
         }
         let full_copy = self.leadership.as_ref().and_then(|l| l.reports.get(&id).copied()).unwrap_or(false);

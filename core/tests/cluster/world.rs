@@ -225,7 +225,8 @@ impl World {
             digest: state.digest(),
         };
         let limits = Limits {
-            snapshot_entries: 40,
+            // Rarer than joins: who joins must get a snapshot that knows it all the same.
+            snapshot_entries: 120,
             snapshot_pause_ms: 1_000,
             log_bytes_behind_snapshot: 2_000,
             snapshot_patience_ms: 3_000,
