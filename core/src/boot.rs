@@ -5,6 +5,7 @@ use crate::journal::document::{self, Document, Kind};
 use crate::journal::key::{Key, Scope, Setting};
 use crate::journal::overlay::BootOverlay;
 use crate::journal::policy::Policy;
+use crate::journal::stack::Stack;
 use crate::query;
 use crate::state::State;
 use alloc::collections::BTreeMap;
@@ -22,7 +23,7 @@ pub struct BootPlan {
     pub overlay: BootOverlay,
     /// The journal's sequence at which overlay plus delta are right; subscribe after it.
     pub sequence: Seq,
-    /// Phase two: a boot document (`journal::document`), uncompressed: every key, and the policy, that a Global or VCluster
+    /// Phase two: a boot document (`journal::document`), uncompressed: every key, and the policy, that a Global or `VCluster`
     /// entry touched after the overlay's version, with its value or an explicit unset; then all that is live for the node.
     pub delta: Bytes,
 }
@@ -102,7 +103,7 @@ pub fn plan_with(state: &State, node: &NodeId, overlay: BootOverlay) -> Result<B
     let mut settings = BTreeMap::new();
     for scope in &common {
         for (_, key) in state.journal.touched_after(scope, version) {
-            let says = |scope| state.journal.stack(scope, key).map(|stack| stack.setting());
+            let says = |scope| state.journal.stack(scope, key).map(Stack::setting);
             let mut tops = common.iter().filter_map(says).filter(|setting| *setting != Setting::Unset);
             settings.insert(key.clone(), tops.next().unwrap_or(Setting::Unset));
         }

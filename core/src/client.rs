@@ -165,6 +165,7 @@ pub fn again(why: &NotApplied) -> Option<(Turn, u64)> {
 #[derive(Clone, Debug)]
 pub struct WriteAttempts {
     deadline: Time,
+    attempt_ms: u64,
     attempts: u32,
     /// An attempt may have been applied: why that is not known.
     doubt: Option<UnknownWhy>,
@@ -173,10 +174,11 @@ pub struct WriteAttempts {
 }
 
 impl WriteAttempts {
-    /// A write that is given up at `deadline`.
+    /// A write that is given up at `deadline`. A replica answers within `attempt_ms`, so an attempt that could still be under
+    /// way at the deadline is not begun: it would only turn what is known into a doubt.
     #[must_use]
-    pub const fn new(deadline: Time) -> Self {
-        Self { deadline, attempts: 0, doubt: None, last: NotApplied::NoQuorum }
+    pub const fn new(deadline: Time, attempt_ms: u64) -> Self {
+        Self { deadline, attempt_ms, attempts: 0, doubt: None, last: NotApplied::NoQuorum }
     }
 
     /// Until when it is tried.
@@ -241,7 +243,8 @@ impl WriteAttempts {
     }
 
     fn try_again(&mut self, now: Time, turn: Turn, after_ms: u64) -> Step {
-        if now.plus_ms(after_ms) >= self.deadline {
+        let room_ms = if self.doubt.is_none() { self.attempt_ms } else { 0 };
+        if now.plus_ms(after_ms).plus_ms(room_ms) >= self.deadline {
             return Step::Done(self.conclusion());
         }
         Step::Again { turn, after_ms }
@@ -391,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_write_refused_everywhere_is_not_applied() {
-        let mut write = WriteAttempts::new(END);
+        let mut write = WriteAttempts::new(END, 1_000);
         write.on_sent();
         let step = write.on_outcome(Time(0), Outcome::NotApplied(NotApplied::NoQuorum));
         assert_eq!(step, Step::Again { turn: Turn::Next, after_ms: 50 });
@@ -402,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_lost_connection_makes_a_later_refusal_unknown() {
-        let mut write = WriteAttempts::new(END);
+        let mut write = WriteAttempts::new(END, 1_000);
         write.on_sent();
         assert_eq!(write.on_lost(Time(0)), Step::Again { turn: Turn::Next, after_ms: 0 });
         write.on_sent();
@@ -412,7 +415,7 @@ mod tests {
 
     #[test]
     fn a_doubt_ends_when_a_replica_says_what_became_of_it() {
-        let mut write = WriteAttempts::new(END);
+        let mut write = WriteAttempts::new(END, 1_000);
         write.on_sent();
         write.on_lost(Time(0));
         write.on_sent();
@@ -423,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_replica_never_reached_leaves_no_doubt() {
-        let mut write = WriteAttempts::new(END);
+        let mut write = WriteAttempts::new(END, 1_000);
         assert_eq!(write.on_unreachable(Time(0)), Step::Again { turn: Turn::Next, after_ms: 0 });
         assert_eq!(write.on_unreachable(END), Step::Done(Outcome::NotApplied(NotApplied::NoQuorum)));
         assert_eq!(write.on_deadline(), Outcome::NotApplied(NotApplied::NoQuorum));
@@ -431,22 +434,34 @@ mod tests {
 
     #[test]
     fn a_deadline_with_an_attempt_under_way_is_unknown() {
-        let mut write = WriteAttempts::new(END);
+        let mut write = WriteAttempts::new(END, 1_000);
         write.on_sent();
         assert_eq!(write.on_deadline(), Outcome::Unknown(UnknownWhy::TimedOut));
     }
 
     #[test]
     fn a_deadline_between_attempts_that_did_nothing_is_not_applied() {
-        let mut write = WriteAttempts::new(END);
+        let mut write = WriteAttempts::new(END, 1_000);
         write.on_sent();
         write.on_outcome(Time(0), Outcome::NotApplied(NotApplied::Busy { retry_after_ms: 5 }));
         assert_eq!(write.on_deadline(), Outcome::NotApplied(NotApplied::Busy { retry_after_ms: 5 }));
     }
 
     #[test]
+    fn no_attempt_is_begun_that_could_end_in_doubt() {
+        let late = Time(9_500_000_000);
+        let mut write = WriteAttempts::new(END, 1_000);
+        write.on_sent();
+        let step = write.on_outcome(late, Outcome::NotApplied(NotApplied::NoQuorum));
+        assert_eq!(step, Step::Done(Outcome::NotApplied(NotApplied::NoQuorum)));
+        let mut write = WriteAttempts::new(END, 1_000);
+        write.on_sent();
+        assert_eq!(write.on_lost(late), Step::Again { turn: Turn::Next, after_ms: 0 });
+    }
+
+    #[test]
     fn a_named_leader_is_asked_at_once() {
-        let mut write = WriteAttempts::new(END);
+        let mut write = WriteAttempts::new(END, 1_000);
         write.on_sent();
         let why = NotApplied::NotLeader { leader: ReplicaId(2), address: Arc::from("b:1") };
         let step = write.on_outcome(Time(0), Outcome::NotApplied(why));
@@ -455,7 +470,7 @@ mod tests {
 
     #[test]
     fn what_can_never_fit_is_not_tried_again() {
-        let mut write = WriteAttempts::new(END);
+        let mut write = WriteAttempts::new(END, 1_000);
         write.on_sent();
         let outcome = Outcome::NotApplied(NotApplied::TooLarge { bytes: 9, bytes_max: 8 });
         assert_eq!(write.on_outcome(Time(0), outcome.clone()), Step::Done(outcome));
@@ -464,7 +479,7 @@ mod tests {
     #[test]
     fn a_forgotten_session_is_reopened_only_if_nothing_is_in_doubt() {
         let unknown = || Outcome::Unknown(UnknownWhy::SessionUnknown);
-        let mut write = WriteAttempts::new(END);
+        let mut write = WriteAttempts::new(END, 1_000);
         write.on_sent();
         assert_eq!(write.on_outcome(Time(0), unknown()), Step::Reopen);
         write.on_sent();

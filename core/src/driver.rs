@@ -211,7 +211,7 @@ impl Driver {
             let effects = self.replica.step(now, clock.wall(), inputs.drain(..));
             wake_at = effects.wake_at;
             self.carry_out(effects, network);
-            if self.stop_by.is_some_and(|by| by <= now || !self.replica.is_leader()) {
+            if self.stop_by.is_some_and(|by| by <= now || !self.replica.is_handing_over()) {
                 return Ok(());
             }
         }
@@ -292,6 +292,11 @@ impl Driver {
             self.answer(token, answer);
         }
     }
+}
+
+/// Answers a loop that may have ended meanwhile.
+fn tell<T>(done: oneshot::Sender<T>, value: T) {
+    let _ = done.send(value);
 }
 
 fn report<T>(shared: &Shared, result: Result<T, StorageError>) -> Option<T> {
@@ -389,18 +394,16 @@ pub async fn run_archive<A: Archive>(mut archive: A, mut ends: ArchiveEnds) {
                 })
             }
             ArchiveTask::Stage { meta, page, bytes, done } => {
-                report(shared, archive.stage(&meta, page, bytes).await).map(|()| drop(done.send(())))
+                report(shared, archive.stage(&meta, page, bytes).await).map(|()| tell(done, ()))
             }
             ArchiveTask::Install { meta, open, done } => report(shared, archive.install(&meta, open).await).map(|()| {
                 shared.record(meta.sequence);
                 let _ = done.send(());
             }),
             ArchiveTask::Fill { segment, records, done } => {
-                report(shared, archive.fill(segment, records).await).map(|()| drop(done.send(())))
+                report(shared, archive.fill(segment, records).await).map(|()| tell(done, ()))
             }
-            ArchiveTask::Missing { done } => {
-                report(shared, archive.missing().await).map(|missing| drop(done.send(missing)))
-            }
+            ArchiveTask::Missing { done } => report(shared, archive.missing().await).map(|missing| tell(done, missing)),
         };
         if went_well.is_none() {
             return;
@@ -414,44 +417,40 @@ const FETCH_TRIES: u32 = 25;
 
 /// Fetches offered snapshots and missing history from peers, until the replica ends.
 pub async fn run_fetch<N: Network, C: Clock>(mut ends: FetchEnds, network: N, clock: C) {
-    let mut stashed: Option<FetchTask> = None;
+    // A newer offer replaces an older one; history can wait for either.
+    let mut offer: Option<(ReplicaId, SnapshotMeta)> = None;
+    let mut history = false;
     loop {
-        let mut task = match stashed.take() {
-            Some(task) => task,
-            None => match ends.tasks.next().await {
-                Some(task) => task,
+        if offer.is_none() && !history {
+            match ends.tasks.next().await {
+                Some(FetchTask::Snapshot { from, meta }) => offer = Some((from, meta)),
+                Some(FetchTask::History) => history = true,
                 None => return,
-            },
-        };
-        while let Ok(newer) = ends.tasks.try_recv() {
-            // A newer offer replaces an older one; history can wait for either.
-            if matches!(newer, FetchTask::Snapshot { .. }) {
-                task = newer;
+            }
+        }
+        while let Ok(task) = ends.tasks.try_recv() {
+            match task {
+                FetchTask::Snapshot { from, meta } => offer = Some((from, meta)),
+                FetchTask::History => history = true,
             }
         }
         if ends.shared.stopped.load(Ordering::Acquire) {
             return;
         }
-        match task {
-            FetchTask::Snapshot { from, meta } => match fetch_snapshot(&ends, &network, &clock, from, &meta).await {
-                Ok(Some(staged)) => {
-                    ends.shared.put(Event::Input(Input::SnapshotStaged(Box::new(staged))));
-                }
-                Ok(None) => {
-                    ends.shared.put(Event::Input(Input::SnapshotLost { index: meta.index }));
-                }
+        if let Some((from, meta)) = offer.take() {
+            let input = match fetch_snapshot(&ends, &network, &clock, from, &meta).await {
+                Ok(Some(staged)) => Input::SnapshotStaged(Box::new(staged)),
+                Ok(None) => Input::SnapshotLost { index: meta.index },
                 Err(Ended) => return,
-            },
-            FetchTask::History => match fill_history(&ends, &network, &clock).await {
-                Ok(complete) => {
-                    ends.shared.put(Event::Input(Input::HistoryComplete(complete)));
-                    if !complete {
-                        clock.sleep_until(clock.now().plus_ms(5 * FETCH_PAUSE_MS)).await;
-                        stashed = Some(FetchTask::History);
-                    }
-                }
-                Err(Ended) => return,
-            },
+            };
+            ends.shared.put(Event::Input(input));
+        } else {
+            let Ok(complete) = fill_history(&ends, &network, &clock).await else { return };
+            ends.shared.put(Event::Input(Input::HistoryComplete(complete)));
+            history = !complete;
+            if history {
+                clock.sleep_until(clock.now().plus_ms(5 * FETCH_PAUSE_MS)).await;
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The small numbers and names everything else is made of. A swap of two of them does not compile.
 //!
-//! Names that people choose ([`Name`]) are validated once, at the edge, and are cheap to clone afterwards.
+//! Names that people choose are validated once, at the edge, and are cheap to clone afterwards.
 
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;

@@ -176,6 +176,9 @@ impl State {
     }
 
     /// Applies the proposal at a position of the log; gives what became of it and the records it made.
+    ///
+    /// # Panics
+    /// On a bug of ours only: whatever a decoded proposal holds, it is applied, refused, or told why not.
     pub fn apply(&mut self, index: Index, proposal: Proposal) -> (Outcome, Vec<Finished>) {
         let Proposal { write, recorded_at, elapsed } = proposal;
         self.age = Age(self.age.0.saturating_add(elapsed));

@@ -14,14 +14,14 @@ pub mod server;
 /// The protocol definitions, compiled.
 pub mod proto {
     /// The client API.
-    #[allow(clippy::pedantic, missing_docs, reason = "generated")]
+    #[allow(clippy::all, clippy::pedantic, missing_docs, reason = "generated")]
     pub mod v1 {
         tonic::include_proto!("muster.v1");
         /// The descriptors of the client API, for reflection.
         pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/muster_v1.bin"));
     }
     /// Replica to replica.
-    #[allow(clippy::pedantic, missing_docs, reason = "generated")]
+    #[allow(clippy::all, clippy::pedantic, missing_docs, reason = "generated")]
     pub mod peer {
         tonic::include_proto!("muster.peer.v1");
     }

@@ -67,7 +67,7 @@ impl FileKind {
             Self::History => *b"MUSTERhi",
         }
     }
-    const fn remedy(self) -> &'static str {
+    pub(crate) const fn remedy(self) -> &'static str {
         match self {
             Self::Identity | Self::Log => REPLACE,
             Self::Snapshot | Self::History => REPAIR,

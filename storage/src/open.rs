@@ -110,21 +110,19 @@ pub async fn open<D: Disk>(disk: D, root: &Path, options: WalOptions) -> Result<
     let position = newest.as_ref().map(|meta| (meta.index, meta.term));
     let keep_after = position.map_or(Index(0), |(index, _)| index);
     let replayed = replay(&disk, &wal_directory, &owner, Access::Write, keep_after, options.tail_bytes).await?;
-    let is_beyond = is_beyond(&places, &replayed, position)?;
+    let oldest = snapshots.first().map(|kept| kept.meta.index);
+    let is_beyond = is_beyond(&wal_directory, &replayed, oldest, position)?;
 
     let archive = FileArchive::open(disk.clone(), places, owner, snapshots, is_beyond).await?;
     let library = archive.library();
     let mut recovered = Recovered { hard_state: replayed.position.hard_state, snapshot: newest, ..Default::default() };
     let (mut wal, entries, log_start) = Wal::recover(disk, &wal_directory, owner, options, replayed).await?;
-    match position.filter(|_| is_beyond) {
-        Some((index, term)) => {
-            wal.append(&[LogRecord::Reset { index, term }]).await?;
-            recovered.log_start = (index, term);
-        }
-        None => {
-            recovered.log_start = log_start;
-            recovered.entries = entries.into();
-        }
+    if let Some((index, term)) = position.filter(|_| is_beyond) {
+        wal.append(&[LogRecord::Reset { index, term }]).await?;
+        recovered.log_start = (index, term);
+    } else {
+        recovered.log_start = log_start;
+        recovered.entries = entries.into();
     }
     Ok(Opened { identity, recovered, wal, archive, library })
 }
@@ -134,21 +132,20 @@ async fn read_identity<D: Disk>(disk: &D, root: &Path) -> Result<Identity, Stora
 }
 
 /// Whether the newest snapshot is not a position of the log, so that the log must go on after it.
-fn is_beyond<F>(places: &Places, replayed: &Replay<F>, snapshot: Option<(Index, Term)>) -> Result<bool, StorageError> {
+///
+/// No snapshot lies before the log: it is cut only below the oldest, and what is older than an installed one goes with it.
+fn is_beyond<F>(
+    wal: &Path,
+    replayed: &Replay<F>,
+    oldest: Option<Index>,
+    newest: Option<(Index, Term)>,
+) -> Result<bool, StorageError> {
     let start = replayed.position.start.0;
-    match snapshot {
-        Some((index, term)) if index >= start => Ok(!replayed.has(index, term)),
-        None if start == Index(0) => Ok(false),
-        Some(_) | None => Err(damaged(
-            &places.snapshots,
-            0,
-            format!(
-                "no snapshot at or after index {start} is here, and the log begins there; the newest is {}",
-                snapshot.map_or("none".into(), |(index, term)| snapshot::name_of(index, term))
-            ),
-            REPLACE,
-        )),
+    if oldest.unwrap_or_default() < start {
+        let oldest = oldest.map_or("there is no snapshot".into(), |index| format!("the oldest snapshot is at {index}"));
+        return Err(damaged(wal, 0, format!("the log begins after index {start}, but {oldest}"), REPLACE));
     }
+    Ok(newest.is_some_and(|(index, term)| !replayed.has(index, term)))
 }
 
 /// Something that [`repair`] did.

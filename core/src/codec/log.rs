@@ -185,7 +185,7 @@ fn put<F: FnMut(&[u8])>(record: &StoredRecord, sink: &mut F) {
 pub fn encode_log_record(record: &LogRecord, mut sink: impl FnMut(&[u8])) {
     match record {
         LogRecord::HardState(state) => {
-            put(&StoredRecord::HardState { term: state.term.0, vote: state.vote.0, commit: state.commit.0 }, &mut sink)
+            put(&StoredRecord::HardState { term: state.term.0, vote: state.vote.0, commit: state.commit.0 }, &mut sink);
         }
         LogRecord::Entries(entries) => {
             for entry in entries {

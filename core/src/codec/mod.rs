@@ -17,7 +17,8 @@ pub use request::{
     decode_outcome, decode_proposal, decode_write_request, encode_outcome, encode_proposal, encode_write_request,
 };
 
-use alloc::string::{String, ToString};
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::fmt;
@@ -64,8 +65,8 @@ impl fmt::Display for CodecError {
 
 impl core::error::Error for CodecError {}
 
-pub(crate) fn malformed(what: &'static str, problem: impl ToString) -> CodecError {
-    CodecError::Malformed { what, problem: problem.to_string() }
+pub(crate) fn malformed(what: &'static str, problem: impl fmt::Display) -> CodecError {
+    CodecError::Malformed { what, problem: format!("{problem}") }
 }
 
 fn configuration() -> impl bincode::config::Config {

@@ -192,7 +192,9 @@ impl Maker {
             }
             Section::Segments(from) => {
                 let some: Vec<_> = self.state.journal.sealed.iter().skip(from).take(BATCH).copied().collect();
-                some.iter().for_each(|segment| self.put(&Item1::Segment(Segment1::of(segment))));
+                for segment in &some {
+                    self.put(&Item1::Segment(Segment1::of(segment)));
+                }
                 if some.is_empty() { Section::Scopes(None) } else { Section::Segments(from + some.len()) }
             }
             Section::Scopes(after) => {
@@ -236,7 +238,9 @@ impl Maker {
             }
             Section::Members(after) => {
                 let some = some_after(&self.state.members.table, after.as_ref());
-                some.iter().for_each(|(_, member)| self.put(&Item1::Member(Member1::of(member))));
+                for (_, member) in &some {
+                    self.put(&Item1::Member(Member1::of(member)));
+                }
                 some.into_iter().next_back().map_or(Section::Sessions(None), |(id, _)| Section::Members(Some(id)))
             }
             Section::Sessions(after) => {
@@ -391,7 +395,7 @@ impl StateLoader {
             return Err(malformed(WHAT, "there are pages missing after the last one"));
         }
         let state = self.state.ok_or_else(|| malformed(WHAT, "it has no head"))?;
-        match problem(&state) {
+        match problem_of_loaded(&state) {
             Some(problem) => Err(malformed(WHAT, problem)),
             None => Ok(state),
         }
@@ -533,12 +537,22 @@ fn put_stack(journal: &mut Journal, scope: Scope, key: Key, stack: Stack) -> Res
     if let Some(problem) = stack.problem() {
         return Err(malformed(WHAT, format!("the stack of {key} in {scope}: {problem}")));
     }
+    if stack.last_touch > journal.scope_head(&scope) {
+        return Err(malformed(WHAT, format!("{key} in {scope} was touched after the scope's head")));
+    }
     for pair in &stack.live {
         journal.will_expire(&scope, &key, pair);
     }
     journal.touched.insert((scope.clone(), stack.last_touch, key.clone()));
-    journal.stacks.insert((scope, key), Arc::new(stack));
-    Ok(())
+    match journal.stacks.insert((scope, key), Arc::new(stack)) {
+        Some(_) => Err(malformed(WHAT, "a stack is there twice")),
+        None => Ok(()),
+    }
+}
+
+/// What is wrong with a state whose stacks and their indexes were checked as they were loaded.
+fn problem_of_loaded(state: &State) -> Option<String> {
+    history_problem(&state.journal).or_else(|| scopes_problem(&state.journal)).or_else(|| sessions_problem(state))
 }
 
 /// What is wrong with a state, if anything.
@@ -550,6 +564,9 @@ pub(crate) fn problem(state: &State) -> Option<String> {
 }
 
 fn history_problem(journal: &Journal) -> Option<String> {
+    if journal.sequence.0 > u64::MAX / 2 {
+        return Some(format!("its sequence {} is none that a journal reaches", journal.sequence));
+    }
     let mut next = crate::ids::Seq(1);
     let mut head = crate::ids::Digest::default();
     let segments: Vector<Segment> = journal.sealed.iter().copied().chain([journal.open]).collect();

@@ -371,10 +371,7 @@ impl Journal {
         let legal = from == to
             || matches!(
                 (from, to),
-                (Committed, Drifted)
-                    | (Drifted | Converging, Committed)
-                    | (Drifted, Converging)
-                    | (Converging, Drifted)
+                (Committed | Converging, Drifted) | (Drifted | Converging, Committed) | (Drifted, Converging)
             );
         if legal { Ok(()) } else { Err(Refusal::IllegalTransition { from, to }) }
     }

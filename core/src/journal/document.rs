@@ -88,18 +88,19 @@ pub fn write(document: &Document) -> String {
             Setting::Value(value) => format!("{key}={}", escape(value)),
         });
     }
-    let mut text = format!("muster-boot {DOCUMENT_FORMAT} ");
-    text += &match kind {
-        Kind::Overlay => format!("overlay vcluster={vcluster} version={version}\n"),
-        Kind::Delta { sequence, node } => {
-            format!("delta vcluster={vcluster} version={version} sequence={sequence} node={node}\n")
-        }
+    let head = match kind {
+        Kind::Overlay => format!("muster-boot {DOCUMENT_FORMAT} overlay vcluster={vcluster} version={version}"),
+        Kind::Delta { sequence, node } => format!(
+            "muster-boot {DOCUMENT_FORMAT} delta vcluster={vcluster} version={version} sequence={sequence} node={node}"
+        ),
     };
-    for line in &lines {
+    let end = format!("end {}", lines.len());
+    let mut text =
+        String::with_capacity(lines.iter().map(|line| line.len() + 1).sum::<usize>() + head.len() + end.len() + 2);
+    for line in [&head].into_iter().chain(&lines).chain([&end]) {
         text += line;
         text.push('\n');
     }
-    text += &format!("end {}\n", lines.len());
     text
 }
 

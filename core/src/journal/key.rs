@@ -5,7 +5,7 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use core::fmt;
 
-/// For whom something is declared. Node beats VCluster beats Global.
+/// For whom something is declared. `Node` beats `VCluster` beats `Global`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// Every node. Printed `global`.

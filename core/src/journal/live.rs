@@ -71,7 +71,7 @@ pub struct Journal {
     pub(crate) recorded_at: WallTime,
     pub(crate) sealed: Vector<Segment>,
     pub(crate) open: Segment,
-    /// The last Commit, Rollback, AutoConverge or BootConfig entry of the Global scope.
+    /// The last entry of the Global scope that every overlay must contain.
     pub(crate) global_version: Seq,
     pub(crate) heads: OrdMap<Scope, Seq>,
     pub(crate) stacks: OrdMap<(Scope, Key), Arc<Stack>>,

@@ -4,6 +4,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, StorageError};
 
@@ -22,6 +23,8 @@ pub(super) struct MemoryLog {
     configuration: ConfState,
     /// The newest durable snapshot: what a follower that is too far behind is sent.
     snapshot: Option<(u64, u64, ConfState)>,
+    /// Whether somebody needs a snapshot that knows of them, and the newest one does not.
+    wanted: AtomicBool,
 }
 
 impl MemoryLog {
@@ -41,6 +44,7 @@ impl MemoryLog {
             hard_state,
             configuration,
             snapshot,
+            wanted: AtomicBool::new(false),
         }
     }
 
@@ -118,9 +122,18 @@ impl MemoryLog {
         self.start_term = term;
     }
 
+    /// Whether a newer snapshot was needed since this was last asked.
+    pub(super) fn take_wanted(&mut self) -> bool {
+        core::mem::take(self.wanted.get_mut())
+    }
+
     pub(super) fn set_snapshot(&mut self, index: u64, term: u64, configuration: ConfState) {
         self.snapshot = Some((index, term, configuration));
     }
+}
+
+fn takes_part(configuration: &ConfState, id: u64) -> bool {
+    [&configuration.voters, &configuration.voters_outgoing, &configuration.learners].iter().any(|ids| ids.contains(&id))
 }
 
 impl raft::Storage for MemoryLog {
@@ -173,8 +186,13 @@ impl raft::Storage for MemoryLog {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         match &self.snapshot {
+            // Who joined after it was taken would refuse it: it is not for them.
+            Some((_, _, configuration)) if !takes_part(configuration, to) => {
+                self.wanted.store(true, Ordering::Relaxed);
+                Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+            }
             Some((index, term, configuration)) if *index >= request_index && *index >= self.start_index => {
                 let mut snapshot = Snapshot::default();
                 let metadata = snapshot.mut_metadata();

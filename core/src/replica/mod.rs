@@ -32,7 +32,7 @@ use crate::ids::{Index, ReplicaId, Term, Time, WallTime, WriteId};
 use crate::journal::check::system_part;
 use crate::journal::entry::{Author, Principal, Role};
 use crate::log::{Configuration, LogRecord, Write};
-use crate::members::{MemberCommand, MemberWish};
+use crate::members::{Member, MemberCommand, MemberWish};
 use crate::peer::{Envelope, PeerMessage, RaftMessage, RaftMessageKind};
 use crate::request::{
     AdminOutcome, AdminRequest, Command, Freshness, NotApplied, Outcome, Progress, RaftRole, Refusal, ReplicaStatus,
@@ -52,7 +52,7 @@ use convert::{
 use memory::{MemoryLog, entry_bytes};
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
-use raft::{ProgressState, RawNode, SnapshotStatus, StateRole, Storage as _};
+use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 use reads::{Reader, Reads, Waiter};
 use tracing::{info, warn};
 use writes::{Origin, Pending, Stage, Writes};
@@ -86,6 +86,7 @@ struct Unwritten {
 
 /// What a leader keeps for its term.
 struct Leadership {
+    term: u64,
     /// When the previous proposal of this term entered the log, or when the term was won.
     stamp: Time,
     /// Where this term's pending `Expire` is.
@@ -133,6 +134,8 @@ pub struct Replica {
     snapshot_at: Time,
     snapshot_waiters: Vec<(Token, Index)>,
     fetching: Option<(ReplicaId, RaftMessage)>,
+    /// An offer that came while another one is being fetched; taken if that comes to nothing.
+    offered: Option<(ReplicaId, RaftMessage)>,
     transfer: Option<(Token, ReplicaId, Time)>,
     full_copy: bool,
     report_due: Time,
@@ -141,6 +144,8 @@ pub struct Replica {
     stopping: bool,
     publication: Publication,
     members_told: bool,
+    /// Who was taken out of the table, for as long as the configuration still needs them.
+    leaving: Vec<Member>,
 }
 
 /// SplitMix64: from one number to an unrelated one.
@@ -157,6 +162,12 @@ const ASK_AGAIN_MS: u64 = 300;
 const RETRY_MS: u64 = 30;
 /// How long replicated time may stand still while something waits for it.
 const EXPIRE_PULSE_MICROS: u64 = 60_000_000;
+
+/// Bytes of a write's proposal, without the times that differ from copy to copy.
+fn timeless_bytes(write: &WriteRequest) -> u64 {
+    let proposal = Proposal { write: write.clone(), recorded_at: WallTime(0), elapsed: 0 };
+    codec::encode_proposal(&proposal).len() as u64
+}
 
 impl Replica {
     /// A replica at what its disk holds. `state` is the decoded newest snapshot, or [`State::empty`] without one.
@@ -230,6 +241,7 @@ impl Replica {
             snapshot_at: now,
             snapshot_waiters: Vec::new(),
             fetching: None,
+            offered: None,
             transfer: None,
             full_copy: false,
             report_due: now,
@@ -245,6 +257,7 @@ impl Replica {
                 leader: 0,
             },
             members_told: false,
+            leaving: Vec::new(),
         }
     }
 
@@ -258,6 +271,12 @@ impl Replica {
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.raft.raft.state == StateRole::Leader
+    }
+
+    /// Whether it leads and is handing leadership over.
+    #[must_use]
+    pub fn is_handing_over(&self) -> bool {
+        self.is_leader() && self.raft.raft.lead_transferee.is_some()
     }
 
     /// The replicated state at the applied position.
@@ -323,6 +342,7 @@ impl Replica {
             Input::SnapshotLost { index } => {
                 if self.fetching.as_ref().is_some_and(|(_, m)| m.snapshot.as_ref().is_some_and(|s| s.index == index)) {
                     self.fetching = None;
+                    self.fetch_offered(effects);
                 }
             }
             Input::HistoryComplete(complete) => {
@@ -376,11 +396,18 @@ impl Replica {
                         | NotApplied::Superseded
                         | NotApplied::Stopping,
                     ) => self.writes.set_waiting(token, self.now.plus_ms(RETRY_MS)),
+                    // Only this copy was turned away; an earlier or a repeated one may be in a log.
+                    Outcome::NotApplied(NotApplied::Busy { retry_after_ms }) => {
+                        self.writes.set_waiting(token, self.now.plus_ms(retry_after_ms.max(RETRY_MS)));
+                    }
                     outcome => self.finish_write(token, outcome, effects),
                 }
             }
             PeerMessage::ReadIndex { token } => {
                 if self.is_leader() {
+                    if self.reads.len() >= self.settings.limits.reads_waiting_max {
+                        return; // It asks again.
+                    }
                     let deadline = self.now.plus_ms(self.settings.timing.request_ms);
                     self.reads.add(Waiter { reader: Reader::Peer { replica: from, token }, deadline });
                 } else {
@@ -388,16 +415,27 @@ impl Replica {
                 }
             }
             PeerMessage::ReadIndexReply { token, index } => {
-                for waiter in self.reads.answered(token) {
-                    match index {
-                        Some(index) => self.reads.wait_for(index, waiter),
-                        None => self.reads.add(waiter),
+                let waiters = self.reads.answered(token);
+                match index {
+                    Some(index) => waiters.into_iter().for_each(|waiter| self.reads.wait_for(index, waiter)),
+                    None if waiters.is_empty() => {}
+                    None => {
+                        // Asked again at once, the two would do nothing else until they hear of the next leader.
+                        let since = self.now.0.saturating_sub((ASK_AGAIN_MS - RETRY_MS) * 1_000_000);
+                        self.reads.postpone(from, Time(since), waiters);
                     }
                 }
             }
-            PeerMessage::Report { full_copy, .. } => {
+            PeerMessage::Report { full_copy, applied, .. } => {
                 if let Some(leadership) = &mut self.leadership {
                     leadership.reports.insert(from, full_copy);
+                    // The answer to an install may be lost, and the library waits for it: what was applied shows it as well.
+                    let arrived = self.raft.raft.prs().get(from.0).is_some_and(|progress| {
+                        progress.state == ProgressState::Snapshot && progress.pending_snapshot <= applied.0
+                    });
+                    if arrived {
+                        self.raft.report_snapshot(from.0, SnapshotStatus::Finish);
+                    }
                 }
             }
         }
@@ -419,11 +457,29 @@ impl Replica {
         if let Err(why) = validate::raft_message(from, &message, &receiver) {
             return self.refuse(from, why);
         }
-        if message.kind == RaftMessageKind::TimeoutNow && !self.unwritten.is_empty() {
-            return; // It would campaign on entries that are not durable; the leader gives up by itself.
+        if message.kind == RaftMessageKind::TimeoutNow {
+            // It would campaign on entries that are not durable, in the quiet time after its start, or for somebody it does not
+            // know to lead. Whoever asked gives up by itself.
+            let heard = message.term.0 == receiver.term && from == receiver.leader;
+            if quiet || !heard || !self.unwritten.is_empty() {
+                return;
+            }
         }
-        if message.kind == RaftMessageKind::Snapshot && self.needs_fetch(&message) {
-            return self.on_offer(from, message, effects);
+        if message.kind == RaftMessageKind::Append
+            && !message.entries.is_empty()
+            && self.raft.store().bytes() >= self.settings.limits.log_bytes_max + self.settings.limits.append_bytes_max
+        {
+            // Lost, as far as the leader can tell, until a snapshot has made room.
+            self.snapshot_wanted = true;
+            return;
+        }
+        if let Some(meta) = &message.snapshot {
+            if self.needs_fetch(&message) {
+                return self.on_offer(from, message, effects);
+            }
+            if self.contradicts(meta) {
+                return self.refuse(from, "its snapshot contradicts what is committed");
+            }
         }
         self.step_raft(from, &message);
     }
@@ -446,6 +502,12 @@ impl Replica {
             && meta.configuration.everybody().contains(&self.identity.replica)
     }
 
+    /// Whether the snapshot ends where this replica knows another entry to be committed.
+    fn contradicts(&self, meta: &SnapshotMeta) -> bool {
+        let log = &self.raft.raft.raft_log;
+        meta.index.0 == log.committed && !log.match_term(meta.index.0, meta.term.0)
+    }
+
     fn on_offer(&mut self, from: ReplicaId, message: RaftMessage, effects: &mut Effects) {
         // The term and the leader count at once; the snapshot when it is here.
         let heartbeat = RaftMessage {
@@ -463,17 +525,38 @@ impl Replica {
             request_snapshot: Index(0),
         };
         self.step_raft(from, &heartbeat);
+        let committed = self.raft.raft.raft_log.committed;
+        let useful = |old: &SnapshotMeta| old.index.0 > committed;
+        match &self.fetching {
+            // What is being fetched is brought to its end: on a slow link a newer one would never be finished either.
+            Some((_, old)) if old.snapshot.as_ref().is_some_and(useful) => {
+                if old.snapshot != message.snapshot {
+                    self.offered = Some((from, message));
+                }
+            }
+            Some(_) | None => self.begin_fetch(from, message, effects),
+        }
+    }
+
+    fn begin_fetch(&mut self, from: ReplicaId, message: RaftMessage, effects: &mut Effects) {
         let meta = message.snapshot.clone().expect("snapshot messages name one");
-        let same = self.fetching.as_ref().is_some_and(|(_, old)| old.snapshot.as_ref() == Some(&meta));
+        info!(replica = self.identity.replica.0, from = from.0, index = meta.index.0, "fetching a snapshot");
         self.fetching = Some((from, message));
-        if !same {
-            info!(replica = self.identity.replica.0, from = from.0, index = meta.index.0, "fetching a snapshot");
-            effects.fetch = Some((from, meta));
+        self.offered = None;
+        effects.fetch = Some((from, meta));
+    }
+
+    /// Takes up the offer that waited, if it is still of use.
+    fn fetch_offered(&mut self, effects: &mut Effects) {
+        if let Some((from, message)) = self.offered.take() {
+            if self.needs_fetch(&RaftMessage { term: Term(self.raft.raft.term), ..message.clone() }) {
+                self.begin_fetch(from, message, effects);
+            }
         }
     }
 
     fn on_snapshot_staged(&mut self, staged: Staged, effects: &mut Effects) {
-        let Some((from, message)) = self.fetching.take() else { return };
+        let Some((mut from, mut message)) = self.fetching.take() else { return };
         if message.snapshot.as_ref() != Some(&staged.meta) {
             self.fetching = Some((from, message));
             return;
@@ -482,16 +565,25 @@ impl Replica {
         while self.raft.has_ready() {
             self.on_ready(effects);
         }
-        self.step_raft(from, &message);
+        // What is committed stays so when terms change: whoever leads by then is told that it is here.
+        let raft = &self.raft.raft;
+        if raft.term > message.term.0 && raft.leader_id != 0 {
+            (from, message.term) = (ReplicaId(raft.leader_id), Term(raft.term));
+        }
+        if from != self.identity.replica && !self.contradicts(&staged.meta) {
+            self.step_raft(from, &message);
+        }
         let pending = self.raft.snap().map(|snapshot| snapshot.get_metadata().index);
         if pending == Some(staged.meta.index.0) {
             self.install(staged, effects);
         }
+        self.fetch_offered(effects);
     }
 
     /// Installs a snapshot that the library has accepted: log, state and configuration start over behind it.
     fn install(&mut self, staged: Staged, effects: &mut Effects) {
         let mut ready = self.raft.ready();
+        self.on_role();
         assert_eq!(ready.snapshot().get_metadata().index, staged.meta.index.0, "another snapshot is ready");
         assert!(ready.entries().is_empty(), "entries beside a snapshot");
         let meta = staged.meta;
@@ -538,6 +630,7 @@ impl Replica {
         self.snapshot_at = self.now;
         self.full_copy = false;
         self.members_told = false;
+        self.report_due = self.now;
         effects.look_for_history = true;
     }
 
@@ -571,7 +664,7 @@ impl Replica {
     fn on_ready(&mut self, effects: &mut Effects) {
         let mut ready = self.raft.ready();
         assert!(ready.snapshot().is_empty(), "snapshots are installed when they are staged");
-        self.on_role(effects);
+        self.on_role();
 
         let mut records = Vec::new();
         let mut votes = false;
@@ -640,6 +733,7 @@ impl Replica {
             self.raft.on_persist_ready(write.ready);
             if let Some(index) = write.install {
                 self.raft.advance_apply_to(index.0);
+                self.answer_snapshots(effects);
             }
             self.send_raft(write.promises, effects);
         }
@@ -672,14 +766,10 @@ impl Replica {
                 }
             }
             match (self.writes.applied(index, Term(entry.term)), outcome) {
+                (Some((key, true)), Some(outcome @ Outcome::NotApplied(_))) => self.finish_copy(key, outcome, effects),
                 (Some((key, true)), Some(outcome)) => self.finish_write(key, outcome, effects),
-                (Some((key, _)), _) => {
-                    // Another leader's entry is where ours was: ours can never be. It may still be elsewhere if it was routed again.
-                    let only_here = self.writes.get(key).is_some_and(|p| p.stage == Stage::Proposed);
-                    if only_here {
-                        self.finish_write(key, Outcome::NotApplied(NotApplied::Superseded), effects);
-                    }
-                }
+                // Another leader's entry is where ours was: ours can never be.
+                (Some((key, _)), _) => self.finish_copy(key, Outcome::NotApplied(NotApplied::Superseded), effects),
                 (None, _) => {}
             }
         }
@@ -693,6 +783,12 @@ impl Replica {
             return None;
         }
         let proposal = codec::decode_proposal(&entry.context).expect("the feature level admits only known formats");
+        if let Command::Members(MemberCommand::Remove(old) | MemberCommand::Replace { old, .. }) =
+            &proposal.write.command
+        {
+            // It is needed, and must be reached, until a joint configuration is left.
+            self.leaving.extend(self.state.members.get(*old).cloned());
+        }
         let (outcome, finished) = self.state.apply(index, proposal);
         // A repeated request is answered from what is kept and changes nothing a second time.
         if !finished.is_empty() && matches!(outcome, Outcome::Applied { .. }) {
@@ -707,6 +803,11 @@ impl Replica {
             Ok(configuration) => {
                 self.configuration = configuration_from_raft(&configuration);
                 info!(replica = self.identity.replica.0, configuration = ?self.configuration, "configuration changed");
+                if self.is_leader() && !self.configuration.is_voter(self.identity.replica) {
+                    // It inherited its own removal. The library does not survive a leader that is not part of its configuration.
+                    let term = self.raft.raft.term;
+                    self.raft.raft.become_follower(term, 0);
+                }
             }
             Err(error) => {
                 warn!(replica = self.identity.replica.0, %error, "the configuration change does not fit and is skipped")
@@ -740,7 +841,7 @@ impl Replica {
             }
         }
         for pending in self.writes.overdue(self.now) {
-            let outcome = match (pending.maybe_logged, pending.stage) {
+            let outcome = match (pending.may_be_logged(), pending.stage) {
                 (false, _) => Outcome::NotApplied(NotApplied::NoQuorum),
                 (true, Stage::Forwarded { .. }) => Outcome::Unknown(UnknownWhy::ForwardTimedOut),
                 (true, Stage::Proposed | Stage::Waiting { .. }) => Outcome::Unknown(UnknownWhy::TimedOut),
@@ -781,14 +882,15 @@ impl Replica {
     }
 
     /// Notices that the role, the term or the leader changed.
-    fn on_role(&mut self, effects: &mut Effects) {
+    fn on_role(&mut self) {
         let leads = self.is_leader();
         let term = self.raft.raft.term;
         let leader = ReplicaId(self.raft.raft.leader_id);
-        if leads && self.leadership.is_none() {
+        if leads && self.leadership.as_ref().is_none_or(|leadership| leadership.term != term) {
             info!(replica = self.identity.replica.0, term, "leads");
             self.attempts = 0;
             self.leadership = Some(Leadership {
+                term,
                 stamp: self.now,
                 expire: None,
                 reports: BTreeMap::new(),
@@ -809,7 +911,6 @@ impl Replica {
             self.writes.reroute(leader, self.identity.replica, self.now);
             self.reads.ask_again(leader, Time(0));
         }
-        let _ = effects;
     }
 
     /// What a leader does without being asked.
@@ -827,15 +928,8 @@ impl Replica {
             author: Author { principal: Principal::System { part: Arc::from(part) }, role: Role::System },
             command,
         };
-        let pending = Pending {
-            origin: Origin::Own,
-            write,
-            forward: false,
-            deadline: self.now.plus_ms(self.settings.timing.request_ms),
-            stage: Stage::Waiting { not_before: self.now },
-            maybe_logged: false,
-        };
-        self.writes.add(pending);
+        let deadline = self.now.plus_ms(self.settings.timing.request_ms);
+        self.writes.add(Pending::waiting(Origin::Own, write, false, self.now, deadline));
     }
 
     /// Proposes to expire what is due by replicated time.
@@ -935,7 +1029,9 @@ impl Replica {
         };
         let last = self.raft.raft.raft_log.last_index();
         let behind = last.saturating_sub(progress.matched);
-        if progress.state != ProgressState::Replicate || behind > 1_000 {
+        // After a snapshot an idle follower stays in `probe` until there is something to send: what counts is its position.
+        let is_following = progress.state != ProgressState::Snapshot && progress.recent_active;
+        if !is_following || behind > 1_000 {
             return Err(format!("replica {id} is {behind} entries behind; wait until it has caught up"));
         }
         let full_copy = self.leadership.as_ref().and_then(|l| l.reports.get(&id).copied()).unwrap_or(false);
@@ -957,14 +1053,8 @@ impl Replica {
     }
 
     fn on_write(&mut self, origin: Origin, write: WriteRequest, forward: bool, effects: &mut Effects) {
-        let pending = Pending {
-            origin,
-            write,
-            forward,
-            deadline: self.now.plus_ms(self.settings.timing.request_ms),
-            stage: Stage::Waiting { not_before: self.now },
-            maybe_logged: false,
-        };
+        let deadline = self.now.plus_ms(self.settings.timing.request_ms);
+        let pending = Pending::waiting(origin, write, forward, self.now, deadline);
         if self.stopping {
             return self.answer_write(&pending, Outcome::NotApplied(NotApplied::Stopping), effects);
         }
@@ -983,7 +1073,7 @@ impl Replica {
             if leads {
                 self.proposals.push(key);
             } else if pending.origin == Origin::Own {
-                self.writes.remove(key);
+                self.finish_write(key, Outcome::NotApplied(self.not_leader()), effects);
             } else if self.known_leader.0 == 0 || self.is_leader() {
                 // Nobody leads, or leadership is being handed over: it waits.
             } else if pending.forward {
@@ -1019,7 +1109,8 @@ impl Replica {
             let proposal = Proposal { write: pending.write.clone(), recorded_at: self.wall, elapsed };
             let data = codec::encode_proposal(&proposal);
             let (bytes, bytes_max) = (data.len() as u64, self.settings.limits.payload_bytes_max);
-            if bytes > bytes_max {
+            // The times in a proposal differ from copy to copy and decide nothing: too large is too large for every copy.
+            if bytes > bytes_max && timeless_bytes(&pending.write) > bytes_max {
                 let outcome = Outcome::NotApplied(NotApplied::TooLarge { bytes, bytes_max });
                 self.finish_write(key, outcome, effects);
                 continue;
@@ -1072,15 +1163,15 @@ impl Replica {
             return self.finish_write(key, outcome, effects);
         }
         let refusal = |problem: String| Outcome::Refused(Refusal::Membership { problem: problem.into() });
+        if self.raft.raft.has_pending_conf() || self.configuration.is_joint() || !self.raft.raft.apply_to_current_term()
+        {
+            // Changes go one at a time; this one waits for the one before, which may be an earlier copy of itself.
+            return self.writes.set_waiting(key, self.now.plus_ms(RETRY_MS));
+        }
         let changes = match self.membership_changes(&command) {
             Ok(changes) => changes,
             Err(problem) => return self.finish_write(key, refusal(problem), effects),
         };
-        if self.raft.raft.has_pending_conf() || self.configuration.is_joint() || !self.raft.raft.apply_to_current_term()
-        {
-            // Changes go one at a time; this one waits for the one before.
-            return self.writes.set_waiting(key, self.now.plus_ms(RETRY_MS));
-        }
         let Some(leadership) = &mut self.leadership else { return };
         let elapsed = self.now.micros_since(leadership.stamp);
         let proposal = Proposal { write: pending.write.clone(), recorded_at: self.wall, elapsed };
@@ -1163,6 +1254,13 @@ impl Replica {
     fn finish_write(&mut self, key: u64, outcome: Outcome, effects: &mut Effects) {
         if let Some(pending) = self.writes.remove(key) {
             self.answer_write(&pending, outcome, effects);
+        }
+    }
+
+    /// One copy of a write came to nothing. That is the write's outcome only if there can be no other.
+    fn finish_copy(&mut self, key: u64, outcome: Outcome, effects: &mut Effects) {
+        if self.writes.get(key).is_some_and(|pending| pending.stage == Stage::Proposed && !pending.may_be_logged()) {
+            self.finish_write(key, outcome, effects);
         }
     }
 
@@ -1262,6 +1360,7 @@ impl Replica {
     }
 
     fn try_snapshot(&mut self, effects: &mut Effects) {
+        self.snapshot_wanted |= self.raft.mut_store().take_wanted();
         if self.snapshot_saving || self.applied <= self.snapshot_index() || self.applied.0 == 0 {
             return;
         }
@@ -1304,14 +1403,20 @@ impl Replica {
             self.compact();
             effects.log.push(LogTask::Purge(oldest));
         }
+        self.answer_snapshots(effects);
+    }
+
+    /// Answers who asked for a snapshot that the newest durable one covers.
+    fn answer_snapshots(&mut self, effects: &mut Effects) {
+        if self.is_installing() {
+            return; // Answered when that one is durable.
+        }
         let index = self.snapshot_index();
         let ripe: Vec<_> = self.snapshot_waiters.extract_if(.., |(_, wanted)| *wanted <= index).collect();
         for (token, _) in ripe {
             effects.answers.push((token, Answer::Admin(AdminOutcome::Snapshot { index })));
         }
-        if !self.snapshot_waiters.is_empty() {
-            self.snapshot_wanted = true;
-        }
+        self.snapshot_wanted |= !self.snapshot_waiters.is_empty();
     }
 
     /// Forgets the log in memory that the snapshot covers, but for what active followers still need, within a bound.
@@ -1366,7 +1471,10 @@ impl Replica {
                 }
                 self.raft.transfer_leader(to.0);
                 let deadline = self.now.plus_ms(2 * self.settings.timing.election_ms_max);
-                self.transfer = Some((token, to, deadline));
+                if let Some((before, _, _)) = self.transfer.replace((token, to, deadline)) {
+                    let problem = format!("leadership was asked to go to replica {to} instead");
+                    effects.answers.push((before, Answer::Admin(AdminOutcome::Failed { problem })));
+                }
             }
         }
     }
@@ -1391,7 +1499,7 @@ impl Replica {
         }
         let waiting: Vec<u64> = self.writes.routable(Time(u64::MAX));
         for key in waiting {
-            let unlogged = self.writes.get(key).is_some_and(|p| !p.maybe_logged);
+            let unlogged = self.writes.get(key).is_some_and(|p| !p.may_be_logged());
             if unlogged {
                 self.finish_write(key, Outcome::NotApplied(NotApplied::Stopping), effects);
             }
@@ -1402,7 +1510,7 @@ impl Replica {
     pub fn abandon(&mut self) -> Vec<(Token, Answer)> {
         let mut effects = Effects::default();
         for pending in self.writes.drain() {
-            let outcome = if pending.maybe_logged {
+            let outcome = if pending.may_be_logged() {
                 Outcome::Unknown(UnknownWhy::TimedOut)
             } else {
                 Outcome::NotApplied(NotApplied::Stopping)
@@ -1416,7 +1524,10 @@ impl Replica {
 
     fn tell_members(&mut self, effects: &mut Effects) {
         if !self.members_told {
-            let members: Vec<_> = self.state.members.all().cloned().collect();
+            let (configuration, table) = (&self.configuration, &self.state.members);
+            self.leaving
+                .retain(|member| table.get(member.id).is_none() && configuration.everybody().contains(&member.id));
+            let members: Vec<_> = table.all().chain(&self.leaving).cloned().collect();
             self.members_told = true;
             effects.members = Some(members);
         }

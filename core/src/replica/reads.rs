@@ -124,6 +124,12 @@ impl Reads {
         }
     }
 
+    /// Follower: `leader` said that it does not lead. Asked again after `since`, or as soon as another one is known.
+    pub(super) fn postpone(&mut self, leader: ReplicaId, since: Time, waiters: Vec<Waiter>) {
+        let token = self.draw();
+        self.asked.insert(token, (leader, since, waiters));
+    }
+
     /// Leadership was lost: the rounds are void. Peers' questions are dropped; they ask again.
     pub(super) fn abandon_rounds(&mut self) {
         let rounds = core::mem::take(&mut self.rounds);

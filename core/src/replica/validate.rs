@@ -4,7 +4,9 @@
 //! are out of scope; broken, old and repeated messages are not.
 
 use crate::ids::{Index, ReplicaId};
+use crate::log::Configuration;
 use crate::peer::{RaftMessage, RaftMessageKind};
+use alloc::collections::BTreeSet;
 
 /// What the validation needs to know of the receiver.
 pub(super) struct Receiver {
@@ -16,11 +18,24 @@ pub(super) struct Receiver {
 
 /// Longest context of a message. Ours are 16 bytes; the library's own campaign marker is shorter.
 const CONTEXT_BYTES_MAX: usize = 64;
+/// No term or position ever gets here; the library counts on from what it is told without looking for the end of numbers.
+const NUMBER_MAX: u64 = 1 << 56;
 
 /// Checks a message against what an honest peer could send.
 pub(super) fn raft_message(from: ReplicaId, message: &RaftMessage, receiver: &Receiver) -> Result<(), &'static str> {
     if message.term.0 == 0 {
         return Err("its term is zero");
+    }
+    let numbers = [
+        message.term.0,
+        message.log_term.0,
+        message.index.0,
+        message.commit.0,
+        message.commit_term.0,
+        message.reject_hint.0,
+    ];
+    if numbers.iter().any(|number| *number > NUMBER_MAX) {
+        return Err("its terms or positions are beyond any that can be reached");
     }
     if message.context.len() > CONTEXT_BYTES_MAX {
         return Err("its context is too long");
@@ -58,6 +73,9 @@ pub(super) fn raft_message(from: ReplicaId, message: &RaftMessage, receiver: &Re
             if receiver.leads && message.term.0 == receiver.term && message.index > receiver.last {
                 return Err("it acknowledges beyond the leader's log");
             }
+            if message.reject_hint > message.index {
+                return Err("it hints beyond what it rejects");
+            }
             Ok(())
         }
         RaftMessageKind::Snapshot => {
@@ -66,10 +84,16 @@ pub(super) fn raft_message(from: ReplicaId, message: &RaftMessage, receiver: &Re
             {
                 return Err("its snapshot has no position or no voters");
             }
+            if meta.index.0 > NUMBER_MAX {
+                return Err("its snapshot is beyond any position that can be reached");
+            }
+            if !is_sound(&meta.configuration) {
+                return Err("its snapshot's configuration contradicts itself");
+            }
             Ok(())
         }
         RaftMessageKind::TimeoutNow => {
-            if from != receiver.leader {
+            if message.term.0 == receiver.term && receiver.leader.0 != 0 && from != receiver.leader {
                 return Err("only the leader may ask for a campaign");
             }
             Ok(())
@@ -79,4 +103,16 @@ pub(super) fn raft_message(from: ReplicaId, message: &RaftMessage, receiver: &Re
         | RaftMessageKind::PreVote
         | RaftMessageKind::PreVoteReply => Ok(()),
     }
+}
+
+/// Whether every replica has one place in the configuration. The library does not restore any other.
+fn is_sound(configuration: &Configuration) -> bool {
+    let Configuration { voters, voters_outgoing, learners, learners_next, auto_leave } = configuration;
+    let once =
+        |ids: &[ReplicaId]| ids.iter().all(|id| id.0 != 0) && ids.iter().collect::<BTreeSet<_>>().len() == ids.len();
+    let votes = |id: &ReplicaId| voters.contains(id) || voters_outgoing.contains(id);
+    [voters, voters_outgoing, learners, learners_next].into_iter().all(|ids| once(ids))
+        && !learners.iter().any(|id| votes(id) || learners_next.contains(id))
+        && learners_next.iter().all(|id| voters_outgoing.contains(id) && !voters.contains(id))
+        && (!auto_leave || configuration.is_joint())
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - every write gets exactly one answer, at its deadline at the latest;
-//! - *not applied* is said only of a write that was never in any log, or whose place another entry took;
+//! - *not applied* is said only of a write that can be in no log: it never was, or another entry took the place of every copy;
+//! - of a write that was forwarded once it is never said: the message may be repeated, and any leader may have logged it;
 //! - a write may be in the log more than once (after leader changes); its request id makes it apply once.
 
 use crate::ids::{Index, ReplicaId, Term, Time};
@@ -38,8 +39,23 @@ pub(super) struct Pending {
     pub(super) forward: bool,
     pub(super) deadline: Time,
     pub(super) stage: Stage,
+    /// Log entries of this replica that hold it and were neither applied nor superseded.
+    pub(super) copies: u32,
+    /// Whether it was ever sent to a leader: how many copies there are is not known then.
+    pub(super) travelled: bool,
+}
+
+impl Pending {
+    /// A write that waits to be routed and is in no log yet.
+    pub(super) fn waiting(origin: Origin, write: WriteRequest, forward: bool, now: Time, deadline: Time) -> Self {
+        let stage = Stage::Waiting { not_before: now };
+        Self { origin, write, forward, deadline, stage, copies: 0, travelled: false }
+    }
+
     /// Whether it may be in some log.
-    pub(super) maybe_logged: bool,
+    pub(super) fn may_be_logged(&self) -> bool {
+        self.travelled || self.copies > 0
+    }
 }
 
 /// All writes on their way.
@@ -108,7 +124,7 @@ impl Writes {
     pub(super) fn set_proposed(&mut self, key: u64, index: Index, term: Term) {
         if let Some(pending) = self.pending.get_mut(&key) {
             pending.stage = Stage::Proposed;
-            pending.maybe_logged = true;
+            pending.copies += 1;
             self.waiting.remove(&key);
             self.by_index.insert(index, (term, key));
         }
@@ -117,14 +133,17 @@ impl Writes {
     pub(super) fn set_forwarded(&mut self, key: u64, to: ReplicaId) {
         if let Some(pending) = self.pending.get_mut(&key) {
             pending.stage = Stage::Forwarded { to };
-            pending.maybe_logged = true;
+            pending.travelled = true;
             self.waiting.remove(&key);
         }
     }
 
-    /// The write that was proposed at this position, and whether it is the one that was applied there.
+    /// The write that was proposed at this position, and whether it is the one that was applied there. Either way this copy of
+    /// it is settled.
     pub(super) fn applied(&mut self, index: Index, term: Term) -> Option<(u64, bool)> {
         let (proposed_term, key) = self.by_index.remove(&index)?;
+        let pending = self.pending.get_mut(&key)?;
+        pending.copies = pending.copies.saturating_sub(1);
         Some((key, proposed_term == term))
     }
 

@@ -134,6 +134,8 @@ pub(crate) struct World {
     staged: BTreeMap<(Index, Digest), Vec<Bytes>>,
     /// Commits that were told *not applied*.
     never: BTreeSet<u64>,
+    /// Commits that were told *unknown* once.
+    doubted: BTreeSet<u64>,
 }
 
 const MS: u64 = 1_000_000;
@@ -186,7 +188,8 @@ impl World {
             digest: state.digest(),
         };
         let limits = Limits {
-            snapshot_entries: 40,
+            // Rarer than joins: who joins must get a snapshot that knows it all the same.
+            snapshot_entries: 120,
             snapshot_pause_ms: 1_000,
             log_bytes_behind_snapshot: 2_000,
             snapshot_patience_ms: 3_000,
@@ -216,6 +219,7 @@ impl World {
             history: BTreeMap::new(),
             staged: BTreeMap::new(),
             never: BTreeSet::new(),
+            doubted: BTreeSet::new(),
         };
         let hard_state = HardState { term: Term(1), vote: ReplicaId(0), commit: Index(1) };
         let log = vec![LogRecord::Reset { index: Index(1), term: Term(1) }, LogRecord::HardState(hard_state)];
@@ -468,11 +472,15 @@ impl World {
                 let (_, number) = asked.write.unwrap();
                 assert!(!self.acknowledged.contains_key(&number));
                 assert!(!matches!(why, NotApplied::TooLarge { .. }));
-                self.never.insert(number);
+                // Of a repeated request it says nothing about the attempts before.
+                if !self.doubted.contains(&number) {
+                    self.never.insert(number);
+                }
             }
             Answer::Write(Outcome::Unknown(_)) => {
                 self.unknown += 1;
                 let (write, number) = asked.write.unwrap();
+                self.doubted.insert(number);
                 // Retried elsewhere under the same id.
                 self.send_write(write, number);
             }

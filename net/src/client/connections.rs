@@ -26,8 +26,8 @@ pub(super) fn endpoint(address: &str, options: &Options) -> Result<Endpoint, Cli
     Ok(endpoint
         .connect_timeout(options.connect_timeout)
         .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(3))
+        .http2_keep_alive_interval(Duration::from_secs(2))
+        .keep_alive_timeout(Duration::from_secs(2))
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(8 << 20))
 }

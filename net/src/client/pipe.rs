@@ -14,14 +14,14 @@ use crate::proto::v1::muster_client::MusterClient;
 use crate::proto::v1::{NotLeader, PipelineReply, PipelineRequest, TaggedWrite, WriteRequest};
 use muster_core::request::Outcome;
 use prost::Message;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// How many writes may wait for a frame.
 const WAITING_MAX: usize = 4_096;
 /// A frame is closed by the write that brings it to this many bytes, or to this many writes.
-const FRAME_BYTES: usize = 1 << 20;
+pub(super) const FRAME_BYTES: usize = 1 << 20;
 const FRAME_WRITES: usize = 1_024;
 
 /// What came of handing a write to a replica.
@@ -78,7 +78,7 @@ async fn run(address: String, options: Options, mut jobs: mpsc::Receiver<Job>) {
     };
     match opened.await {
         Ok(replies) => {
-            let mut waiting = HashMap::new();
+            let mut waiting = BTreeMap::new();
             carry(&mut jobs, &frames, replies, &mut waiting).await;
             jobs.close();
             for (_, answer) in waiting {
@@ -106,7 +106,7 @@ async fn carry(
     jobs: &mut mpsc::Receiver<Job>,
     frames: &mpsc::Sender<PipelineRequest>,
     mut replies: tonic::Streaming<PipelineReply>,
-    waiting: &mut HashMap<u64, oneshot::Sender<Answer>>,
+    waiting: &mut BTreeMap<u64, oneshot::Sender<Answer>>,
 ) {
     let mut tag = 0;
     loop {
@@ -159,7 +159,7 @@ async fn carry(
 /// Gives answers to those who wait for them. False once the connection is of no use.
 fn take(
     reply: Result<Option<PipelineReply>, tonic::Status>,
-    waiting: &mut HashMap<u64, oneshot::Sender<Answer>>,
+    waiting: &mut BTreeMap<u64, oneshot::Sender<Answer>>,
 ) -> bool {
     let Ok(Some(reply)) = reply else { return false };
     for tagged in reply.outcomes {

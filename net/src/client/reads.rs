@@ -56,6 +56,7 @@ fn of_status(address: &str, status: &tonic::Status) -> Miss {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers hand over what they have at hand")]
 fn broken(address: &str, problem: impl ToString) -> ClientError {
     ClientError::Broken { address: address.to_owned(), problem: problem.to_string() }
 }
@@ -181,7 +182,9 @@ pub(super) async fn query(
     .await?;
     if let Answer::Members(members) = &answered.answer {
         let mut targets = connections.targets();
-        members.iter().for_each(|member| targets.learn(member.client_address.clone()));
+        for member in members {
+            targets.learn(member.client_address.clone());
+        }
     }
     Ok(answered)
 }

@@ -1,13 +1,15 @@
 //! Writes: the session, and one write driven to its outcome by core's machines.
 
 use super::connections::{Connections, lock};
-use super::pipe::Answer;
+use super::pipe::{Answer, FRAME_BYTES};
 use crate::convert::Wire;
 use crate::proto::v1 as wire;
+use crate::server::MESSAGE_BYTES_MAX;
 use muster_core::client::{Session, Step, Turn, WriteAttempts};
 use muster_core::ids::{SessionId, Time};
 use muster_core::journal::entry::Author;
 use muster_core::request::{Command, NotApplied, Outcome, Reply, RequestId, UnknownWhy};
+use prost::Message;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -26,7 +28,7 @@ pub(super) struct Sessions {
 struct Number<'a> {
     sessions: &'a Sessions,
     session: SessionId,
-    number: u64,
+    value: u64,
 }
 
 impl Drop for Number<'_> {
@@ -34,7 +36,7 @@ impl Drop for Number<'_> {
         if let Some(session) = lock(&self.sessions.open).as_mut()
             && session.id() == self.session
         {
-            session.end(self.number);
+            session.end(self.value);
         }
         self.sessions.ended.notify_waiters();
     }
@@ -44,9 +46,9 @@ impl Number<'_> {
     /// The id of the request, with the newest acknowledgement.
     fn request(&self) -> RequestId {
         match lock(&self.sessions.open).as_ref() {
-            Some(session) if session.id() == self.session => session.request(self.number),
+            Some(session) if session.id() == self.session => session.request(self.value),
             // The session was given up meanwhile; the request keeps its name.
-            Some(_) | None => RequestId::Session { session: self.session, number: self.number, acknowledged: 0 },
+            Some(_) | None => RequestId::Session { session: self.session, number: self.value, acknowledged: 0 },
         }
     }
 }
@@ -60,7 +62,7 @@ impl Sessions {
         let mut open = lock(&self.open);
         let session = open.as_mut()?;
         let number = session.begin()?;
-        Some(Number { sessions: self, session: session.id(), number })
+        Some(Number { sessions: self, session: session.id(), value: number })
     }
 
     /// Another write may have opened a new one already: only the session that failed is forgotten.
@@ -85,8 +87,11 @@ pub(super) async fn write(
     command: &Command,
 ) -> Outcome {
     let deadline = deadline(connections);
-    let mut attempts = WriteAttempts::new(deadline);
+    let mut attempts = attempts_until(connections, deadline);
     let base = wire_request(author, command);
+    if let Some(outcome) = too_large(&base) {
+        return outcome;
+    }
     loop {
         let number = match begin(connections, sessions, author, deadline).await {
             Ok(number) => number,
@@ -107,8 +112,11 @@ pub(super) async fn write_once(
     author: &Author,
     command: &Command,
 ) -> Outcome {
-    let mut attempts = WriteAttempts::new(deadline(connections));
+    let mut attempts = attempts_until(connections, deadline(connections));
     let request = wire::WriteRequest { request: Some(request.to_wire()), ..wire_request(author, command) };
+    if let Some(outcome) = too_large(&request) {
+        return outcome;
+    }
     match drive(connections, &mut attempts, || request.clone()).await {
         Driven::Done(outcome) => outcome,
         // Only an answer to a session's request could have led here.
@@ -120,7 +128,7 @@ pub(super) async fn write_once(
 pub(super) async fn close(connections: &Connections, sessions: &Sessions) {
     let opener = lock(&sessions.opener).clone();
     if let (Some(number), Some(author)) = (sessions.try_begin(), opener) {
-        let mut attempts = WriteAttempts::new(connections.now().plus_ms(1_000));
+        let mut attempts = WriteAttempts::new(connections.now().plus_ms(1_000), 1_000);
         let base = wire_request(&author, &Command::CloseSession);
         drive(connections, &mut attempts, || wire::WriteRequest {
             request: Some(number.request().to_wire()),
@@ -140,8 +148,20 @@ fn wire_request(author: &Author, command: &Command) -> wire::WriteRequest {
     }
 }
 
+/// No replica reads a message of this size: its stream would break, and every other write on it with it.
+fn too_large(request: &wire::WriteRequest) -> Option<Outcome> {
+    let bytes = request.encoded_len();
+    let bytes_max = MESSAGE_BYTES_MAX - FRAME_BYTES - (64 << 10);
+    (bytes > bytes_max)
+        .then_some(Outcome::NotApplied(NotApplied::TooLarge { bytes: bytes as u64, bytes_max: bytes_max as u64 }))
+}
+
 fn deadline(connections: &Connections) -> Time {
     connections.now().plus_ms(millis(connections.options.write_timeout))
+}
+
+fn attempts_until(connections: &Connections, deadline: Time) -> WriteAttempts {
+    WriteAttempts::new(deadline, millis(connections.options.attempt_timeout))
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -186,7 +206,7 @@ async fn open(connections: &Connections, author: &Author, deadline: Time) -> Res
             request: Some(RequestId::OneShot { id, drawn_at: age }.to_wire()),
             ..wire_request(author, &Command::OpenSession)
         };
-        let mut attempts = WriteAttempts::new(deadline);
+        let mut attempts = attempts_until(connections, deadline);
         match drive(connections, &mut attempts, || request.clone()).await {
             Driven::Done(Outcome::Applied { reply: Reply::Session { session }, .. }) => return Ok(session),
             Driven::Done(Outcome::NotApplied(why)) => return Err(why),

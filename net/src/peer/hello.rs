@@ -110,7 +110,7 @@ fn id_of(bytes: &[u8], problem: &'static str) -> Result<u128, HelloError> {
 
 /// The hello of a caller.
 #[must_use]
-pub fn hello(caller: Caller, to: ReplicaId, lane: Option<Lane>) -> Hello {
+pub fn hello(caller: Caller, to: ReplicaId, lane: Option<Lane>, peer_address: &str) -> Hello {
     let lane = match lane {
         None => WireLane::Unspecified,
         Some(Lane::Control) => WireLane::Control,
@@ -123,6 +123,7 @@ pub fn hello(caller: Caller, to: ReplicaId, lane: Option<Lane>) -> Hello {
         incarnation: id_bytes(caller.incarnation.0),
         to: to.0,
         lane: lane.into(),
+        peer_address: peer_address.to_owned(),
     }
 }
 

@@ -26,6 +26,8 @@ use tonic::{Code, Status};
 /// Bounds and patience of the peer transport.
 #[derive(Clone, Debug)]
 pub struct PeerOptions {
+    /// Where this replica's own peers reach it, told to whoever it calls. Empty: a joiner that knows nobody cannot answer.
+    pub peer_address: Arc<str>,
     /// Bytes of control messages that may wait for one peer.
     pub control_bytes_max: usize,
     /// Bytes of bulk messages that may wait for one peer. More rides out longer stalls; a leader holds this much per follower.
@@ -41,6 +43,7 @@ pub struct PeerOptions {
 impl Default for PeerOptions {
     fn default() -> Self {
         Self {
+            peer_address: Arc::from(""),
             control_bytes_max: 1 << 20,
             bulk_bytes_max: 64 << 20,
             connect_timeout: Duration::from_secs(1),
@@ -108,13 +111,28 @@ impl GrpcNetwork {
         self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, member: &Member) -> Peer {
+    /// What went wrong so far.
+    #[must_use]
+    pub fn counters(&self) -> &PeerCounters {
+        &self.shared.counters
+    }
+
+    /// A caller that was let in told where it is. Counts only until the members say who is where.
+    pub(super) fn meet(&self, caller: Caller, address: &str) {
+        let mut peers = self.peers();
+        if !address.is_empty() && !peers.contains_key(&caller.replica) {
+            tracing::info!(peer = %caller.replica, address, "met a peer");
+            peers.insert(caller.replica, self.open(caller.replica, caller.incarnation, Arc::from(address)));
+        }
+    }
+
+    fn open(&self, id: ReplicaId, incarnation: Incarnation, address: Arc<str>) -> Peer {
         let options = &self.shared.options;
         let link = |lane: Lane, queue: &Arc<Queue>| {
             let link = Link {
                 here: self.shared.here,
-                there: (member.id, member.incarnation),
-                address: member.peer_address.clone(),
+                there: (id, incarnation),
+                address: address.clone(),
                 lane,
                 queue: queue.clone(),
                 options: options.clone(),
@@ -125,8 +143,7 @@ impl GrpcNetwork {
         let control = Arc::new(Queue::new(options.control_bytes_max));
         let bulk = Arc::new(Queue::new(options.bulk_bytes_max));
         let links = [link(Lane::Control, &control), link(Lane::Bulk, &bulk)];
-        let address = member.peer_address.clone();
-        Peer { incarnation: member.incarnation, address, control, bulk, channel: None, links }
+        Peer { incarnation, address, control, bulk, channel: None, links }
     }
 
     /// The connection for fetches: apart from the links, so that a snapshot never delays a message.
@@ -146,7 +163,7 @@ impl GrpcNetwork {
 
     fn fetcher(&self, from: ReplicaId) -> Result<(PeerClient<Channel>, wire::Hello), FetchError> {
         let client = PeerClient::new(self.fetch_channel(from)?).max_decoding_message_size(FRAME_BYTES_MAX);
-        Ok((client, hello(self.shared.here, from, None)))
+        Ok((client, hello(self.shared.here, from, None, &self.shared.options.peer_address)))
     }
 
     /// Reads on where the last attempt broke off. True once the page is complete.
@@ -214,6 +231,7 @@ impl GrpcNetwork {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers hand over what they have at hand")]
 fn unreachable_because(problem: impl ToString) -> FetchError {
     FetchError::Unreachable { problem: problem.to_string() }
 }
@@ -252,7 +270,7 @@ impl Network for GrpcNetwork {
                 .get(&member.id)
                 .is_some_and(|peer| peer.address == member.peer_address && peer.incarnation == member.incarnation);
             if !same {
-                peers.insert(member.id, self.open(member));
+                peers.insert(member.id, self.open(member.id, member.incarnation, member.peer_address.clone()));
             }
         }
     }
@@ -357,7 +375,7 @@ impl Link {
             Err(error) => return Ended::Broken(root_cause(&error)),
         };
         let (frames, outgoing) = mpsc::channel(1);
-        let hello = hello(self.here, self.there.0, Some(self.lane));
+        let hello = hello(self.here, self.there.0, Some(self.lane), &self.options.peer_address);
         let first = wire::LinkFrame { frame: Some(wire::link_frame::Frame::Hello(hello)) };
         if frames.send(first).await.is_err() {
             return Ended::Broken("the connection broke".to_owned());

@@ -1,8 +1,8 @@
 //! Receiving: links of messages into the replica's inbox, and fetches out of its archive.
 
-use super::PeerCounters;
 use super::frame::{FRAME_BYTES_MAX, open_frame};
 use super::hello::{Caller, HelloError, check_hello, welcome};
+use super::{GrpcNetwork, PeerCounters};
 use crate::proto::peer as wire;
 use crate::proto::peer::peer_server::{Peer, PeerServer};
 use crate::server::Replica;
@@ -26,14 +26,16 @@ const RECORDS_BYTES: usize = 4 << 20;
 /// The peers' service of a replica.
 pub struct PeerApi<L> {
     replica: Replica<L>,
+    network: GrpcNetwork,
     counters: PeerCounters,
 }
 
 impl<L: Library> PeerApi<L> {
     /// The service, ready to be served.
     #[must_use]
-    pub fn service(replica: Replica<L>, counters: PeerCounters) -> PeerServer<Self> {
-        PeerServer::new(Self { replica, counters })
+    pub fn service(replica: Replica<L>, network: GrpcNetwork) -> PeerServer<Self> {
+        let counters = network.counters().clone();
+        PeerServer::new(Self { replica, network, counters })
             .max_decoding_message_size(FRAME_BYTES_MAX + (64 << 10))
             .max_encoding_message_size(usize::MAX)
     }
@@ -131,6 +133,7 @@ impl<L: Library> Peer for PeerApi<L> {
             Some(wire::link_frame::Frame::Messages(_)) | None => None,
         };
         let caller = self.check(hello.as_ref())?;
+        self.network.meet(caller, hello.as_ref().map_or("", |hello| &hello.peer_address));
         let (answers, answered) = mpsc::channel(2);
         answers.try_send(Ok(welcome(self.here()))).map_err(|_| Status::internal("no room for the welcome"))?;
         let reader = Reader { replica: self.replica.clone(), counters: self.counters.clone(), caller };

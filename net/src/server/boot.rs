@@ -6,14 +6,13 @@ use crate::convert::{Wire, text};
 use crate::proto::v1 as wire;
 use bytes::Bytes;
 use muster_core::boot::{BootPlan, BootRefusal, plan, plan_with};
-use muster_core::front::View;
+use muster_core::driver::store_overlay;
+use muster_core::front::{Handle, View};
 use muster_core::ids::{NodeId, Seq, VClusterId};
-use muster_core::journal::command::JournalCommand;
-use muster_core::journal::entry::{Author, Principal, Role};
 use muster_core::journal::key::Scope;
 use muster_core::journal::overlay::BootOverlay;
 use muster_core::overlay;
-use muster_core::request::{Command, Freshness, NotApplied, Refusal, RequestId, WriteRequest};
+use muster_core::request::{Freshness, NotApplied, Refusal, WriteRequest};
 use muster_core::storage::Library;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,7 +61,8 @@ impl Builds {
             let overlay = overlay.unwrap_or_else(|error| {
                 Err(Refusal::Overlay { problem: format!("building it broke: {error}").into() })
             })?;
-            tokio::spawn(store(replica.handle.clone(), view.state.age(), vcluster.clone(), overlay.clone()));
+            let write = store_overlay(&view.state, vcluster.clone(), overlay.clone(), random_id().0);
+            tokio::spawn(store(replica.handle.clone(), write));
             Ok(overlay)
         };
         cell.get_or_init(build).await.clone()
@@ -70,21 +70,9 @@ impl Builds {
 }
 
 /// Asks the leader to store it. If that fails, the next view without one leads here again.
-async fn store(
-    handle: muster_core::front::Handle,
-    drawn_at: muster_core::ids::Age,
-    vcluster: VClusterId,
-    overlay: BootOverlay,
-) {
-    let author = Author { principal: Principal::System { part: Arc::from("overlay") }, role: Role::System };
-    let name = vcluster.to_string();
-    let write = WriteRequest {
-        request: RequestId::OneShot { id: random_id(), drawn_at },
-        author,
-        command: Command::Journal(JournalCommand::SetOverlay { vcluster, overlay }),
-    };
+async fn store(handle: Handle, write: WriteRequest) {
     let outcome = handle.write(write, true).await;
-    tracing::debug!(vcluster = name, ?outcome, "an overlay built on demand was offered for storing");
+    tracing::debug!(?outcome, "an overlay built on demand was offered for storing");
 }
 
 /// What a boot request is answered with: all of it, ready to be sent. Holds the plan's bytes, not the view.

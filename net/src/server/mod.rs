@@ -10,11 +10,12 @@ mod boot;
 mod history;
 mod http;
 
+pub(crate) use api::MESSAGE_BYTES_MAX;
 pub use api::{ClientLimits, MusterApi};
 pub use http::HttpPages;
 
 use crate::client::root_cause;
-use crate::peer::{PeerApi, PeerCounters};
+use crate::peer::{GrpcNetwork, PeerApi};
 use crate::proto::v1;
 use muster_core::front::Handle;
 use muster_core::storage::{Identity, Library};
@@ -142,7 +143,7 @@ impl std::error::Error for ServeError {
 /// A bound socket, not served yet.
 #[derive(Debug)]
 pub struct Listener {
-    listener: TcpListener,
+    socket: TcpListener,
     address: SocketAddr,
     purpose: &'static str,
 }
@@ -162,12 +163,12 @@ impl Listener {
         if !insecure && !resolved.ip().is_loopback() {
             return Err(ServeError::Unprotected { address: resolved });
         }
-        let listener = TcpListener::bind(resolved).await.map_err(|source| match source.kind() {
+        let socket = TcpListener::bind(resolved).await.map_err(|source| match source.kind() {
             std::io::ErrorKind::AddrInUse => ServeError::InUse { address: resolved, purpose },
             _ => ServeError::Io { address: resolved, source },
         })?;
-        let address = listener.local_addr().map_err(|source| ServeError::Io { address: resolved, source })?;
-        Ok(Self { listener, address, purpose })
+        let address = socket.local_addr().map_err(|source| ServeError::Io { address: resolved, source })?;
+        Ok(Self { socket, address, purpose })
     }
 
     /// Where it listens; the port is the real one if 0 was asked for.
@@ -217,7 +218,7 @@ pub async fn serve_clients<L: Library>(
         ending.ending().await;
         health.set_not_serving::<v1::muster_server::MusterServer<MusterApi<L>>>().await;
     };
-    let incoming = TcpIncoming::from(listener.listener).with_nodelay(Some(true));
+    let incoming = TcpIncoming::from(listener.socket).with_nodelay(Some(true));
     let serving = builder(&limits)
         .accept_http1(true)
         .add_routes(Routes::from(routes))
@@ -232,14 +233,14 @@ pub async fn serve_clients<L: Library>(
 pub async fn serve_peers<L: Library>(
     listener: Listener,
     replica: Replica<L>,
-    counters: PeerCounters,
+    network: GrpcNetwork,
 ) -> Result<(), ServeError> {
     let purpose = listener.purpose;
     let ending = replica.clone();
     let signal = async move { ending.ending().await };
-    let incoming = TcpIncoming::from(listener.listener).with_nodelay(Some(true));
+    let incoming = TcpIncoming::from(listener.socket).with_nodelay(Some(true));
     let serving = builder(&ClientLimits::default())
-        .add_service(PeerApi::service(replica.clone(), counters))
+        .add_service(PeerApi::service(replica.clone(), network))
         .serve_with_incoming_shutdown(incoming, signal);
     finish(&replica, serving).await.map_err(|problem| ServeError::Broken { purpose, problem })
 }

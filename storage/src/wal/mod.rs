@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Assumed of the disk
-//! - A sector (512 bytes) is old or new after a crash, never a mixture; sectors of one write may survive in any combination.
+//! - A sector (512 bytes) is old or new after a crash or a failed write, never a mixture; sectors of one write may survive in
+//!   any combination.
 //! - What a successful sync covered stays, and does not turn to zero. It may be flipped: that is found, never repaired.
 //! - Rewriting a sector with the bytes it has cannot harm it.
 //! - A failed sync says nothing about later ones: the page cache may show bytes that are not on disk and that no later sync
@@ -45,7 +46,8 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
 pub(crate) use position::Position;
-pub(crate) use recover::{Replay, replay, segments};
+pub(crate) use recover::{Replay, load, replay, segments};
+pub(crate) use scan::scan;
 
 /// How segments are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +215,9 @@ impl<D: Disk> LogStore for Wal<D> {
         self.write_batch(records).await?;
         self.doubtful = false;
         self.position = position;
-        records.iter().for_each(|record| note(&mut self.holdings, record));
+        for record in records {
+            note(&mut self.holdings, record);
+        }
         self.active.end += self.batch.sectors();
         self.last_batch = self.next_batch;
         self.next_batch += 1;

@@ -6,7 +6,7 @@
 
 use super::batch::Batch;
 use super::position::{Holding, Position, note};
-use super::scan::{Scanned, scan};
+use super::scan::{Found, Scanned, scan};
 use super::{Active, Wal, WalOptions, segment_number, segment_path};
 use crate::disk::{Access, Disk, sweep, zero};
 use crate::file::{FileKind, Header, Owner, REPLACE, SECTOR, damaged};
@@ -135,8 +135,11 @@ struct Reader<'a, F> {
     holdings: Vec<Holding>,
     last_batch: u64,
     seen_batch: u64,
-    /// The segment that holds no complete batch, and its torn one.
+    /// Where the last segment's last batch ends.
+    end: Option<(PathBuf, usize)>,
+    /// A segment that holds no complete batch, and a sector where one is missing.
     incomplete: Option<(PathBuf, usize)>,
+    /// A segment that ends in a torn batch, and a sector that it lacks.
     torn: Option<(PathBuf, usize)>,
 }
 
@@ -154,6 +157,7 @@ impl<'a, F> Reader<'a, F> {
             holdings: Vec::new(),
             last_batch: 0,
             seen_batch: 0,
+            end: None,
             incomplete: None,
             torn: None,
         }
@@ -190,6 +194,7 @@ impl<'a, F> Reader<'a, F> {
         let last = scanned.batches.last().expect("there is a batch");
         let last = last.sector..last.sector + last.sectors;
         self.follow(&path, scanned)?;
+        self.end = Some((path, last.end));
         self.tail = Some(Tail { number, file: loaded.file, bytes: loaded.bytes, last });
         Ok(())
     }
@@ -198,24 +203,16 @@ impl<'a, F> Reader<'a, F> {
         for batch in scanned.batches {
             let sector = batch.sector;
             let head = batch.head;
-            let position = match &mut self.position {
-                Some(position) => {
-                    if head.before != self.last_batch {
-                        let problem =
-                            format!("batch {} follows {}, not {}", batch.number, head.before, self.last_batch);
-                        return Err(wrong(path, sector, problem));
-                    }
-                    if (head.hard_state, head.last) != (position.hard_state, position.last) {
-                        let problem = format!("batch {} does not begin where the log before it ends", batch.number);
-                        return Err(wrong(path, sector, problem));
-                    }
-                    position
-                }
-                None => {
-                    self.start = head.last;
-                    self.position.insert(Position { hard_state: head.hard_state, start: head.last, last: head.last })
-                }
-            };
+            if let Some(position) = &self.position {
+                self.check_joint(path, &batch, position)?;
+            } else {
+                self.start = head.last;
+            }
+            let position = self.position.get_or_insert(Position {
+                hard_state: head.hard_state,
+                start: head.last,
+                last: head.last,
+            });
             if batch.number <= head.before {
                 return Err(wrong(path, sector, format!("batch {} follows batch {}", batch.number, head.before)));
             }
@@ -254,6 +251,24 @@ impl<'a, F> Reader<'a, F> {
             }
             self.last_batch = batch.number;
             self.seen_batch = batch.number.max(self.seen_batch);
+        }
+        Ok(())
+    }
+
+    /// Whether a batch begins where the log before it ends.
+    fn check_joint(&self, path: &Path, batch: &Found, position: &Position) -> Result<(), StorageError> {
+        let head = batch.head;
+        if batch.sector == 1 && head.before > self.last_batch {
+            let (path, end) = self.end.as_ref().expect("a segment came before");
+            return Err(wrong(path, *end, format!("batch {} should begin here", head.before)));
+        }
+        if head.before != self.last_batch {
+            let problem = format!("batch {} follows {}, not {}", batch.number, head.before, self.last_batch);
+            return Err(wrong(path, batch.sector, problem));
+        }
+        if (head.hard_state, head.last) != (position.hard_state, position.last) {
+            let problem = format!("batch {} does not begin where the log before it ends", batch.number);
+            return Err(wrong(path, batch.sector, problem));
         }
         Ok(())
     }
@@ -298,7 +313,6 @@ impl<D: Disk> Wal<D> {
     ///
     /// The whole rest of the segment is zeroed, even where it reads as zero: an earlier recovery may have zeroed it in the
     /// page cache only.
-    #[expect(clippy::type_complexity, reason = "three things that belong to three owners")]
     pub(crate) async fn recover(
         disk: D,
         directory: &Path,

@@ -80,7 +80,9 @@ impl Journal {
     pub fn grow(&mut self, count: u64, bytes: usize) -> (Seq, Vec<Bytes>) {
         let first = self.last().next();
         let added: Vec<Bytes> = (first.0..first.0 + count).map(|sequence| record(sequence, bytes)).collect();
-        added.iter().for_each(|record| self.push(record.clone()));
+        for record in &added {
+            self.push(record.clone());
+        }
         (first, added)
     }
 

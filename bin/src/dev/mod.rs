@@ -1,0 +1,168 @@
+//! `muster dev`: a whole cluster on this machine. Three voters and one learner, each a process of its own with its own
+//! write-ahead log and sockets on free loopback ports; the example fleet; nothing to configure.
+//!
+//! [`cluster`] minds the processes, [`story`] tells `--once`, and without it the cluster stays up with a live status. The
+//! replicas are plain `muster server`s: what is shown here is what runs in production.
+
+mod cluster;
+mod story;
+
+use crate::args::DevArgs;
+use crate::exit::Failure;
+use crate::fleet::Fleet;
+use crate::verbs::apply::{Applied, carry_out, plan};
+use crate::verbs::cluster::{leader, status_json, status_text, statuses};
+use crate::{examples, text};
+use cluster::Cluster;
+use indicatif::ProgressBar;
+use muster_core::journal::entry::{Author, Principal, Role};
+use muster_net::client::Client;
+use serde_json::json as object;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Everybody but the last becomes a voter.
+const REPLICAS: [&str; 4] = ["dev-1", "dev-2", "dev-3", "dev-4"];
+
+/// Where the data is, and whether it goes at the end.
+enum Home {
+    Kept(PathBuf),
+    Temporary(PathBuf),
+}
+
+impl Home {
+    fn new(dir: Option<PathBuf>) -> Result<Self, Failure> {
+        if let Some(dir) = dir {
+            std::fs::create_dir_all(&dir)
+                .map_err(|error| Failure::error(format!("{} cannot be made: {error}", dir.display()), ""))?;
+            return Ok(Self::Kept(std::path::absolute(dir)?));
+        }
+        let base = std::env::temp_dir();
+        for attempt in 0..100 {
+            let dir = base.join(format!("muster-dev-{}-{attempt}", std::process::id()));
+            match std::fs::create_dir(&dir) {
+                Ok(()) => return Ok(Self::Temporary(dir)),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    return Err(Failure::error(
+                        format!("{} cannot be made: {error}", dir.display()),
+                        "name a directory with --dir DIR",
+                    ));
+                }
+            }
+        }
+        Err(Failure::error(format!("{} is full of muster-dev directories", base.display()), "remove them"))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Kept(path) | Self::Temporary(path) => path,
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Self::Temporary(path) = self {
+            // What cannot be removed is small and lies where the system cleans up.
+            let _ = std::fs::remove_dir_all(path);
+        }
+    }
+}
+
+/// In whose name `dev` writes.
+fn author() -> Author {
+    Author { principal: Principal::Claimed { name: Arc::from("muster-dev") }, role: Role::Admin }
+}
+
+/// Declares the example fleet.
+async fn apply_examples(client: &Client) -> Result<Applied, Failure> {
+    let fleet = Fleet::parse(examples::FILES)?;
+    let plan = plan(client, &fleet).await?;
+    carry_out(client, &author(), plan, "the example fleet", &ProgressBar::hidden()).await
+}
+
+pub(crate) async fn dev(args: DevArgs, json: bool) -> Result<(), Failure> {
+    let home = Home::new(args.dir)?;
+    let mut cluster = Cluster::prepare(home.path())?;
+    let result = tokio::select! {
+        result = run(&mut cluster, args.once, json) => result,
+        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Failure::from),
+    };
+    // A failure is explained by the replicas' own words; they are still there at this point.
+    let result = result.map_err(|failure| cluster.explain(failure));
+    cluster.stop().await;
+    result
+}
+
+async fn run(cluster: &mut Cluster, once: bool, json: bool) -> Result<(), Failure> {
+    if once {
+        return story::tell(cluster, json).await;
+    }
+    let began = Instant::now();
+    if !json {
+        text::print(&format!("starting three voters and one learner in {}\n", cluster.dir().display()))?;
+    }
+    cluster.start().await?;
+    let client = cluster.client().await?;
+    let applied = apply_examples(&client).await?;
+    if json {
+        let found = statuses(&client).await;
+        let mut value = status_json(&found);
+        value["servers"] = cluster.addresses().into();
+        value["dir"] = cluster.dir().display().to_string().into();
+        value["ready_ms"] = object!(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        text::print(&format!("{value}\n"))?;
+    } else {
+        text::print(&crate::verbs::apply::applied_text(&applied))?;
+        text::print(&what_next(&cluster.addresses(), began.elapsed()))?;
+    }
+    watch(cluster, &client, json).await
+}
+
+fn what_next(addresses: &[String], took: Duration) -> String {
+    format!(
+        "ready after {:.1} s. In another terminal:\n\n  \
+         export MUSTER_SERVERS={}\n  \
+         muster status\n  \
+         muster boot gpu017\n  \
+         muster commit --scope vcluster:training kernel:vm.swappiness=1 -m \"less swapping\"\n  \
+         muster log --follow\n\n\
+         Ctrl-C stops everything.\n\n",
+        took.as_secs_f64(),
+        addresses.join(",")
+    )
+}
+
+/// Shows the replicas until interrupted: in place on a terminal, else whenever the leader changes.
+async fn watch(cluster: &mut Cluster, client: &Client, json: bool) -> Result<(), Failure> {
+    let terminal = std::io::stdout().is_terminal() && !json;
+    let mut lines = 0;
+    let mut told = None;
+    loop {
+        for name in cluster.exited()? {
+            eprintln!("muster: {name} has ended; its log is {}", cluster.log(&name).display());
+        }
+        let found = statuses(client).await;
+        if terminal {
+            let table = status_text(&found);
+            // Cursor up over the last table, then clear to the end of the screen.
+            let back = if lines == 0 { String::new() } else { format!("\x1b[{lines}A\x1b[J") };
+            lines = table.lines().count();
+            text::print(&format!("{back}{table}"))?;
+        } else {
+            let leads = leader(&found).map(|(_, status)| (status.replica.replica, status.replica.term));
+            if leads != told {
+                told = leads;
+                if json {
+                    text::print(&format!("{}\n", status_json(&found)))?;
+                } else {
+                    text::print(&status_text(&found))?;
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

@@ -1,0 +1,17 @@
+//! Logs: lines for people or one JSON object a line, to standard error, so that standard output stays the program's.
+//!
+//! Every line of a server carries the replica; term and index come with the events that have them. Levels mean: `error` we
+//! stop, `warn` a human may care, `info` a change of role or membership, `debug` a decision, `trace` a message.
+
+use crate::config::{Config, LogFormat};
+use tracing_subscriber::EnvFilter;
+
+/// Starts logging. `RUST_LOG` beats the file.
+pub(crate) fn start(config: &Config) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.log_level));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    match config.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}

@@ -1,0 +1,268 @@
+//! `muster server`: one replica on this machine's clock, disk and sockets.
+//!
+//! ```text
+//!   signals ──► stop                      clients 9443        peers 9444
+//!                 │                            │                  │
+//!            ┌────▼─────┐   core::front   ┌────▼──────────────────▼───┐
+//!            │  driver  │◄────────────────┤ net's servers, on the pool│
+//!            └─┬──────┬─┘                 └───────────────────────────┘
+//!         log  │      │ archive
+//!     (own thread) (own thread)
+//! ```
+//! The driver, the log's writer and the archive each have a thread of their own, because the disk blocks; everything else runs
+//! on the runtime's pool. Both ports are bound before the replica takes part.
+//!
+//! The end: a signal has the replica hand leadership over and stop; then the servers end their streams; then the process
+//! ends with 0. A disk that fails ends it with 1: nothing that was acknowledged is lost, and nothing more is promised.
+
+use crate::clock::RealClock;
+use crate::config::Config;
+use crate::exit::Failure;
+use crate::metrics::Scrape;
+use crate::{lifecycle, logging};
+use muster_core::clock::Clock as _;
+use muster_core::driver::{self, Assembly};
+use muster_core::front::Handle;
+use muster_core::query::{self, Answer, Query};
+use muster_core::replica::{Limits, Settings};
+use muster_core::storage::{Identity, StorageError};
+use muster_net::peer::{GrpcNetwork, PeerCounters, PeerOptions};
+use muster_net::server::{ClientLimits, HttpPages, Listener, Replica, serve_clients, serve_peers};
+use muster_storage::{Lock, Opened, RealDisk, WalOptions, ready};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tracing::{Instrument as _, Span, error, info, info_span, warn};
+
+/// How long handing leadership over and writing what waits may take before the process ends anyway.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs a replica until it is told to stop.
+pub(crate) fn run(config: &Config, until_stdin_closes: bool) -> Result<(), Failure> {
+    logging::start(config);
+    let dir = &config.data_dir;
+    if lifecycle::is_empty(dir)? && !dir.join("raft").exists() {
+        return Err(StorageError::Empty { directory: dir.display().to_string() }.into());
+    }
+    let _lock = Lock::take(dir)?;
+    let opened = ready(muster_storage::open(RealDisk, dir, WalOptions::default()))?;
+    check_name(config, &opened.identity)?;
+    let span = info_span!("replica", id = opened.identity.replica.0, name = %opened.identity.name);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(config, opened, until_stdin_closes, &span).instrument(span.clone()));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+fn check_name(config: &Config, identity: &Identity) -> Result<(), Failure> {
+    if identity.name == config.node_id {
+        return Ok(());
+    }
+    Err(Failure::error(
+        format!(
+            "{} belongs to replica {:?} ({}), raft.node_id says {:?}",
+            config.data_dir.display(),
+            identity.name.as_str(),
+            identity.replica,
+            config.node_id.as_str()
+        ),
+        "set raft.node_id or raft.data_dir to fit",
+    ))
+}
+
+async fn serve(
+    config: &Config,
+    opened: Opened<RealDisk>,
+    until_stdin_closes: bool,
+    span: &Span,
+) -> Result<(), Failure> {
+    let Opened { identity, recovered, wal, archive, library } = opened;
+    let bind = |address: std::net::SocketAddr, purpose| async move {
+        let bound = Listener::bind(&address.to_string(), purpose, config.insecure).await;
+        bound.map_err(|error| Failure::error(error.to_string(), ""))
+    };
+    let clients = bind(config.client_listen, "clients").await?;
+    let peers = bind(config.peer_listen, "peers").await?;
+
+    let state = driver::load_state(&identity, &recovered, &library).await?;
+    let began = Instant::now();
+    let clock = RealClock::start();
+    let settings = settings(config);
+    let Assembly { handle, driver, log, archive: archive_ends, fetch } =
+        driver::assemble(identity.clone(), settings, recovered, state, clock.now());
+    warn_of_other_addresses(config, &handle, &identity);
+
+    let counters = PeerCounters::default();
+    let options = PeerOptions { peer_address: config.peer_address.as_str().into(), ..PeerOptions::default() };
+    let network = GrpcNetwork::new(&identity, options, counters.clone());
+    let replica = Replica::new(handle.clone(), library, identity.clone(), env!("CARGO_PKG_VERSION"));
+    let limits = ClientLimits {
+        payload_bytes_max: usize::try_from(config.payload_bytes_max).unwrap_or(usize::MAX),
+        ..ClientLimits::default()
+    };
+    let pages = pages(handle.clone(), config.data_dir.clone(), began);
+
+    let log_thread = thread("log", span, move || block_on(driver::run_log(wal, log)))?;
+    let archive_thread = thread("archive", span, move || block_on(driver::run_archive(archive, archive_ends)))?;
+    let (ended, end) = oneshot::channel();
+    let (loop_network, peer_network) = (network.clone(), network.clone());
+    let driver_thread = thread("replica", span, move || {
+        // Nobody waits for the outcome if the process is being torn down.
+        let _ = ended.send(block_on(driver.run(loop_network, clock)));
+    })?;
+    let fetching = tokio::spawn(driver::run_fetch(fetch, network, clock).instrument(span.clone()));
+    let overlays = tokio::spawn(driver::keep_overlays(handle.clone(), clock, lifecycle::draw).instrument(span.clone()));
+    info!(
+        cluster = %identity.cluster,
+        clients = %clients.address(),
+        peers = %peers.address(),
+        version = env!("CARGO_PKG_VERSION"),
+        "the replica runs"
+    );
+    let clients = tokio::spawn(serve_clients(clients, replica.clone(), limits, pages).instrument(span.clone()));
+    let peers = tokio::spawn(serve_peers(peers, replica.clone(), peer_network).instrument(span.clone()));
+
+    let outcome = until_the_end(&handle, end, until_stdin_closes).await;
+    replica.end();
+    for server in [clients, peers] {
+        if let Ok(Err(problem)) = server.await {
+            warn!(%problem, "a server broke");
+        }
+    }
+    fetching.abort();
+    overlays.abort();
+    for (name, thread) in [("log", log_thread), ("archive", archive_thread), ("replica", driver_thread)] {
+        if outcome.is_ok() && thread.join().is_err() {
+            error!(thread = name, "a thread ended on a bug");
+        }
+    }
+    info!("the replica has stopped");
+    outcome
+}
+
+fn settings(config: &Config) -> Settings {
+    let limits = Limits {
+        payload_bytes_max: config.payload_bytes_max,
+        snapshot_entries: config.snapshot_threshold,
+        ..Limits::default()
+    };
+    let seed = u64::try_from(lifecycle::draw() & u128::from(u64::MAX)).unwrap_or_default();
+    Settings { timing: config.timing, limits, seed }
+}
+
+/// Waits until the replica has ended, by itself or because a signal told it to.
+async fn until_the_end(
+    handle: &Handle,
+    mut end: oneshot::Receiver<Result<(), StorageError>>,
+    until_stdin_closes: bool,
+) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let why = tokio::select! {
+        ended = &mut end => return explain(ended),
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+        () = stdin_closes(), if until_stdin_closes => "standard input closed",
+    };
+    info!(why, "stopping: leadership is handed over first");
+    handle.stop();
+    tokio::select! {
+        ended = &mut end => explain(ended),
+        () = tokio::time::sleep(STOP_PATIENCE) => {
+            Err(Failure::error(
+                format!("the replica did not stop within {} s", STOP_PATIENCE.as_secs()),
+                "nothing acknowledged is lost; start it again",
+            ))
+        }
+        _ = terminate.recv() => Err(impatient()),
+        _ = interrupt.recv() => Err(impatient()),
+    }
+}
+
+fn impatient() -> Failure {
+    Failure::error("told to stop twice: ended at once", "nothing acknowledged is lost; start it again")
+}
+
+fn explain(ended: Result<Result<(), StorageError>, oneshot::error::RecvError>) -> Result<(), Failure> {
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(Failure::error(
+            "the replica stopped on a bug; its log says where",
+            "nothing acknowledged is lost; keep the log and start it again",
+        )),
+    }
+}
+
+/// Waits on a thread of its own: reading standard input blocks, and the runtime would wait for it at the end.
+async fn stdin_closes() {
+    let (closed, wait) = oneshot::channel();
+    let reader = std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
+        let mut buffer = [0; 64];
+        while matches!(std::io::stdin().read(&mut buffer), Ok(read) if read > 0) {}
+        let _ = closed.send(());
+    });
+    if reader.is_err() || wait.await.is_err() {
+        warn!("standard input is not watched");
+        std::future::pending::<()>().await;
+    }
+}
+
+/// A thread whose log lines carry the replica.
+fn thread(name: &str, span: &Span, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Failure> {
+    let span = span.clone();
+    let builder = std::thread::Builder::new().name(format!("muster-{name}"));
+    Ok(builder.spawn(move || span.in_scope(work))?)
+}
+
+/// Runs a loop on this thread, with timers.
+fn block_on<F: Future>(work: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    runtime.expect("a runtime with timers can be made").block_on(work)
+}
+
+/// Members are told an address once, at admission. Another one in the file is not an error, but nobody learns of it.
+fn warn_of_other_addresses(config: &Config, handle: &Handle, identity: &Identity) {
+    let view = handle.view();
+    let Ok(Answer::Members(members)) = query::answer(&view.state, view.status.applied, &Query::Members) else { return };
+    let Some(here) = members.iter().find(|member| member.id == identity.replica) else { return };
+    for (known, configured) in
+        [(&here.peer_address, &config.peer_address), (&here.client_address, &config.client_address)]
+    {
+        if **known != **configured {
+            warn!(%known, %configured, "others know this replica under another address than the configuration's");
+        }
+    }
+}
+
+fn pages(handle: Handle, dir: PathBuf, began: Instant) -> HttpPages {
+    let metrics = move || {
+        let view = handle.view();
+        let Ok(Answer::Summary(summary)) = query::answer(&view.state, view.status.applied, &Query::Summary) else {
+            return String::new();
+        };
+        let scrape = Scrape {
+            replica: view.status.clone(),
+            summary,
+            disk_bytes: disk_bytes(&dir),
+            uptime_seconds: began.elapsed().as_secs(),
+        };
+        scrape.text().unwrap_or_default()
+    };
+    HttpPages { metrics: Arc::new(metrics), ..HttpPages::default() }
+}
+
+/// What a directory's files take together. Files that go away meanwhile count nothing.
+fn disk_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let sizes = entries.filter_map(Result::ok).map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => disk_bytes(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    });
+    sizes.sum()
+}

@@ -1,0 +1,395 @@
+//! Format 1 as it was first written. What these files hold must be read for ever, and must be what is written while format 1
+//! is written.
+//!
+//! One file per stored or sent thing, in hexadecimal. After a change that is meant to be a new format, or to add a thing:
+//! `MUSTER_GOLDEN=write cargo test -p muster-core --test golden`, then review the difference as carefully as code: a changed
+//! line in an old file is a broken promise.
+
+mod common;
+
+use common::{alice, change, draft, first_member, key, node, vcluster};
+use muster_core::codec::{self, CodecError};
+use muster_core::ids::{
+    Age, ClusterId, Digest, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, SessionId, WallTime,
+};
+use muster_core::journal::command::{ConfigState, JournalCommand};
+use muster_core::journal::document;
+use muster_core::journal::entry::{
+    AdminOperation, Author, ConfigEntry, EntryDraft, EntryType, OperationDraft, OperationKind, Principal, Record, Role,
+};
+use muster_core::journal::key::{Scope, Setting};
+use muster_core::journal::overlay::BootOverlay;
+use muster_core::journal::policy::Policy;
+use muster_core::members::{Admission, MemberCommand, MemberWish};
+use muster_core::request::{Command, NotApplied, Outcome, Refusal, Reply, RequestId, UnknownWhy, WriteRequest};
+use muster_core::state::{Proposal, State, StateLoader};
+use muster_core::{boot, overlay};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A golden file: what it should hold, and whether bytes decode to the same thing.
+struct Golden {
+    name: String,
+    bytes: Vec<u8>,
+    /// Decodes and encodes again.
+    again: fn(&[u8]) -> Result<Vec<u8>, CodecError>,
+}
+
+fn folder() -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    if regenerates() {
+        std::fs::create_dir_all(&folder).unwrap();
+    }
+    folder
+}
+
+fn regenerates() -> bool {
+    std::env::var("MUSTER_GOLDEN").is_ok_and(|what| what == "write")
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.chunks(32).fold(String::new(), |mut text, line| {
+        for byte in line {
+            write!(text, "{byte:02x}").unwrap();
+        }
+        text + "\n"
+    })
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.chars().filter_map(|c| c.to_digit(16)).map(|d| u8::try_from(d).unwrap()).collect();
+    digits.chunks(2).map(|pair| pair[0] * 16 + pair[1]).collect()
+}
+
+fn text(text: &str) -> Arc<str> {
+    Arc::from(text)
+}
+
+fn proposals() -> Vec<(&'static str, WriteRequest)> {
+    let one_shot = RequestId::OneShot { id: OneShotId(0xfeed), drawn_at: Age(123_456) };
+    let numbered = RequestId::Session { session: SessionId(3), number: 9, acknowledged: 7 };
+    let full = EntryDraft {
+        based_on: Some(Seq(300)),
+        changes: vec![
+            change(key(0), Setting::Value(text("10"))),
+            change(key(1), Setting::Absent),
+            change(key(2), Setting::Unset),
+        ],
+        ttl_seconds: Some(900),
+        emergency_reason: Some(text("fire")),
+        occurred_at: Some(WallTime(1_700_000_000_000)),
+        ..draft(EntryType::Commit, Scope::VCluster(vcluster(0)), Seq(299))
+    };
+    let overlay = BootOverlay {
+        version: Seq(70_000),
+        checksum: Digest([7; 32]),
+        data: b"compressed".as_slice().into(),
+        content_bytes: 99,
+    };
+    let operation = OperationDraft {
+        kind: OperationKind::ShellStart,
+        scope: Scope::Node(node(0)),
+        detail: text("bash"),
+        exit_status: Some(-1),
+        occurred_at: None,
+    };
+    let admission = Admission {
+        name: ReplicaName::new("r2").unwrap(),
+        incarnation: Incarnation(1 << 100),
+        peer_address: text("10.0.0.2:9444"),
+        client_address: text("10.0.0.2:9443"),
+        wish: MemberWish::Replacement { of: ReplicaId(1) },
+        feature_level: 1,
+    };
+    let oidc = Author {
+        principal: Principal::Oidc { issuer: text("https://id.example"), subject: text("bob") },
+        role: Role::Operator(vcluster(1)),
+    };
+    let agent = Author { principal: Principal::Certificate { subject: text("CN=n0") }, role: Role::Agent(node(0)) };
+    let policy = Policy { exec_allow: vec![text("uptime")], ..Policy::default() };
+    let journal = Command::Journal;
+    let members = Command::Members;
+    let (old, new) = (ReplicaId(1), ReplicaId(2));
+    [
+        ("append-entry", numbered, alice(), journal(JournalCommand::AppendEntry(full))),
+        (
+            "update-node-state",
+            one_shot,
+            agent,
+            journal(JournalCommand::UpdateNodeState { node: node(0), state: ConfigState::Converging }),
+        ),
+        ("set-policy", one_shot, oidc, journal(JournalCommand::SetPolicy { vcluster: vcluster(0), policy })),
+        (
+            "set-overlay",
+            RequestId::None,
+            Author::system("overlay"),
+            journal(JournalCommand::SetOverlay { vcluster: vcluster(0), overlay }),
+        ),
+        ("record-operation", one_shot, alice(), journal(JournalCommand::RecordOperation(operation))),
+        ("admit", one_shot, alice(), members(MemberCommand::Admit(admission))),
+        ("add-learner", one_shot, alice(), members(MemberCommand::AddLearner(new))),
+        ("promote", one_shot, alice(), members(MemberCommand::Promote(new))),
+        ("demote", one_shot, alice(), members(MemberCommand::Demote(new))),
+        ("remove", one_shot, alice(), members(MemberCommand::Remove(old))),
+        ("replace", one_shot, alice(), members(MemberCommand::Replace { old, new })),
+        ("open-session", one_shot, alice(), Command::OpenSession),
+        ("close-session", numbered, alice(), Command::CloseSession),
+        ("expire", RequestId::None, Author::system("expiry"), Command::Expire),
+        ("raise-feature-level", RequestId::None, Author::system("features"), Command::RaiseFeatureLevel(2)),
+    ]
+    .map(|(name, request, author, command)| (name, WriteRequest { request, author, command }))
+    .into()
+}
+
+fn records() -> Vec<(String, Record)> {
+    let entry = |entry_type| ConfigEntry {
+        sequence: Seq(300),
+        recorded_at: WallTime(1_700_000_000_000),
+        occurred_at: Some(WallTime(1_700_000_000_001)),
+        entry_type,
+        scope: Scope::Node(node(0)),
+        author: alice(),
+        parent: Seq(299),
+        based_on: Some(Seq(298)),
+        delta: vec![change(key(0), Setting::Absent)],
+        takes_off: vec![(key(0), Seq(297))],
+        policy_ref: Some(Seq(1)),
+        policy: (entry_type == EntryType::PolicyUpdate).then(Policy::default),
+        ttl_seconds: Some(900),
+        emergency_reason: None,
+        message: text("because"),
+    };
+    let operation = |kind| AdminOperation {
+        sequence: Seq(301),
+        recorded_at: WallTime(1_700_000_000_000),
+        occurred_at: None,
+        author: alice(),
+        kind,
+        scope: Scope::Global,
+        detail: text("promote replica 4 (node-4)"),
+        exit_status: Some(0),
+    };
+    let kinds = [OperationKind::Exec, OperationKind::ShellStart, OperationKind::ShellEnd, OperationKind::Membership];
+    let entries = EntryType::ALL.map(|kind| (kind.word().to_string(), Record::Entry(entry(kind))));
+    let operations = kinds.map(|kind| (format!("{kind:?}").to_lowercase(), Record::Operation(operation(kind))));
+    entries.into_iter().chain(operations).collect()
+}
+
+fn outcomes() -> Vec<Outcome> {
+    let problem = || text("it is wrong");
+    let (key, state) = (key(0), ConfigState::Drifted);
+    let replies = [
+        Reply::Recorded { sequence: Seq(300) },
+        Reply::NodeState { state },
+        Reply::Overlay { version: Seq(300) },
+        Reply::Session { session: SessionId(3) },
+        Reply::SessionClosed,
+        Reply::Admitted { replica: ReplicaId(4) },
+        Reply::Membership,
+        Reply::Expired { count: 256 },
+        Reply::FeatureLevel { level: 2 },
+    ];
+    let refusals = [
+        Refusal::Invalid { field: text("message"), problem: problem() },
+        Refusal::UnknownScope { scope: text("node:n9"), hint: problem() },
+        Refusal::FutureParent { parent: Seq(9), head: Seq(8) },
+        Refusal::Conflict {
+            key: key.clone(),
+            theirs: Setting::Absent,
+            theirs_sequence: Seq(5),
+            yours: Setting::Value(text("x")),
+        },
+        Refusal::TargetRolledBack { key: key.clone(), pair: Seq(3), taken_off_by: Seq(4) },
+        Refusal::TooFarBack { key: key.clone(), remembered_from: Seq(3) },
+        Refusal::NothingToRollBack,
+        Refusal::TooManyTemporary { key, max: 128 },
+        Refusal::IllegalTransition { from: state, to: ConfigState::Emergency },
+        Refusal::Emergency { problem: problem() },
+        Refusal::Forbidden { problem: problem() },
+        Refusal::Overlay { problem: problem() },
+        Refusal::Membership { problem: problem() },
+    ];
+    let not_applied = [
+        NotApplied::NoQuorum,
+        NotApplied::NotLeader { leader: ReplicaId(2), address: text("10.0.0.2:9443") },
+        NotApplied::Busy { retry_after_ms: 1_000 },
+        NotApplied::TooLarge { bytes: 5 << 20, bytes_max: 4 << 20 },
+        NotApplied::Superseded,
+        NotApplied::Stopping,
+        NotApplied::FeatureLevel { needs: 2, has: 1 },
+    ];
+    let unknown = [
+        UnknownWhy::TimedOut,
+        UnknownWhy::ForwardTimedOut,
+        UnknownWhy::SessionUnknown,
+        UnknownWhy::AlreadyAcknowledged,
+        UnknownWhy::OneShotExpired,
+        UnknownWhy::ConnectionLost,
+    ];
+    let applied = replies.map(|reply| Outcome::Applied { index: Index(1_000), reply });
+    let refused = refusals.map(Outcome::Refused);
+    applied
+        .into_iter()
+        .chain(refused)
+        .chain(not_applied.map(Outcome::NotApplied))
+        .chain(unknown.map(Outcome::Unknown))
+        .collect()
+}
+
+/// A small state that holds something of every kind.
+fn small_state() -> State {
+    let mut state = State::new(ClusterId(7), first_member());
+    let mut index = 0;
+    let mut give = |state: &mut State, request, author, command| {
+        index += 1;
+        let write = WriteRequest { request, author, command };
+        state.apply(Index(index), Proposal { write, recorded_at: WallTime(index), elapsed: 1_000 }).0
+    };
+    let one_shot = |id| RequestId::OneShot { id: OneShotId(id), drawn_at: Age(0) };
+    let append = |draft| Command::Journal(JournalCommand::AppendEntry(draft));
+    let policy = Policy::default();
+    give(
+        &mut state,
+        one_shot(1),
+        alice(),
+        Command::Journal(JournalCommand::SetPolicy { vcluster: vcluster(0), policy }),
+    );
+    let mut assign = draft(EntryType::BootConfig, Scope::Node(node(0)), Seq(1));
+    assign.changes = vec![change(muster_core::journal::key::Key::vcluster(), Setting::Value(text("hpc-a")))];
+    give(&mut state, one_shot(2), alice(), append(assign));
+    give(&mut state, one_shot(3), alice(), Command::OpenSession);
+    for n in 0..3 {
+        let mut commit = draft(EntryType::Commit, Scope::Global, state.sequence());
+        commit.changes = vec![change(key(n), Setting::Value(text("x"))), change(key(4), Setting::Absent)];
+        commit.ttl_seconds = (n == 1).then_some(900);
+        let number = u64::from(n) + 1;
+        let request = RequestId::Session { session: SessionId(1), number, acknowledged: 1.min(number - 1) };
+        give(&mut state, request, alice(), append(commit));
+    }
+    let mut rollback = draft(EntryType::Rollback, Scope::Global, Seq(4));
+    rollback.based_on = Some(Seq(5));
+    give(&mut state, one_shot(4), alice(), append(rollback));
+    let mut emergency = draft(EntryType::EmergencyStart, Scope::Node(node(0)), Seq(6));
+    emergency.emergency_reason = Some(text("fire"));
+    give(&mut state, one_shot(5), alice(), append(emergency));
+    // Not one that was built here: its bytes would change with the compressor.
+    let data = bytes::Bytes::from_static(b"compressed");
+    let overlay = BootOverlay { version: Seq(3), checksum: Digest::of(&data), data, content_bytes: 99 };
+    let command = Command::Journal(JournalCommand::SetOverlay { vcluster: vcluster(0), overlay });
+    give(&mut state, RequestId::None, Author::system("overlay"), command);
+    assert_eq!(state.problem(), None);
+    state
+}
+
+fn load(page: &[u8]) -> Result<State, CodecError> {
+    let mut loader = StateLoader::new();
+    loader.page(page)?;
+    loader.finish()
+}
+
+fn all() -> Vec<Golden> {
+    let mut all = Vec::new();
+    for (name, write) in proposals() {
+        let proposal = Proposal { write, recorded_at: WallTime(1_700_000_000_000), elapsed: 250 };
+        let bytes = codec::encode_proposal(&proposal).to_vec();
+        assert_eq!(codec::decode_proposal(&bytes).as_ref(), Ok(&proposal));
+        let again = |bytes: &[u8]| Ok(codec::encode_proposal(&codec::decode_proposal(bytes)?).to_vec());
+        all.push(Golden { name: format!("proposal-{name}"), bytes, again });
+    }
+    for (name, record) in records() {
+        let bytes = codec::encode_record(&record).to_vec();
+        assert_eq!(codec::decode_record(&bytes), Ok(record));
+        let again = |bytes: &[u8]| Ok(codec::encode_record(&codec::decode_record(bytes)?).to_vec());
+        all.push(Golden { name: format!("record-{name}"), bytes, again });
+    }
+    for (number, outcome) in outcomes().into_iter().enumerate() {
+        let bytes = codec::encode_outcome(&outcome).to_vec();
+        assert_eq!(codec::decode_outcome(&bytes), Ok(outcome));
+        let again = |bytes: &[u8]| Ok(codec::encode_outcome(&codec::decode_outcome(bytes)?).to_vec());
+        all.push(Golden { name: format!("outcome-{number:02}"), bytes, again });
+    }
+    let pages: Vec<_> = small_state().pages().collect();
+    let [page] = &pages[..] else { panic!("a small state has one page") };
+    let again = |bytes: &[u8]| Ok(load(bytes)?.pages().flatten().collect());
+    all.push(Golden { name: "state".into(), bytes: page.to_vec(), again });
+    all
+}
+
+#[test]
+fn what_is_written_is_what_format_1_was_and_reads_back() {
+    let mut expected = BTreeSet::new();
+    for golden in all() {
+        let file = folder().join(format!("{}.hex", golden.name));
+        expected.insert(file.clone());
+        if regenerates() {
+            std::fs::write(&file, to_hex(&golden.bytes)).unwrap();
+        }
+        let stored = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        assert_eq!(stored, to_hex(&golden.bytes), "{} is not what is written", file.display());
+        assert_eq!((golden.again)(&from_hex(&stored)).unwrap(), golden.bytes, "{}", file.display());
+    }
+    let found: BTreeSet<_> = std::fs::read_dir(folder()).unwrap().map(|file| file.unwrap().path()).collect();
+    let strays: Vec<_> = found.iter().filter(|file| file.extension().is_some_and(|e| e == "hex")).collect();
+    assert_eq!(strays, expected.iter().collect::<Vec<_>>(), "files without a test, or the other way round");
+}
+
+#[test]
+fn every_proper_prefix_is_refused_and_so_is_a_longer_one() {
+    for golden in all() {
+        for length in 0..golden.bytes.len() {
+            assert!((golden.again)(&golden.bytes[..length]).is_err(), "{} cut to {length} bytes", golden.name);
+        }
+        let longer = [&golden.bytes[..], &[0]].concat();
+        assert!((golden.again)(&longer).is_err(), "{} with a byte after its end", golden.name);
+    }
+}
+
+#[test]
+fn every_changed_byte_gives_an_error_or_a_value_and_never_a_panic() {
+    for golden in all() {
+        let mut bytes = golden.bytes.clone();
+        for at in 0..bytes.len() {
+            for to in [0, 1, 0x7f, 0x80, 0xfa, 0xfb, 0xfc, 0xfd, 0xfe, 0xff]
+                .into_iter()
+                .chain((0..8).map(|bit| bytes[at] ^ 1 << bit))
+                .collect::<Vec<u8>>()
+            {
+                let was = std::mem::replace(&mut bytes[at], to);
+                let _ = (golden.again)(&bytes);
+                bytes[at] = was;
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unknown_format_is_refused_naming_both() {
+    for golden in all() {
+        let mut bytes = golden.bytes.clone();
+        bytes[0] = 2;
+        match (golden.again)(&bytes) {
+            Err(error @ CodecError::Format { found: 2, known: 1, .. }) => {
+                assert!(error.to_string().contains("format 2, this muster knows up to 1"), "{error}");
+            }
+            other => panic!("{}: {other:?}", golden.name),
+        }
+    }
+}
+
+#[test]
+fn boot_documents_are_the_text_they_were() {
+    let state = small_state();
+    let built = overlay::build(&state, &vcluster(0)).unwrap();
+    let plan = boot::plan_with(&state, &node(0), BootOverlay { version: Seq(2), ..built.clone() }).unwrap();
+    let opened = document::write(&overlay::open(&built).unwrap());
+    let delta = String::from_utf8(plan.delta.to_vec()).unwrap();
+    for (name, text) in [("overlay.txt", opened), ("delta.txt", delta)] {
+        let file = folder().join(name);
+        if regenerates() {
+            std::fs::write(&file, &text).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text, "{}", file.display());
+    }
+}

@@ -1,0 +1,375 @@
+//! The rules of living with the Raft library (`FACTS.md`), each as a story that goes wrong on the naive use.
+
+#[path = "cluster/stage.rs"]
+#[allow(dead_code, reason = "each test file uses its part of the stage")]
+mod stage;
+
+use muster_core::ids::{Incarnation, Index, ReplicaId, Term};
+use muster_core::members::{MemberCommand, MemberWish};
+use muster_core::peer::{Envelope, PeerMessage, RaftMessageKind};
+use muster_core::replica::{Answer, Input};
+use muster_core::request::{AdminRequest, Command, NotApplied, Outcome, Reply, UnknownWhy};
+use stage::{Disk, Stage, admission, kind, raft_message};
+
+fn between(a: u64, b: u64) -> impl Fn(&Envelope) -> bool {
+    move |e| (e.from.0 == a || e.to.0 == a) && (e.from.0 == b || e.to.0 == b)
+}
+
+/// Everybody but one hear each other.
+fn without(cut: u64) -> impl Fn(&Envelope) -> bool {
+    move |e| e.from.0 != cut && e.to.0 != cut
+}
+
+// ---- rule 2 -----------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_sole_voter_says_nothing_before_its_first_write_is_durable() {
+    let mut stage = Stage::new(&[1], &[2]);
+    for _ in 0..200 {
+        stage.now += 10;
+        stage.step(1, vec![Input::Wake]);
+    }
+    assert!(stage.replica(1).is_leader(), "it wins inside its campaign");
+    assert!(!stage.players[&1].tasks.is_empty());
+    assert_eq!(stage.sent, [], "a message left before the term was durable");
+    stage.crash(1);
+    stage.start(1);
+    assert_eq!(stage.replica(1).status().last, Index(1));
+    stage.play(1_500, |_| true);
+    assert_eq!(stage.replica(2).status().applied, stage.replica(1).status().applied);
+    assert!(stage.replica(1).is_leader());
+}
+
+// ---- rule 4 -----------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_replica_neither_votes_nor_campaigns_in_its_first_moments() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    stage.crash(3);
+    stage.start(3);
+    // The leader's heartbeat arrives, then its order to campaign at once.
+    stage.play(200, |_| true);
+    assert_eq!(stage.replica(3).status().leader, ReplicaId(1));
+    let term = stage.replica(1).status().term;
+    let mut order = stage.sent.iter().rev().find(|e| kind(e) == Some(RaftMessageKind::Heartbeat)).cloned().unwrap();
+    order.from = ReplicaId(1);
+    order.to = ReplicaId(3);
+    order.incarnation = stage::incarnation(1);
+    let PeerMessage::Raft(message) = &mut order.message else { unreachable!() };
+    message.kind = RaftMessageKind::TimeoutNow;
+    message.term = term;
+    message.commit = Index(0);
+    message.context = bytes::Bytes::new();
+    stage.sent.clear();
+    stage.step(3, vec![Input::Peer(order.clone())]);
+    stage.persist(3);
+    assert_eq!(stage.replica(3).status().term, term, "it campaigned {} ms after its start", 200);
+    // A vote is not answered either.
+    let PeerMessage::Raft(message) = &mut order.message else { unreachable!() };
+    message.kind = RaftMessageKind::Vote;
+    message.term = Term(term.0 + 5);
+    message.index = Index(1_000);
+    message.log_term = Term(term.0 + 4);
+    message.context = bytes::Bytes::from_static(b"CampaignTransfer");
+    stage.step(3, vec![Input::Peer(order)]);
+    stage.persist(3);
+    assert_eq!(stage.replica(3).status().term, term);
+    assert_eq!(stage.sent, []);
+}
+
+#[test]
+fn a_replica_alone_does_not_campaign_before_the_longest_election_timeout() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.alone(2, 500);
+    assert_eq!(stage.sent, []);
+    stage.alone(2, 600);
+    assert!(stage.sent.iter().any(|e| kind(e) == Some(RaftMessageKind::PreVote)));
+}
+
+// ---- rule 5 -----------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_known_id_under_a_new_incarnation_is_refused() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    let mut heartbeat = stage.sent.iter().rev().find(|e| kind(e) == Some(RaftMessageKind::Heartbeat)).cloned().unwrap();
+    let to = heartbeat.to.0;
+    heartbeat.incarnation = Incarnation(99);
+    let refused = stage.replica(to).status().refused_messages;
+    stage.sent.clear();
+    stage.step(to, vec![Input::Peer(heartbeat)]);
+    assert_eq!(stage.replica(to).status().refused_messages, refused + 1);
+    assert_eq!(stage.sent, []);
+}
+
+// ---- rule 6 -----------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn after_a_long_pause_a_leader_reads_its_mail_before_its_one_tick() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    let term = stage.replica(1).status().term;
+    stage.now += 20_000;
+    for id in 1..=3 {
+        stage.step(id, vec![Input::Wake]);
+    }
+    assert!(stage.replica(1).is_leader());
+    stage.play(2_000, |_| true);
+    assert_eq!(stage.replica(1).status().term, term, "a pause of everybody cost a term");
+    assert!(stage.replica(1).is_leader());
+}
+
+#[test]
+fn the_same_seeds_give_the_same_run_byte_for_byte() {
+    let run = || {
+        let mut stage = Stage::new(&[1, 2, 3], &[]);
+        stage.play(3_000, |e| (e.from.0 + e.to.0) % 4 != 3 || e.from.0 == 1);
+        let write = stage.some_write(1);
+        stage.write(1, 1, write, true);
+        stage.play(3_000, |_| true);
+        stage.sent.iter().flat_map(|e| muster_core::codec::encode_envelope(e).to_vec()).collect::<Vec<u8>>()
+    };
+    let first = run();
+    assert!(!first.is_empty());
+    assert!(first == run());
+}
+
+// ---- leadership and membership ----------------------------------------------------------------------------------------------
+
+#[test]
+fn a_leader_that_inherits_its_own_removal_steps_down_and_the_others_go_on() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    let remove = stage.request(1, Command::Members(MemberCommand::Remove(ReplicaId(2))));
+    stage.write(1, 1, remove, false);
+    // Only replica 2 gets the entry; then the leader dies.
+    stage.persist(1);
+    stage.deliver(between(1, 2));
+    stage.persist(2);
+    assert_eq!(stage.replica(2).status().last, stage.replica(1).status().last);
+    stage.crash(1);
+    stage.mail.clear();
+    for token in 0..300 {
+        let write = stage.some_write(2);
+        stage.write(2, 100 + token, write, false);
+        stage.play(10, |_| true);
+    }
+    // Replica 2 led, for its log was longer; it committed its own removal.
+    assert!(!stage.replica(3).status().configuration.is_voter(ReplicaId(2)));
+    assert!(!stage.replica(2).is_leader());
+    stage.start(1);
+    stage.play(3_000, |_| true);
+    let leader = stage.leader().expect("the two that are left elect one");
+    assert_ne!(leader, 2);
+    let write = stage.some_write(leader);
+    stage.write(leader, 7, write, false);
+    stage.play(500, |_| true);
+    assert!(matches!(stage.outcome(leader, 7), Some(Outcome::Applied { .. })));
+}
+
+#[test]
+fn a_learner_joins_a_quiet_cluster_whose_snapshot_is_older_than_it() {
+    let mut stage = Stage::new(&[1], &[]);
+    stage.make_leader(1);
+    let admit = stage.request(1, Command::Members(MemberCommand::Admit(admission(2, MemberWish::Learner))));
+    stage.write(1, 1, admit, false);
+    stage.play(300, |_| true);
+    stage.add(2, Disk::default());
+    stage.play(5_000, |_| true);
+    assert_eq!(stage.replica(2).status().applied, stage.replica(1).status().applied);
+}
+
+#[test]
+fn who_leaves_by_a_joint_change_can_be_reached_until_the_change_is_over() {
+    let mut stage = Stage::new(&[1, 2, 3], &[4]);
+    stage.make_leader(1);
+    let hold = stage.request(1, Command::Members(MemberCommand::Replace { old: ReplicaId(2), new: ReplicaId(4) }));
+    for id in 2..=4 {
+        stage.step(id, vec![Input::HistoryComplete(true)]);
+    }
+    stage.play(1_500, |_| true);
+    stage.crash(3);
+    stage.write(1, 1, hold, false);
+    for _ in 0..20 {
+        if stage.replica(1).status().configuration.is_joint() {
+            break;
+        }
+        stage.persist(1);
+        stage.persist(2);
+        stage.persist(4);
+        stage.deliver(|_| true);
+    }
+    // Replica 3 is down: without replica 2 the joint configuration cannot be left.
+    assert!(stage.replica(1).status().configuration.is_joint());
+    assert!(stage.players[&1].told.iter().any(|m| m.id == ReplicaId(2)), "its address is forgotten too early");
+    stage.play(1_000, |_| true);
+    assert!(!stage.replica(1).status().configuration.is_joint());
+    assert!(stage.players[&1].told.iter().all(|m| m.id != ReplicaId(2)));
+}
+
+// ---- what writers are told --------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_write_that_went_into_the_log_twice_is_not_called_superseded() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    let before = stage.sequence(1);
+    let applied = stage.replica(1).status().applied;
+    // Cut off, it logs a write that nobody sees.
+    let write = stage.some_write(1);
+    stage.write(1, 1, write, true);
+    stage.persist(1);
+    stage.mail.clear();
+    // The others elect one, whose first entry gets to replica 1 only, uncommitted.
+    stage.play(1_500, |e| without(1)(e) && kind(e) != Some(RaftMessageKind::Append));
+    let second = [2, 3].into_iter().find(|id| stage.replica(*id).is_leader()).expect("the others elect one");
+    let third = 5 - second;
+    stage.play(300, |e| e.from.0 == second && e.to.0 == 1 && raft_message(e).is_some());
+    assert_eq!(stage.replica(1).status().leader, ReplicaId(second));
+    assert_eq!(stage.replica(1).status().applied, applied);
+    stage.crash(second);
+    stage.mail.clear();
+    // Replica 1 leads again: its write is proposed a second time, behind the entry that took the first one's place.
+    stage.play(3_000, between(1, third));
+    assert!(stage.replica(1).is_leader());
+    stage.start(second);
+    stage.play(5_000, |_| true);
+    let outcome = stage.outcome(1, 1).expect("answered");
+    let applied = stage.sequence(stage.leader().unwrap()) > before;
+    match outcome {
+        Outcome::Applied { .. } => assert!(applied),
+        Outcome::NotApplied(why) => assert!(!applied, "it was applied, and its writer was told {why:?}"),
+        Outcome::Unknown(_) => {}
+        Outcome::Refused(refusal) => panic!("{refusal:?}"),
+    }
+}
+
+#[test]
+fn busy_from_the_leader_is_not_the_last_word_on_a_write_that_may_be_logged_already() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    let write = stage.some_write(2);
+    stage.write(2, 1, write, true);
+    let forward = stage.mail.iter().find(|e| matches!(e.message, PeerMessage::Forward { .. })).cloned().unwrap();
+    let PeerMessage::Forward { token, .. } = &forward.message else { unreachable!() };
+    // The leader logs it; a second copy of the message finds the leader busy, and that answer arrives first.
+    let mut busy = forward.clone();
+    busy.from = ReplicaId(1);
+    busy.incarnation = stage::incarnation(1);
+    busy.to = ReplicaId(2);
+    let outcome = Outcome::NotApplied(NotApplied::Busy { retry_after_ms: 100 });
+    busy.message = PeerMessage::Forwarded { token: *token, outcome };
+    let before = stage.sequence(1);
+    stage.step(2, vec![Input::Peer(busy)]);
+    stage.play(7_000, |_| true);
+    assert!(stage.sequence(1) > before, "the first copy is applied");
+    let outcome = stage.outcome(2, 1).expect("answered");
+    assert!(!matches!(outcome, Outcome::NotApplied(_)), "told {outcome:?} of a write that was applied");
+}
+
+#[test]
+fn a_deposed_leader_does_not_pass_on_what_was_not_to_be_forwarded() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    let before = stage.sequence(1);
+    let write = stage.some_write(1);
+    stage.write(1, 1, write, false);
+    stage.persist(1);
+    stage.mail.clear();
+    stage.play(1_500, without(1));
+    stage.play(1_500, |_| true);
+    assert_eq!(stage.outcome(1, 1), Some(Outcome::NotApplied(NotApplied::Superseded)));
+    stage.play(6_000, |_| true);
+    assert_eq!(stage.sequence(1), before);
+}
+
+#[test]
+fn a_write_in_a_cut_off_leaders_log_is_unknown_at_its_deadline_and_one_never_proposed_is_not_applied() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    let write = stage.some_write(1);
+    stage.write(1, 1, write, false);
+    stage.play(2_000, |_| false);
+    assert!(!stage.replica(1).is_leader(), "a leader without a quorum steps down");
+    let write = stage.some_write(1);
+    stage.write(1, 2, write, true);
+    stage.play(5_100, |_| false);
+    assert_eq!(stage.outcome(1, 1), Some(Outcome::Unknown(UnknownWhy::TimedOut)));
+    assert_eq!(stage.outcome(1, 2), Some(Outcome::NotApplied(NotApplied::NoQuorum)));
+}
+
+#[test]
+fn a_membership_change_is_not_refused_while_an_earlier_copy_of_it_may_still_be_applied() {
+    let mut stage = Stage::new(&[1, 2, 3], &[4]);
+    stage.make_leader(1);
+    for id in 2..=4 {
+        stage.step(id, vec![Input::HistoryComplete(true)]);
+    }
+    stage.play(1_500, |_| true);
+    let promote = stage.request(1, Command::Members(MemberCommand::Promote(ReplicaId(4))));
+    stage.write(1, 1, promote.clone(), false);
+    stage.persist(1);
+    stage.deliver(between(1, 2));
+    stage.persist(2);
+    stage.crash(1);
+    stage.mail.clear();
+    // The client asks replica 2 under the same id the moment it leads: it knows no report of replica 4 yet.
+    while !stage.replica(2).is_leader() {
+        stage.play(10, |_| true);
+        assert!(stage.now < 30_000, "replica 2 does not lead");
+    }
+    stage.write(2, 2, promote, false);
+    stage.play(4_000, |_| true);
+    let outcome = stage.outcome(2, 2).expect("answered");
+    assert!(matches!(outcome, Outcome::Applied { reply: Reply::Membership, .. }), "told {outcome:?}");
+    assert!(stage.replica(2).status().configuration.is_voter(ReplicaId(4)));
+}
+
+// ---- operators --------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_second_transfer_answers_the_first() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    for token in [1, 2] {
+        let request = AdminRequest::Transfer { to: ReplicaId(1 + token) };
+        stage.step(1, vec![Input::Admin { token, request }]);
+    }
+    stage.play(3_000, |_| true);
+    for token in [1, 2] {
+        let answers = stage.players[&1].answers.iter().filter(|(t, _)| *t == token).count();
+        assert_eq!(answers, 1, "request {token} has {answers} answers");
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_asked_for_is_answered_even_if_one_from_a_peer_comes_first() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.limits.log_bytes_behind_snapshot = 0;
+    for id in 1..=3 {
+        stage.crash(id);
+        stage.start(id);
+    }
+    stage.make_leader(1);
+    let write = stage.some_write(1);
+    stage.write(1, 1, write, false);
+    stage.play(300, |_| true);
+    // Replica 3 is asked for a snapshot, whose save hangs; meanwhile it lags and is sent one.
+    stage.step(3, vec![Input::Admin { token: 5, request: AdminRequest::Snapshot }]);
+    let hanging = std::mem::take(&mut stage.players.get_mut(&3).unwrap().saves);
+    assert_eq!(hanging.len(), 1);
+    for _ in 0..3 {
+        let write = stage.some_write(1);
+        stage.write(1, 10, write, false);
+        stage.play(200, without(3));
+    }
+    stage.players.get_mut(&1).unwrap().answers.clear();
+    stage.play(600, without(3));
+    stage.step(1, vec![Input::Admin { token: 6, request: AdminRequest::Snapshot }]);
+    stage.play(3_000, without(3));
+    stage.play(3_000, |_| true);
+    assert_eq!(stage.replica(3).status().applied, stage.replica(1).status().applied);
+    assert!(stage.replica(3).status().snapshot > Index(2), "it came by snapshot");
+    assert!(stage.players[&3].answers.iter().any(|(t, a)| *t == 5 && matches!(a, Answer::Admin(_))), "never answered");
+}
