@@ -103,7 +103,7 @@ impl Client {
 
     /// Asks until there is an answer that counts, or the deadline has passed. None: the session is gone.
     async fn carry(&mut self, request: &WriteRequest, deadline: Time) -> Option<Outcome> {
-        let mut attempts = WriteAttempts::new(deadline);
+        let mut attempts = WriteAttempts::new(deadline, self.world.scenario.cluster.timing.request_ms);
         loop {
             let (address, to) = self.current();
             let forward = self.draw.percent(50);

@@ -374,6 +374,16 @@ fn spare(world: &Arc<World>) -> Result<BTreeSet<ReplicaId>, String> {
     Ok(spared)
 }
 
+/// Whether these replicas run and follow one leader, who leads.
+fn follow(world: &Arc<World>, who: &BTreeSet<ReplicaId>) -> bool {
+    let Some(leader) = world.leader() else { return false };
+    let machines = world.machines();
+    who.iter().all(|id| {
+        let machine = machines.get(id).filter(|machine| !machine.life.is_over());
+        machine.and_then(|machine| machine.handle.as_ref()).is_some_and(|handle| handle.view().status.leader == leader)
+    })
+}
+
 /// Whether these replicas run, follow one leader and have applied the same.
 fn agree(world: &Arc<World>, who: &BTreeSet<ReplicaId>) -> bool {
     let machines = world.machines();
@@ -435,7 +445,8 @@ async fn heal(world: &Arc<World>, faults: &Arc<Faults>, crowd: &Arc<Crowd>, tall
         let within = format!("{what}, with {:?} healed", spared.iter().map(|id| id.0).collect::<Vec<_>>());
         world.fail(LIVENESS, LIVENESS_SOURCE, Violation::new(within, describe(world)));
     };
-    let leads = || world.leader().is_some_and(|id| spared.contains(&id));
+    // Who leads may be one that nothing was wrong with: what counts is that the healed follow somebody.
+    let leads = || follow(world, &spared);
     let lives = until(world, world.scenario.expect.leader_within, leads).await;
     if tally.excused.is_none() {
         if !lives {

@@ -364,7 +364,7 @@ fn cluster(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Cluster {
 fn load(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Load {
     let mix =
         vec![(Kind::Commit, 6), (Kind::Rollback, 1), (Kind::Read, 3), (Kind::LocalRead, 1), (Kind::ReadAtLeast, 1)];
-    let mut load = Load { clients: 6, rate: 50, mix, value_bytes: 40, keys: 20, patience: 8 * SECOND };
+    let mut load = Load { clients: 6, rate: 50, mix, value_bytes: 40, keys: 20, patience: 12 * SECOND };
     let Some(mut keys) = value.and_then(|value| Keys::of(page, value, "load")) else { return load };
     if let Some(clients) = keys.number(page, "clients", 0..=10_000) {
         load.clients = u32::try_from(clients).unwrap_or(u32::MAX);
