@@ -426,7 +426,11 @@ fn describe(world: &Arc<World>) -> String {
                     s.configuration.voters.iter().map(|id| id.0).collect::<Vec<_>>(),
                 )
             }
-            None => format!("r{id} {}", if up { "starts" } else { "is down" }),
+            None if up => format!("r{id} starts"),
+            None => {
+                let fault = world.facts(|facts| facts.replicas.get(id).and_then(|known| known.fault.clone()));
+                format!("r{id} is down{}", fault.map_or(String::new(), |why| format!(" ({why})")))
+            }
         };
         lines.push(line);
     }
