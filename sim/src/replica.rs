@@ -105,7 +105,7 @@ async fn process(
         terms: recovered.entries.iter().map(|entry| entry.term).collect(),
         snapshot: recovered.snapshot.clone().map(Arc::new),
     });
-    let seed = world.draw("replica", id.0 << 32 | life.run).next();
+    let seed = world.draw("replica", id.0 << 32 | life.run).number();
     let cluster = &world.scenario.cluster;
     let settings = Settings { timing: cluster.timing, limits: cluster.limits, seed };
     let assembly = driver::assemble(opened.identity, settings, opened.recovered, state, clock.now());

@@ -394,7 +394,13 @@ fn agree(world: &Arc<World>, who: &BTreeSet<ReplicaId>) -> bool {
     let machines = world.machines();
     let views: Vec<_> = who
         .iter()
-        .map(|id| machines.get(id).filter(|m| !m.life.is_over()).and_then(|m| m.handle.as_ref()).map(|h| h.view()))
+        .map(|id| {
+            machines
+                .get(id)
+                .filter(|m| !m.life.is_over())
+                .and_then(|m| m.handle.as_ref())
+                .map(muster_core::front::Handle::view)
+        })
         .collect();
     let Some(Some(first)) = views.first() else { return true };
     views.iter().all(|view| {
