@@ -35,6 +35,7 @@ pub use settings::{Limits, Timing};
 
 use crate::ids::{Index, ReplicaId, Term, Time, WallTime, WriteId};
 use crate::log::Configuration;
+use crate::mark::mark;
 use crate::members::Member;
 use crate::peer::{Envelope, PeerMessage, RaftMessage, RaftMessageKind};
 use crate::request::{AdminOutcome, NotApplied, Outcome, RaftRole, UnknownWhy};
@@ -347,6 +348,7 @@ impl Replica {
 
     fn refuse(&mut self, envelope_from: ReplicaId, why: &str) {
         self.refused += 1;
+        mark!(peer_message_refused);
         warn!(replica = self.identity.replica.0, peer = envelope_from.0, why, "refused a peer's message");
     }
 
@@ -569,6 +571,10 @@ impl Replica {
         let leader = ReplicaId(self.raft.raft.leader_id);
         if leads && self.leadership.as_ref().is_none_or(|leadership| leadership.term != term) {
             info!(replica = self.identity.replica.0, term, "leads");
+            // The last entry is this term's own first one.
+            if self.raft.raft.raft_log.last_index() > self.raft.raft.raft_log.committed + 1 {
+                mark!(leader_changed_with_entries_in_flight);
+            }
             self.attempts = 0;
             self.leadership = Some(Leadership {
                 term,

@@ -7,6 +7,7 @@ use super::convert::{configuration_to_raft, hard_state_from_raft};
 use super::{Answer, Effects, LogTask, Replica, Staged, Unwritten};
 use crate::ids::{Index, ReplicaId, Term};
 use crate::log::{LogRecord, Write};
+use crate::mark::mark;
 use crate::peer::{RaftMessage, RaftMessageKind};
 use crate::request::AdminOutcome;
 use crate::storage::SnapshotMeta;
@@ -146,6 +147,7 @@ impl Replica {
         });
         self.raft.advance_append_async(ready);
         info!(replica = self.identity.replica.0, index = index.0, sequence = meta.sequence.0, "installed a snapshot");
+        mark!(snapshot_installed);
         self.state = staged.state;
         self.applied = index;
         self.configuration = meta.configuration.clone();
@@ -227,6 +229,7 @@ impl Replica {
         self.snapshot_saving = false;
         if meta.index > self.snapshot_index() {
             info!(replica = self.identity.replica.0, index = meta.index.0, bytes = meta.bytes, "snapshot saved");
+            mark!(snapshot_taken);
             let configuration = configuration_to_raft(&meta.configuration);
             self.raft.mut_store().set_snapshot(meta.index.0, meta.term.0, configuration);
             self.snapshot = Some(meta);

@@ -1,0 +1,354 @@
+//! Simulated clients: what they ask and when is drawn; whom they ask, when again and under which number is decided by
+//! `core::client`, as in the real one.
+
+use crate::draw::Draw;
+use crate::event::{Ask, ClientId, Event, Told};
+use crate::network::{self, Broken};
+use crate::scenario::{Kind, SECOND};
+use crate::world::World;
+use futures_util::future::{Either, select};
+use muster_core::client::{Session, Step, Targets, Turn, WriteAttempts, again};
+use muster_core::ids::{Age, OneShotId, ReplicaId, Seq, Time, VClusterId};
+use muster_core::journal::command::JournalCommand;
+use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType, Principal, Role};
+use muster_core::journal::key::{Key, Scope, Setting};
+use muster_core::journal::policy::Policy;
+use muster_core::request::{Command, Freshness, NotApplied, Outcome, Reply, RequestId, UnknownWhy, WriteRequest};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// How the message of every record by which a client's write is recognised begins.
+pub const MARK: &str = "w:";
+
+/// The vClusters there are.
+pub const VCLUSTERS: [&str; 2] = ["hpc", "ml"];
+
+/// What all clients have in common.
+#[derive(Default)]
+pub struct Crowd {
+    /// Nobody asks anything new.
+    pub quiet: AtomicBool,
+    /// Requests on their way.
+    pub busy: AtomicU64,
+    /// Writes that were acknowledged.
+    pub acknowledged: AtomicU64,
+    /// Requests that were asked.
+    pub asked: AtomicU64,
+}
+
+/// A client.
+pub struct Client {
+    world: Arc<World>,
+    id: ClientId,
+    draw: Draw,
+    targets: Targets,
+    session: Option<Session>,
+    number: u64,
+    seen: Seq,
+    /// The newest sequence it wrote in each scope.
+    wrote: BTreeMap<usize, Seq>,
+}
+
+fn author(id: ClientId) -> Author {
+    Author { principal: Principal::Claimed { name: format!("client-{id}").as_str().into() }, role: Role::Admin }
+}
+
+fn scope(which: usize) -> Scope {
+    match which.checked_sub(1).and_then(|place| VCLUSTERS.get(place)) {
+        Some(name) => Scope::VCluster(VClusterId::new(name).expect("a good name")),
+        None => Scope::Global,
+    }
+}
+
+impl Client {
+    /// A client that knows every replica there is.
+    #[must_use]
+    pub fn new(world: Arc<World>, id: ClientId) -> Self {
+        let mut draw = world.draw("client", u64::from(id));
+        let mut addresses: Vec<Arc<str>> = world.machines().values().map(|machine| machine.address.clone()).collect();
+        // Clients begin anywhere.
+        let turn = draw.place(addresses.len());
+        addresses.rotate_left(turn);
+        let targets = Targets::new(addresses, draw.number());
+        Self { world, id, draw, targets, session: None, number: 0, seen: Seq(0), wrote: BTreeMap::new() }
+    }
+
+    fn now(&self) -> Time {
+        self.world.now()
+    }
+
+    /// The replica at an address.
+    fn replica(&self, address: &str) -> Option<ReplicaId> {
+        let machines = self.world.machines();
+        machines.iter().find(|(_, machine)| &*machine.address == address).map(|(id, _)| *id)
+    }
+
+    fn current(&self) -> (Arc<str>, ReplicaId) {
+        let address = self.targets.current().expect("a client knows somebody").clone();
+        let id = self.replica(&address).unwrap_or_default();
+        (address, id)
+    }
+
+    async fn turn(&mut self, turn: Turn, after_ms: u64, asked: &str) {
+        let mut pause_ms = after_ms;
+        match turn {
+            Turn::Same => {}
+            Turn::Next => pause_ms += self.targets.failed(asked),
+            Turn::Leader(address) => self.targets.follow(&address),
+        }
+        self.world.agenda.sleep(pause_ms.max(1) * 1_000_000).await;
+    }
+
+    /// Asks until there is an answer that counts, or the deadline has passed. None: the session is gone.
+    async fn carry(&mut self, request: &WriteRequest, deadline: Time) -> Option<Outcome> {
+        let mut attempts = WriteAttempts::new(deadline, self.world.scenario.cluster.timing.request_ms);
+        loop {
+            let (address, to) = self.current();
+            let forward = self.draw.percent(50);
+            attempts.on_sent();
+            let answer = {
+                let call = pin!(network::write(&self.world, to, request.clone(), forward));
+                let late = pin!(self.world.agenda.sleep_until(deadline));
+                match select(call, late).await {
+                    Either::Left((answer, _)) => answer,
+                    Either::Right(_) => return Some(attempts.on_deadline()),
+                }
+            };
+            let step = match answer {
+                Ok(outcome) => {
+                    self.targets.answered();
+                    attempts.on_outcome(self.now(), outcome)
+                }
+                Err(Broken::Unreachable) => attempts.on_unreachable(self.now()),
+                Err(Broken::Lost) => attempts.on_lost(self.now()),
+            };
+            match step {
+                Step::Done(outcome) => return Some(outcome),
+                Step::Reopen => return None,
+                Step::Again { turn, after_ms } => self.turn(turn, after_ms, &address).await,
+            }
+        }
+    }
+
+    /// The cluster's age, as some replica knows it.
+    async fn age(&mut self, deadline: Time) -> Option<Age> {
+        loop {
+            let (address, to) = self.current();
+            match network::read(&self.world, to, Freshness::Local).await {
+                Ok(Ok((view, _))) => return Some(view.state.age()),
+                Ok(Err(_)) | Err(_) => self.turn(Turn::Next, 0, &address).await,
+            }
+            if self.now() >= deadline {
+                return None;
+            }
+        }
+    }
+
+    async fn one_shot(&mut self, command: Command, deadline: Time) -> Outcome {
+        let Some(drawn_at) = self.age(deadline).await else { return Outcome::NotApplied(NotApplied::NoQuorum) };
+        let request = RequestId::OneShot { id: OneShotId(self.draw.wide()), drawn_at };
+        let request = WriteRequest { request, author: author(self.id), command };
+        self.carry(&request, deadline).await.unwrap_or(Outcome::Unknown(UnknownWhy::SessionUnknown))
+    }
+
+    /// Carries out a write: in the session mostly, as a one-shot sometimes.
+    pub(crate) async fn write(&mut self, command: Command, deadline: Time) -> Outcome {
+        if self.draw.percent(20) {
+            return self.one_shot(command, deadline).await;
+        }
+        loop {
+            if self.session.is_none() {
+                match self.one_shot(Command::OpenSession, deadline).await {
+                    Outcome::Applied { reply: Reply::Session { session }, .. } => {
+                        self.session = Some(Session::new(session));
+                    }
+                    // The write itself was never sent.
+                    _ => return Outcome::NotApplied(NotApplied::NoQuorum),
+                }
+            }
+            let Some(session) = &mut self.session else { continue };
+            let Some(number) = session.begin() else { return Outcome::NotApplied(NotApplied::NoQuorum) };
+            let request =
+                WriteRequest { request: session.request(number), author: author(self.id), command: command.clone() };
+            let outcome = self.carry(&request, deadline).await;
+            if let Some(session) = &mut self.session {
+                session.end(number);
+            }
+            match outcome {
+                Some(Outcome::Unknown(UnknownWhy::SessionUnknown)) | None => self.session = None,
+                Some(_) => {}
+            }
+            if let Some(outcome) = outcome {
+                return outcome;
+            }
+        }
+    }
+
+    async fn read(&mut self, freshness: Freshness, deadline: Time) -> Told {
+        loop {
+            let (address, to) = self.current();
+            let answer = {
+                let call = pin!(network::read(&self.world, to, freshness));
+                let late = pin!(self.world.agenda.sleep_until(deadline));
+                match select(call, late).await {
+                    Either::Left((answer, _)) => Some(answer),
+                    Either::Right(_) => None,
+                }
+            };
+            let (turn, after_ms, why) = match answer {
+                None => return Told::Nothing("no answer in time".into()),
+                Some(Ok(Ok((_, told)))) => {
+                    self.targets.answered();
+                    return told;
+                }
+                Some(Ok(Err(why))) => match again(&why) {
+                    Some((turn, after_ms)) => (turn, after_ms, format!("{why:?}")),
+                    None => return Told::Nothing(format!("{why:?}")),
+                },
+                Some(Err(broken)) => (Turn::Next, 0, format!("{broken:?}")),
+            };
+            if self.now().plus_ms(after_ms) >= deadline {
+                return Told::Nothing(why);
+            }
+            self.turn(turn, after_ms, &address).await;
+        }
+    }
+
+    fn draft(&mut self, kind: Kind, mark: &Arc<str>) -> Option<EntryDraft> {
+        let which = self.draw.place(1 + VCLUSTERS.len());
+        let load = &self.world.scenario.load;
+        let draft = EntryDraft {
+            entry_type: EntryType::Commit,
+            scope: scope(which),
+            parent: self.seen,
+            based_on: None,
+            changes: Vec::new(),
+            ttl_seconds: None,
+            emergency_reason: None,
+            message: mark.clone(),
+            occurred_at: None,
+        };
+        if kind == Kind::Rollback {
+            let wrote = *self.wrote.get(&which)?;
+            return Some(EntryDraft {
+                entry_type: EntryType::Rollback,
+                parent: Seq(wrote.0 - 1),
+                based_on: Some(self.seen),
+                ..draft
+            });
+        }
+        let size = usize::try_from(load.value_bytes).unwrap_or(1);
+        let mut value = format!("{mark}-");
+        while value.len() < size {
+            value.push_str("0123456789abcdef");
+        }
+        value.truncate(size.max(1));
+        let key = format!("kernel:k{}", self.draw.below(load.keys));
+        let change = Change {
+            key: Key::new(&key).expect("a good key"),
+            previous: Setting::Unset,
+            next: Setting::Value(value.as_str().into()),
+        };
+        Some(EntryDraft { changes: vec![change], ..draft })
+    }
+
+    fn tell(&self, told: Told) {
+        self.world.emit(&Event::Answer { client: self.id, number: self.number, told });
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        self.number += 1;
+        self.world.emit(&Event::Call { client: self.id, number: self.number, ask });
+    }
+
+    /// One request, start to end.
+    async fn request(&mut self, kind: Kind, crowd: &Crowd) {
+        let deadline = Time(self.now().0 + self.world.scenario.load.patience);
+        match kind {
+            Kind::Commit | Kind::Rollback => {
+                let mark: Arc<str> = format!("{MARK}c{}-{}", self.id, self.number + 1).into();
+                let Some(draft) = self.draft(kind, &mark) else { return };
+                let which = (0..=VCLUSTERS.len()).find(|which| scope(*which) == draft.scope).unwrap_or(0);
+                self.ask(Ask::Write { mark });
+                let outcome = self.write(Command::Journal(JournalCommand::AppendEntry(draft)), deadline).await;
+                if let Outcome::Applied { reply: Reply::Recorded { sequence }, .. } = &outcome {
+                    self.seen = self.seen.max(*sequence);
+                    self.wrote.insert(which, *sequence);
+                    crowd.acknowledged.fetch_add(1, Ordering::Relaxed);
+                }
+                self.tell(Told::Outcome(outcome));
+            }
+            Kind::Policy => {
+                let vcluster = VClusterId::new(VCLUSTERS[self.draw.place(VCLUSTERS.len())]).expect("a good name");
+                let base_window_seconds = u32::try_from(self.draw.between(60, 7_200)).unwrap_or(900);
+                let policy = Policy { base_window_seconds, ..Policy::default() };
+                self.ask(Ask::OtherWrite { what: "policy" });
+                let command = Command::Journal(JournalCommand::SetPolicy { vcluster, policy });
+                let outcome = self.write(command, deadline).await;
+                self.tell(Told::Outcome(outcome));
+            }
+            Kind::Read | Kind::LocalRead | Kind::ReadAtLeast => {
+                let (ask, freshness) = match kind {
+                    Kind::Read => (Ask::Read, Freshness::Linearizable),
+                    Kind::ReadAtLeast => (Ask::ReadAtLeast { sequence: self.seen }, Freshness::AtLeast(self.seen)),
+                    Kind::LocalRead | Kind::Commit | Kind::Rollback | Kind::Policy => {
+                        (Ask::LocalRead, Freshness::Local)
+                    }
+                };
+                self.ask(ask);
+                let told = self.read(freshness, deadline).await;
+                if let Told::Head { sequence, .. } = &told {
+                    self.seen = self.seen.max(*sequence);
+                }
+                self.tell(told);
+            }
+        }
+    }
+
+    /// Asks at the story's rate until all is quiet.
+    pub async fn run(mut self, crowd: Arc<Crowd>) {
+        let load = &self.world.scenario.load;
+        let (mix, total) = (load.mix.clone(), load.mix.iter().map(|(_, share)| share).sum::<u64>());
+        let pause = SECOND * u64::from(load.clients) / load.rate;
+        loop {
+            let nanos = self.draw.around(pause);
+            self.world.agenda.sleep(nanos.max(1_000)).await;
+            if crowd.quiet.load(Ordering::Relaxed) || self.world.is_over() {
+                return;
+            }
+            // Some change their mind about whom to ask.
+            if self.draw.percent(3) {
+                let (address, _) = self.current();
+                self.targets.failed(&address);
+            }
+            let mut left = self.draw.below(total);
+            let kind = mix.iter().find(|(_, share)| {
+                let here = left < *share;
+                left = left.saturating_sub(*share);
+                here
+            });
+            crowd.busy.fetch_add(1, Ordering::Relaxed);
+            crowd.asked.fetch_add(1, Ordering::Relaxed);
+            self.request(kind.map_or(Kind::Commit, |(kind, _)| *kind), &crowd).await;
+            crowd.busy.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Sets the policies that make the vClusters known.
+    ///
+    /// # Errors
+    /// What became of the first one that was not applied.
+    pub async fn set_policies(&mut self, deadline: Time) -> Result<(), Outcome> {
+        for name in VCLUSTERS {
+            let vcluster = VClusterId::new(name).expect("a good name");
+            let command = Command::Journal(JournalCommand::SetPolicy { vcluster, policy: Policy::default() });
+            let outcome = self.write(command, deadline).await;
+            if !matches!(outcome, Outcome::Applied { .. }) {
+                return Err(outcome);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,436 @@
+//! The wire: between replicas, and between clients and replicas.
+//!
+//! Peers' messages go through the codec and a checksummed frame, and then may be lost, doubled, delayed, overtaken, repeated
+//! much later, damaged, or stuck in a queue. Fetches and clients' calls are connections: they break, or do not come about.
+//!
+//! Directions are cut one by one; how many faults cut one is counted, so overlapping ones heal in any order.
+
+use crate::draw::Draw;
+use crate::event::{Event, Lost, Run, Told};
+use crate::world::{Life, World};
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use muster_core::codec;
+use muster_core::ids::{Index, ReplicaId, Seq, Term, Time};
+use muster_core::members::Member;
+use muster_core::network::{FetchError, Network};
+use muster_core::peer::{Envelope, Lane};
+use muster_core::request::{AdminOutcome, AdminRequest, Freshness, Outcome, WriteRequest};
+use muster_core::storage::Library as _;
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
+use std::sync::Arc;
+
+/// An end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// A replica.
+    Replica(ReplicaId),
+    /// All clients and operators.
+    Clients,
+}
+
+/// How a link treats what goes over it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quality {
+    /// The usual delay, in microseconds; some take up to 16 times as long.
+    pub latency_us: u64,
+    /// So many in a million are lost.
+    pub loss_ppm: u32,
+    /// So many in a million arrive twice.
+    pub double_ppm: u32,
+    /// So many in a million take up to half a second longer.
+    pub late_ppm: u32,
+    /// So many in a million are damaged.
+    pub corrupt_ppm: u32,
+    /// For so many in a million, an old message of this link arrives once more.
+    pub replay_ppm: u32,
+    /// Bytes per second in one direction.
+    pub bytes_per_second: u64,
+    /// Bytes that may wait in one direction.
+    pub queue_bytes: u64,
+}
+
+impl Default for Quality {
+    fn default() -> Self {
+        Self {
+            latency_us: 300,
+            loss_ppm: 0,
+            double_ppm: 0,
+            late_ppm: 1_000,
+            corrupt_ppm: 0,
+            replay_ppm: 0,
+            bytes_per_second: 1_250_000_000,
+            queue_bytes: 16 << 20,
+        }
+    }
+}
+
+/// Old messages that a link can repeat.
+const OLD_MAX: usize = 64;
+
+/// How long a broken connection looks alive, in nanoseconds.
+const BREAK_NANOS: u64 = 1_000_000_000;
+
+#[derive(Default)]
+struct Link {
+    busy_until: Time,
+    old: VecDeque<Bytes>,
+}
+
+/// All links.
+pub struct Wire {
+    draw: Draw,
+    next: u64,
+    links: BTreeMap<(ReplicaId, ReplicaId, Lane), Link>,
+    cuts: BTreeMap<(End, End), u32>,
+    /// The changes in force, by fault; the last one counts.
+    changes: BTreeMap<Arc<str>, Quality>,
+    quality: Quality,
+}
+
+impl Wire {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            draw: Draw::of(seed, "wire", 0),
+            next: 0,
+            links: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+            changes: BTreeMap::new(),
+            quality: Quality::default(),
+        }
+    }
+
+    fn quality(&self) -> Quality {
+        self.changes.values().next_back().copied().unwrap_or(self.quality)
+    }
+
+    /// Sets how links are while no fault changes them.
+    pub(crate) fn set_quality(&mut self, quality: Quality) {
+        self.quality = quality;
+    }
+
+    /// How links are while no fault changes them.
+    pub(crate) const fn usual(&self) -> Quality {
+        self.quality
+    }
+
+    /// A fault changes all links, or lets go of them.
+    pub(crate) fn change(&mut self, id: &Arc<str>, quality: Option<Quality>) {
+        match quality {
+            Some(quality) => self.changes.insert(id.clone(), quality),
+            None => self.changes.remove(id),
+        };
+    }
+
+    /// Cuts a direction once more.
+    pub(crate) fn cut(&mut self, from: End, to: End) {
+        *self.cuts.entry((from, to)).or_default() += 1;
+    }
+
+    /// Takes one cut of a direction away.
+    pub(crate) fn mend(&mut self, from: End, to: End) {
+        if let Some(count) = self.cuts.get_mut(&(from, to)) {
+            *count -= 1;
+            if *count == 0 {
+                self.cuts.remove(&(from, to));
+            }
+        }
+    }
+
+    fn is_cut(&self, from: End, to: End) -> bool {
+        self.cuts.contains_key(&(from, to))
+    }
+
+    fn latency(&mut self) -> u64 {
+        let mean = self.quality().latency_us * 1_000;
+        mean / 2 + self.draw.around(mean / 2)
+    }
+}
+
+/// The network as one process uses it.
+#[derive(Clone)]
+pub struct SimNetwork {
+    world: Arc<World>,
+    life: Arc<Life>,
+}
+
+impl SimNetwork {
+    /// The network for a process.
+    #[must_use]
+    pub fn new(world: Arc<World>, life: Arc<Life>) -> Self {
+        Self { world, life }
+    }
+}
+
+/// Puts a frame on its way. The first copy has been announced under `id`.
+fn transmit(world: &Arc<World>, id: u64, envelope: &Arc<Envelope>, frame: Bytes, again: bool) {
+    let now = world.now();
+    let lane = envelope.message.lane();
+    let mut wire = world.wire();
+    let quality = wire.quality();
+    let size = frame.len() as u64 + 32;
+    if wire.is_cut(End::Replica(envelope.from), End::Replica(envelope.to)) {
+        drop(wire);
+        return world.emit(&Event::Drop { id, envelope: envelope.clone(), why: Lost::Cut });
+    }
+    if wire.draw.ppm(quality.loss_ppm) {
+        drop(wire);
+        return world.emit(&Event::Drop { id, envelope: envelope.clone(), why: Lost::Loss });
+    }
+    let key = (envelope.from, envelope.to, lane);
+    let nanos = size * 1_000_000_000 / quality.bytes_per_second.max(1);
+    let queue_nanos = quality.queue_bytes * 1_000_000_000 / quality.bytes_per_second.max(1);
+    let link = wire.links.entry(key).or_default();
+    let free = link.busy_until.max(now);
+    if free.0 - now.0 > queue_nanos {
+        drop(wire);
+        return world.emit(&Event::Drop { id, envelope: envelope.clone(), why: Lost::Queue });
+    }
+    link.busy_until = Time(free.0 + nanos);
+    let mut at = free.0 + nanos + wire.latency();
+    if wire.draw.ppm(quality.late_ppm) {
+        at += wire.draw.below(500_000_000);
+    }
+    let doubled = !again && wire.draw.ppm(quality.double_ppm);
+    let mut old = None;
+    if quality.replay_ppm > 0 && !again {
+        let replays = wire.draw.ppm(quality.replay_ppm);
+        let place = wire.draw.number();
+        let link = wire.links.entry(key).or_default();
+        if replays && !link.old.is_empty() {
+            let place = usize::try_from(place % link.old.len() as u64).unwrap_or(0);
+            old = link.old.get(place).cloned();
+        }
+        if link.old.len() >= OLD_MAX {
+            link.old.pop_front();
+        }
+        link.old.push_back(frame.clone());
+    }
+    let mut arrives = frame.clone();
+    if wire.draw.ppm(quality.corrupt_ppm) {
+        let place = wire.draw.place(frame.len());
+        let bit = 1 << wire.draw.below(8);
+        let mut bytes = frame.to_vec();
+        bytes[place] ^= bit;
+        arrives = bytes.into();
+    }
+    drop(wire);
+    let to = (world.clone(), envelope.clone());
+    world.agenda.at(Time(at), move || arrive(&to.0, id, &to.1, &arrives));
+    if doubled {
+        announce(world, envelope, frame, true);
+    }
+    if let Some(old) = old
+        && let Ok(envelope) = codec::decode_envelope(&old[CHECKSUM_BYTES..])
+    {
+        announce(world, &Arc::new(envelope), old, true);
+    }
+}
+
+const CHECKSUM_BYTES: usize = 4;
+
+fn announce(world: &Arc<World>, envelope: &Arc<Envelope>, frame: Bytes, again: bool) {
+    let id = {
+        let mut wire = world.wire();
+        wire.next += 1;
+        wire.next
+    };
+    let sum = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]);
+    let bytes = (u32::try_from(frame.len()).unwrap_or(u32::MAX), sum);
+    world.emit(&Event::Send { id, envelope: envelope.clone(), bytes });
+    transmit(world, id, envelope, frame, again);
+}
+
+fn arrive(world: &Arc<World>, id: u64, sent: &Arc<Envelope>, frame: &[u8]) {
+    let lost = |why| world.emit(&Event::Drop { id, envelope: sent.clone(), why });
+    if world.wire().is_cut(End::Replica(sent.from), End::Replica(sent.to)) {
+        return lost(Lost::Cut);
+    }
+    let (sum, body) = frame.split_at(CHECKSUM_BYTES);
+    if crc32fast::hash(body).to_le_bytes() != sum {
+        return lost(Lost::Checksum);
+    }
+    let Some((handle, _)) = world.front(sent.to) else { return lost(Lost::Down) };
+    match codec::decode_envelope(body) {
+        Ok(envelope) => {
+            world.emit(&Event::Deliver { id, envelope: sent.clone() });
+            handle.deliver(envelope);
+        }
+        Err(error) => panic!("a message with a good checksum does not decode: {error}"),
+    }
+}
+
+impl Network for SimNetwork {
+    fn send(&self, envelope: Envelope) {
+        // A process that was killed in this very step sends nothing any more.
+        if self.life.is_over() {
+            return;
+        }
+        let body = codec::encode_envelope(&envelope);
+        let mut frame = Vec::with_capacity(body.len() + CHECKSUM_BYTES);
+        frame.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
+        frame.extend_from_slice(&body);
+        announce(&self.world, &Arc::new(envelope), frame.into(), false);
+    }
+
+    /// Every link is there from the start; addresses are production's business.
+    fn know(&self, _: &[Member]) {}
+
+    async fn fetch_page(&self, from: ReplicaId, index: Index, term: Term, page: u32) -> Result<Bytes, FetchError> {
+        let fetched = self.fetch(from, move |library| async move { library.page(index, term, page).await }).await?;
+        fetched.ok_or(FetchError::Gone)
+    }
+
+    async fn fetch_records(&self, from: ReplicaId, after: Seq, upto: Seq) -> Result<Vec<(Seq, Bytes)>, FetchError> {
+        self.fetch(from, move |library| async move { library.records(after, upto, 256 << 10).await }).await
+    }
+}
+
+type SimLibrary = muster_storage::FileLibrary<crate::disk::SimDisk>;
+
+impl SimNetwork {
+    /// Has a peer's process read something of what it keeps.
+    async fn fetch<T, F>(
+        &self,
+        from: ReplicaId,
+        read: impl FnOnce(SimLibrary) -> F + Send + 'static,
+    ) -> Result<T, FetchError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, muster_core::storage::StorageError>> + Send + 'static,
+    {
+        let me = End::Replica(self.life.replica);
+        let read = move |world: Arc<World>, life: Arc<Life>| async move {
+            let library = world.machines().get(&life.replica).and_then(|machine| machine.library.clone());
+            match library {
+                Some(library) => read(library).await.map_err(|error| error.to_string()),
+                None => Err("it does not serve".into()),
+            }
+        };
+        match connect(&self.world, me, from, read).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(problem)) => Err(FetchError::Unreachable { problem }),
+            Err(Broken::Unreachable) => Err(FetchError::Unreachable { problem: "no connection".into() }),
+            Err(Broken::Lost) => Err(FetchError::Unreachable { problem: "the connection broke".into() }),
+        }
+    }
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// The other side was never reached.
+    Unreachable,
+    /// The connection broke; the other side may have done what was asked.
+    Lost,
+}
+
+/// Has the process of a replica do something, over a connection.
+async fn connect<T, F>(
+    world: &Arc<World>,
+    from: End,
+    to: ReplicaId,
+    serve: impl FnOnce(Arc<World>, Arc<Life>) -> F + Send + 'static,
+) -> Result<T, Broken>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let there = End::Replica(to);
+    let cut = || {
+        let wire = world.wire();
+        wire.is_cut(from, there) || wire.is_cut(there, from)
+    };
+    if cut() {
+        world.agenda.sleep(BREAK_NANOS).await;
+        return Err(Broken::Unreachable);
+    }
+    let latency = world.wire().latency();
+    world.agenda.sleep(latency).await;
+    let Some((_, life)) = world.front(to) else { return Err(Broken::Unreachable) };
+    let node = world.machines().get(&to).map(|machine| machine.node);
+    let Some(node) = node.and_then(|node| world.runtime.get_node(node)) else { return Err(Broken::Unreachable) };
+    let (answer, mut answered) = futures_channel::oneshot::channel();
+    let (its_world, its_life) = (world.clone(), life.clone());
+    drop(node.spawn(async move {
+        let value = serve(its_world, its_life).await;
+        drop(answer.send(value));
+    }));
+    // A cut connection is noticed after a while without a sign of life.
+    let mut silent = 0;
+    let value = loop {
+        let pause = pin!(world.agenda.sleep(BREAK_NANOS));
+        match select(&mut answered, pause).await {
+            Either::Left((Ok(value), _)) => break value,
+            Either::Left((Err(_), _)) => return Err(Broken::Lost),
+            Either::Right(_) => {
+                silent = if cut() { silent + 1 } else { 0 };
+                if silent > 1 {
+                    return Err(Broken::Lost);
+                }
+            }
+        }
+    };
+    if cut() {
+        world.agenda.sleep(BREAK_NANOS).await;
+        return Err(Broken::Lost);
+    }
+    let latency = world.wire().latency();
+    world.agenda.sleep(latency).await;
+    Ok(value)
+}
+
+/// A client has a replica carry out a write.
+///
+/// # Errors
+/// [`Broken`].
+pub async fn write(world: &Arc<World>, to: ReplicaId, write: WriteRequest, forward: bool) -> Result<Outcome, Broken> {
+    connect(world, End::Clients, to, move |world, life| async move {
+        match world.front(life.replica) {
+            Some((handle, _)) => handle.write(write, forward).await,
+            None => std::future::pending().await,
+        }
+    })
+    .await
+}
+
+/// A client reads the journal's head.
+///
+/// # Errors
+/// [`Broken`].
+pub async fn read(
+    world: &Arc<World>,
+    to: ReplicaId,
+    freshness: Freshness,
+) -> Result<Result<(Arc<muster_core::front::View>, Told), muster_core::request::NotApplied>, Broken> {
+    connect(world, End::Clients, to, move |world, life| async move {
+        let Some((handle, _)) = world.front(life.replica) else { return std::future::pending().await };
+        let run: Run = life.run;
+        handle.read(freshness).await.map(|view| {
+            let told = Told::Head {
+                replica: life.replica,
+                run,
+                applied: view.status.applied,
+                sequence: view.state.sequence(),
+                head: view.state.head(),
+            };
+            (view, told)
+        })
+    })
+    .await
+}
+
+/// An operator asks something of a replica.
+///
+/// # Errors
+/// [`Broken`].
+pub async fn admin(world: &Arc<World>, to: ReplicaId, request: AdminRequest) -> Result<AdminOutcome, Broken> {
+    connect(world, End::Clients, to, move |world, life| async move {
+        match world.front(life.replica) {
+            Some((handle, _)) => handle.admin(request).await,
+            None => std::future::pending().await,
+        }
+    })
+    .await
+}

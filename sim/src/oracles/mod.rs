@@ -1,0 +1,92 @@
+//! The properties that must hold, one file each. All of them watch every run; each sees every event, in order.
+//!
+//! A property is stated in words a person can argue with, and names where it comes from. To add one: a file with a type that
+//! is an [`Oracle`], and a line in [`all`].
+
+mod acknowledged_writes;
+mod applied_in_order;
+mod committed_never_changes;
+mod history_chain;
+mod hygiene;
+mod linearizable;
+mod local_reads;
+mod log_matching;
+mod one_leader;
+mod promises_are_durable;
+mod same_state;
+mod terms_and_votes;
+
+use crate::event::Event;
+use crate::world::Facts;
+use std::fmt;
+
+/// What was expected, and what was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// What should be.
+    pub expected: String,
+    /// What is.
+    pub saw: String,
+}
+
+impl Violation {
+    /// A violation.
+    #[must_use]
+    pub fn new(expected: impl Into<String>, saw: impl Into<String>) -> Self {
+        Self { expected: expected.into(), saw: saw.into() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expected {}; saw {}", self.expected, self.saw)
+    }
+}
+
+/// Fails with a violation unless something holds.
+pub(crate) fn must(
+    holds: bool,
+    expected: impl FnOnce() -> String,
+    saw: impl FnOnce() -> String,
+) -> Result<(), Violation> {
+    if holds { Ok(()) } else { Err(Violation { expected: expected(), saw: saw() }) }
+}
+
+/// Watches a run for one property.
+pub trait Oracle: Send {
+    /// The property, in words.
+    fn name(&self) -> &'static str;
+    /// Where it comes from.
+    fn source(&self) -> &'static str;
+    /// Something happened; `facts` has taken it in already.
+    ///
+    /// # Errors
+    /// The property does not hold.
+    fn on_event(&mut self, facts: &Facts, event: &Event) -> Result<(), Violation>;
+    /// The run is over, everything was healed and nobody asks any more.
+    ///
+    /// # Errors
+    /// The property does not hold for the run as a whole.
+    fn at_end(&mut self, _: &Facts) -> Result<(), Violation> {
+        Ok(())
+    }
+}
+
+/// Every oracle, fresh.
+#[must_use]
+pub fn all() -> Vec<Box<dyn Oracle>> {
+    vec![
+        Box::<one_leader::OneLeader>::default(),
+        Box::<log_matching::LogMatching>::default(),
+        Box::<committed_never_changes::CommittedNeverChanges>::default(),
+        Box::<terms_and_votes::TermsAndVotes>::default(),
+        Box::<promises_are_durable::PromisesAreDurable>::default(),
+        Box::<applied_in_order::AppliedInOrder>::default(),
+        Box::<same_state::SameState>::default(),
+        Box::<history_chain::HistoryChain>::default(),
+        Box::<acknowledged_writes::AcknowledgedWrites>::default(),
+        Box::<linearizable::Linearizable>::default(),
+        Box::<local_reads::LocalReads>::default(),
+        Box::<hygiene::Hygiene>::default(),
+    ]
+}

@@ -1,0 +1,521 @@
+//! One run: a story at a seed, from an empty disk to the last judgement.
+//!
+//! ```text
+//! set-up   init one replica, the others join through it; the vClusters become known
+//! story    clients ask, operators act, things break, as the drawn story says
+//! heal     a drawn quorum is healed, the rest stays as broken as it is; a leader must appear, requests must end,
+//!          the healed must agree
+//! whole    everybody is healed and must agree
+//! end      oracles judge the run as a whole
+//! ```
+//! A run has a thread of its own, so that nothing an earlier one left behind on it counts.
+
+use crate::client::{Client, Crowd};
+use crate::event::{Event, Fingerprint};
+use crate::fault::Faults;
+use crate::logs::Listener;
+use crate::network::{self, Quality};
+use crate::oracles::Violation;
+use crate::replica;
+use crate::scenario::{MS, Operation, OperationItem, Pick, SECOND, Scenario};
+use crate::world::{Found, Trace, World};
+use muster_core::ids::{ClusterId, GroupId, Incarnation, ReplicaId, ReplicaName, Time};
+use muster_core::members::{Admission, Member, MemberCommand, MemberWish};
+use muster_core::request::{AdminOutcome, AdminRequest, Command, Outcome, Reply};
+use muster_core::storage::Identity;
+use std::collections::BTreeSet;
+use std::panic::PanicHookInfo;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, Once, PoisonError};
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The story's name.
+    pub scenario: String,
+    /// The seed.
+    pub seed: u64,
+    /// The first violation, if any.
+    pub found: Option<Found>,
+    /// Hash and length of the event stream.
+    pub fingerprint: Fingerprint,
+    /// How much simulated time passed.
+    pub simulated: Time,
+    /// Places reached.
+    pub marks: BTreeSet<&'static str>,
+    /// Requests asked.
+    pub asked: u64,
+    /// Writes acknowledged.
+    pub acknowledged: u64,
+    /// Why a part of the liveness phase was not demanded.
+    pub excused: Option<String>,
+    /// Marks the story wants and this run did not reach. A story must reach them at some seed, not at every one.
+    pub missed: BTreeSet<String>,
+}
+
+thread_local! {
+    static LAST_PANIC: std::cell::RefCell<Option<String>> = const { std::cell::RefCell::new(None) };
+    static IN_RUN: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Panics of a run are its result, not noise.
+fn keep_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
+            if IN_RUN.get() {
+                LAST_PANIC.with_borrow_mut(|last| {
+                    last.get_or_insert_with(|| info.to_string());
+                });
+            } else {
+                before(info);
+            }
+        }));
+    });
+}
+
+/// Plays a story at a seed.
+///
+/// # Panics
+/// If no thread can be started.
+#[must_use]
+pub fn play(scenario: &Scenario, seed: u64, trace: Option<Trace>) -> Report {
+    keep_panics();
+    let drawn = scenario.drawn(seed);
+    let name = scenario.name.clone();
+    let thread = std::thread::Builder::new().name("run".into()).stack_size(16 << 20);
+    let run = thread.spawn(move || one(drawn, seed, trace)).expect("a thread can be started");
+    let (world, outcome) = run.join().expect("a run's panics are kept");
+    let mut report = Report {
+        scenario: name,
+        seed,
+        found: None,
+        fingerprint: Fingerprint { hash: muster_core::ids::Digest::default(), events: 0 },
+        simulated: Time(0),
+        marks: BTreeSet::new(),
+        asked: 0,
+        acknowledged: 0,
+        excused: None,
+        missed: BTreeSet::new(),
+    };
+    let Some(world) = world else {
+        report.found = outcome.err().map(|message| broken(message, 0, Time(0)));
+        return report;
+    };
+    report.fingerprint = world.fingerprint();
+    report.found = world.found();
+    (report.simulated, report.marks) = world.facts(|facts| (facts.now, facts.marks.clone()));
+    let wanted = scenario.expect.marks.iter();
+    report.missed = wanted.filter(|mark| !report.marks.contains(mark.as_str())).cloned().collect();
+    match outcome {
+        Ok(tally) => {
+            report.asked = tally.crowd.asked.load(Ordering::Relaxed);
+            report.acknowledged = tally.crowd.acknowledged.load(Ordering::Relaxed);
+            report.excused = tally.excused;
+        }
+        Err(message) => {
+            report.found.get_or_insert_with(|| broken(message, report.fingerprint.events, report.simulated));
+        }
+    }
+    report
+}
+
+fn broken(message: String, step: u64, time: Time) -> Found {
+    let violation = Violation::new("no assertion to fail", message);
+    Found { oracle: "no assertion of the code under test fails", source: "style guide, bugs", violation, step, time }
+}
+
+struct Tally {
+    crowd: Arc<Crowd>,
+    excused: Option<String>,
+}
+
+type Played = (Option<Arc<World>>, Result<Tally, String>);
+
+fn one(drawn: Scenario, seed: u64, trace: Option<Trace>) -> Played {
+    IN_RUN.set(true);
+    let (listener, place) = Listener::new();
+    let inside = place.clone();
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        tracing::subscriber::with_default(listener, || {
+            let runtime = madsim::runtime::Runtime::with_seed_and_config(seed, madsim::Config::default());
+            runtime.block_on(async move {
+                let world = World::new(seed, drawn, trace);
+                *inside.lock().unwrap_or_else(PoisonError::into_inner) = Some(world.clone());
+                let tally = story(&world).await;
+                world.close();
+                tally
+            })
+        })
+    }));
+    let world = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let outcome = outcome
+        .map_err(|_| LAST_PANIC.with_borrow_mut(Option::take).unwrap_or_else(|| "a panic without a message".into()));
+    IN_RUN.set(false);
+    (world, outcome)
+}
+
+const SETUP: &str = "the cluster forms";
+const LIVENESS: &str = "after healing a quorum there is a leader, requests end and replicas agree";
+const LIVENESS_SOURCE: &str = "simulation, liveness; demand U10";
+
+fn name_of(number: u64) -> ReplicaName {
+    ReplicaName::new(&format!("r{number}")).expect("a good name")
+}
+
+fn address_of(number: u64) -> Arc<str> {
+    format!("r{number}:9443").into()
+}
+
+fn admission(seed: u64, number: u64, wish: MemberWish) -> Admission {
+    Admission {
+        name: name_of(number),
+        incarnation: Incarnation(u128::from(number) << 64 | u128::from(seed)),
+        peer_address: format!("r{number}:9444").into(),
+        client_address: address_of(number),
+        wish,
+        feature_level: 1,
+    }
+}
+
+fn identity(seed: u64, number: u64) -> Identity {
+    Identity {
+        cluster: ClusterId(u128::from(seed) << 1 | 1),
+        group: GroupId(1),
+        replica: ReplicaId(number),
+        incarnation: Incarnation(u128::from(number) << 64 | u128::from(seed)),
+        name: name_of(number),
+    }
+}
+
+/// Looks again and again until something is so. Whether it came to be in time.
+async fn until(world: &Arc<World>, nanos: u64, is_so: impl Fn() -> bool) -> bool {
+    let end = Time(world.now().0 + nanos);
+    loop {
+        if world.is_over() || is_so() {
+            return true;
+        }
+        if world.now() >= end {
+            return false;
+        }
+        world.agenda.sleep(20 * MS).await;
+    }
+}
+
+async fn story(world: &Arc<World>) -> Tally {
+    let crowd = Arc::new(Crowd::default());
+    let mut tally = Tally { crowd: crowd.clone(), excused: None };
+    drop(madsim::task::spawn(world.agenda.clone().run()));
+    world.wire().set_quality(Quality::default());
+
+    world.emit(&Event::Phase("set-up"));
+    if let Err(problem) = form(world).await {
+        world.fail(SETUP, "demand U4", Violation::new("a cluster as the story wants it", problem));
+        return tally;
+    }
+
+    world.emit(&Event::Phase("story"));
+    *world.began.lock().unwrap_or_else(PoisonError::into_inner) = world.now();
+    let faults = Faults::new(world.clone());
+    faults.plan(&world.scenario.faults);
+    let began = world.now();
+    for item in world.scenario.operations.clone() {
+        drop(madsim::task::spawn(operate(world.clone(), began, item)));
+    }
+    for id in 1..=world.scenario.load.clients {
+        drop(madsim::task::spawn(Client::new(world.clone(), id).run(crowd.clone())));
+    }
+    until(world, world.scenario.time.run, || false).await;
+
+    world.emit(&Event::Phase("heal"));
+    heal(world, &faults, &crowd, &mut tally).await;
+    world.end();
+    expectations(world, &crowd);
+    tally
+}
+
+/// One replica begins, the others join it.
+async fn form(world: &Arc<World>) -> Result<(), String> {
+    let cluster = &world.scenario.cluster;
+    let first = admission(world.seed, 1, MemberWish::Voter);
+    let member = Member {
+        id: ReplicaId(1),
+        name: first.name,
+        incarnation: first.incarnation,
+        peer_address: first.peer_address,
+        client_address: first.client_address,
+        wish: MemberWish::Voter,
+        feature_level: 1,
+    };
+    world.add_machine(identity(world.seed, 1), address_of(1));
+    replica::start(world, ReplicaId(1), Some(member));
+    if !until(world, 30 * SECOND, || world.leader().is_some()).await {
+        return Err("the first replica does not lead".into());
+    }
+    for number in 2..=cluster.voters + cluster.learners {
+        let wish = if number <= cluster.voters { MemberWish::Voter } else { MemberWish::Learner };
+        join(world, wish, 30 * SECOND).await?;
+    }
+    let formed = || {
+        world.facts(|facts| {
+            facts.newest_view().is_some_and(|view| {
+                let configuration = &view.status.configuration;
+                !configuration.is_joint()
+                    && configuration.voters.len() as u64 == cluster.voters
+                    && configuration.learners.len() as u64 == cluster.learners
+            })
+        })
+    };
+    if !until(world, 60 * SECOND, formed).await {
+        return Err(describe(world));
+    }
+    let deadline = Time(world.now().0 + 30 * SECOND);
+    let mut client = Client::new(world.clone(), 0);
+    client.set_policies(deadline).await.map_err(|outcome| format!("a policy: {outcome:?}"))
+}
+
+/// Has a new replica admitted and starts it.
+async fn join(world: &Arc<World>, wish: MemberWish, patience: u64) -> Result<ReplicaId, String> {
+    let number = world.replicas().len() as u64 + 1;
+    let deadline = Time(world.now().0 + patience);
+    let mut client = Client::new(world.clone(), 1_000_000 + u32::try_from(number).unwrap_or(0));
+    let command = Command::Members(MemberCommand::Admit(admission(world.seed, number, wish)));
+    match client.write(command, deadline).await {
+        Outcome::Applied { reply: Reply::Admitted { replica }, .. } => {
+            if world.replicas().contains(&replica) {
+                return Err(format!("replica {replica} was admitted twice"));
+            }
+            let mut identity = identity(world.seed, replica.0);
+            identity.incarnation = admission(world.seed, number, wish).incarnation;
+            identity.name = name_of(number);
+            world.add_machine(identity, address_of(number));
+            replica::start(world, replica, None);
+            Ok(replica)
+        }
+        outcome => Err(format!("replica {number} was not admitted: {outcome:?}")),
+    }
+}
+
+fn resolve(world: &Arc<World>, pick: Pick) -> Option<ReplicaId> {
+    match pick {
+        Pick::Replica(number) => Some(ReplicaId(number)),
+        Pick::Leader => world.leader(),
+        Pick::Follower => {
+            let leader = world.leader();
+            world.replicas().into_iter().find(|id| Some(*id) != leader && world.is_up(*id))
+        }
+        Pick::All | Pick::Others | Pick::Clients => None,
+    }
+}
+
+async fn operate(world: Arc<World>, began: Time, item: OperationItem) {
+    world.agenda.sleep_until(Time(began.0 + item.at)).await;
+    let tell = |what: String| world.emit(&Event::Operation { id: item.id.clone(), what });
+    tell(crate::scenario::operation_text(&item.operation));
+    let deadline = Time(world.now().0 + 20 * SECOND);
+    let command = |pick: Pick, make: fn(ReplicaId) -> MemberCommand| resolve(&world, pick).map(make);
+    let member = match item.operation {
+        Operation::Join(wish) => {
+            match join(&world, wish, 20 * SECOND).await {
+                Ok(replica) => tell(format!("replica {replica} is admitted")),
+                Err(problem) => tell(problem),
+            }
+            return;
+        }
+        Operation::Promote(pick) => command(pick, MemberCommand::Promote),
+        Operation::Demote(pick) => command(pick, MemberCommand::Demote),
+        Operation::Remove(pick) => command(pick, MemberCommand::Remove),
+        Operation::Transfer(_) | Operation::Snapshot(_) => None,
+    };
+    if let Some(member) = member {
+        let which = item.at ^ u64::from(crc32fast::hash(item.id.as_bytes()));
+        let id = 2_000_000 + u32::try_from(which % 1_000_000).unwrap_or(0);
+        let outcome = Client::new(world.clone(), id).write(Command::Members(member), deadline).await;
+        return tell(format!("{}", crate::event::OutcomeText(&outcome)));
+    }
+    let (who, request) = match item.operation {
+        Operation::Transfer(to) => (world.leader(), AdminRequest::Transfer { to: ReplicaId(to) }),
+        Operation::Snapshot(pick) => (resolve(&world, pick), AdminRequest::Snapshot),
+        Operation::Join(_) | Operation::Promote(_) | Operation::Demote(_) | Operation::Remove(_) => return,
+    };
+    let Some(who) = who else { return tell("nobody to ask".into()) };
+    match network::admin(&world, who, request).await {
+        Ok(AdminOutcome::Snapshot { index }) => tell(format!("a snapshot at {index}")),
+        Ok(AdminOutcome::Transferred { leader }) => tell(format!("replica {leader} leads")),
+        Ok(AdminOutcome::Failed { problem }) => tell(problem),
+        Err(broken) => tell(format!("{broken:?}")),
+    }
+}
+
+/// A quorum of voters that can be healed, drawn, and some of the others.
+fn spare(world: &Arc<World>) -> Result<BTreeSet<ReplicaId>, String> {
+    let mut draw = world.draw("heal", 0);
+    let (configuration, forgot) = world.facts(|facts| {
+        let configuration = facts.newest_view().map(|view| view.status.configuration.clone()).unwrap_or_default();
+        let forgot: BTreeSet<ReplicaId> = facts.disk_faults.keys().copied().collect();
+        (configuration, forgot)
+    });
+    let all = world.replicas();
+    let mut spared = BTreeSet::new();
+    for voters in [&configuration.voters, &configuration.voters_outgoing] {
+        if voters.is_empty() {
+            continue;
+        }
+        let need = voters.len() / 2 + 1;
+        let mut able: Vec<ReplicaId> =
+            voters.iter().copied().filter(|id| !forgot.contains(id) && all.contains(id)).collect();
+        if able.len() < need {
+            return Err(format!("of {} voters only {} have a disk that kept everything", voters.len(), able.len()));
+        }
+        let mut have = voters.iter().filter(|id| spared.contains(*id)).count();
+        while have < need {
+            let id = able.swap_remove(draw.place(able.len()));
+            if spared.insert(id) {
+                have += 1;
+            }
+        }
+    }
+    Ok(spared)
+}
+
+/// Whether these replicas run and follow one leader, who leads.
+fn follow(world: &Arc<World>, who: &BTreeSet<ReplicaId>) -> bool {
+    let Some(leader) = world.leader() else { return false };
+    let machines = world.machines();
+    who.iter().all(|id| {
+        let machine = machines.get(id).filter(|machine| !machine.life.is_over());
+        machine.and_then(|machine| machine.handle.as_ref()).is_some_and(|handle| handle.view().status.leader == leader)
+    })
+}
+
+/// Whether these replicas run, follow one leader and have applied the same.
+fn agree(world: &Arc<World>, who: &BTreeSet<ReplicaId>) -> bool {
+    let machines = world.machines();
+    let views: Vec<_> = who
+        .iter()
+        .map(|id| {
+            machines
+                .get(id)
+                .filter(|m| !m.life.is_over())
+                .and_then(|m| m.handle.as_ref())
+                .map(muster_core::front::Handle::view)
+        })
+        .collect();
+    let Some(Some(first)) = views.first() else { return true };
+    views.iter().all(|view| {
+        view.as_ref().is_some_and(|view| {
+            view.status.applied == first.status.applied
+                && view.status.commit == first.status.commit
+                && view.status.leader == first.status.leader
+                && first.status.leader.0 != 0
+                && view.state.head() == first.state.head()
+        })
+    })
+}
+
+fn describe(world: &Arc<World>) -> String {
+    let mut lines = Vec::new();
+    for (id, machine) in world.machines().iter() {
+        let up = !machine.life.is_over();
+        let line = match machine.handle.as_ref().filter(|_| up).map(muster_core::front::Handle::view) {
+            Some(view) => {
+                let s = &view.status;
+                format!(
+                    "r{id} {} term {} leader {} applied {} commit {} last {} of {:?}",
+                    s.role.word(),
+                    s.term,
+                    s.leader,
+                    s.applied,
+                    s.commit,
+                    s.last,
+                    s.configuration.voters.iter().map(|id| id.0).collect::<Vec<_>>(),
+                )
+            }
+            None if up => format!("r{id} starts"),
+            None => {
+                let fault = world.facts(|facts| facts.replicas.get(id).and_then(|known| known.fault.clone()));
+                format!("r{id} is down{}", fault.map_or(String::new(), |why| format!(" ({why})")))
+            }
+        };
+        lines.push(line);
+    }
+    lines.join("; ")
+}
+
+async fn heal(world: &Arc<World>, faults: &Arc<Faults>, crowd: &Arc<Crowd>, tally: &mut Tally) {
+    let times = world.scenario.time;
+    let spared = match spare(world) {
+        Ok(spared) => spared,
+        Err(why) => {
+            tally.excused = Some(why);
+            world.replicas().into_iter().collect()
+        }
+    };
+    faults.heal(&spared);
+    for id in &spared {
+        replica::start(world, *id, None);
+    }
+    let stall = |what: &str| {
+        let within = format!("{what}, with {:?} healed", spared.iter().map(|id| id.0).collect::<Vec<_>>());
+        world.fail(LIVENESS, LIVENESS_SOURCE, Violation::new(within, describe(world)));
+    };
+    // Who leads may be one that nothing was wrong with: what counts is that the healed follow somebody.
+    let leads = || follow(world, &spared);
+    let lives = until(world, world.scenario.expect.leader_within, leads).await;
+    if tally.excused.is_none() {
+        if !lives {
+            return stall(&format!("a leader within {} ms", world.scenario.expect.leader_within / MS));
+        }
+        until(world, times.heal / 4, || false).await;
+        crowd.quiet.store(true, Ordering::Relaxed);
+        let patience = world.scenario.load.patience + 10 * SECOND;
+        if !until(world, patience, || crowd.busy.load(Ordering::Relaxed) == 0).await {
+            return stall("every request to end");
+        }
+        if !until(world, times.heal, || agree(world, &spared)).await {
+            return stall(&format!("the healed to agree within {} ms", times.heal / MS));
+        }
+    }
+    world.emit(&Event::Phase("whole"));
+    crowd.quiet.store(true, Ordering::Relaxed);
+    let all: BTreeSet<ReplicaId> = world.replicas().into_iter().collect();
+    faults.heal(&all);
+    for id in &all {
+        replica::start(world, *id, None);
+    }
+    let members: BTreeSet<ReplicaId> = world.facts(|facts| {
+        let configuration = facts.newest_view().map(|view| view.status.configuration.clone()).unwrap_or_default();
+        configuration.everybody().into_iter().filter(|id| !facts.disk_faults.contains_key(id)).collect()
+    });
+    if !until(world, times.heal, || agree(world, &members)).await && tally.excused.is_none() {
+        let within = format!("all to agree within {} ms of the last fault's end", times.heal / MS);
+        world.fail(LIVENESS, LIVENESS_SOURCE, Violation::new(within, describe(world)));
+    }
+    // Views are told by their own task; let it.
+    until(world, 50 * MS, || false).await;
+}
+
+fn expectations(world: &Arc<World>, crowd: &Crowd) {
+    let expect = &world.scenario.expect;
+    let acknowledged = crowd.acknowledged.load(Ordering::Relaxed);
+    if acknowledged < expect.acknowledged {
+        let expected = format!("at least {} acknowledged writes", expect.acknowledged);
+        world.judge(
+            "the story does what it is about",
+            "its own [expect]",
+            Violation::new(expected, acknowledged.to_string()),
+        );
+    }
+}
+
+/// Collects a trace's lines.
+#[must_use]
+pub fn lines() -> (Trace, Arc<Mutex<Vec<String>>>) {
+    let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+    let into = lines.clone();
+    let trace: Trace = Box::new(move |step, time, event| {
+        into.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{step:>7} {time} {event}"));
+    });
+    (trace, lines)
+}

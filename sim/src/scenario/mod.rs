@@ -1,0 +1,383 @@
+//! A story: a cluster, what clients ask of it, what breaks when, and what must come of it.
+//!
+//! One TOML file, one story. `read` checks everything before anything runs; [`nemesis`] adds faults drawn from the seed, so that
+//! what is played is always a story with every fault written out, and can be written as a file of its own.
+
+mod check;
+mod nemesis;
+mod read;
+mod write;
+
+pub(crate) use check::whom;
+pub use nemesis::Nemesis;
+pub use read::Problem;
+pub(crate) use write::{fault as fault_text, operation as operation_text};
+
+use crate::disk::Point;
+use muster_core::members::MemberWish;
+use muster_core::replica::{Limits, Timing};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A second, in nanoseconds.
+pub const SECOND: u64 = 1_000_000_000;
+/// A millisecond, in nanoseconds.
+pub const MS: u64 = 1_000_000;
+
+/// A story.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// The file's name without folder and ending.
+    pub name: String,
+    /// What it is about, in a sentence.
+    pub about: String,
+    /// Who plays.
+    pub cluster: Cluster,
+    /// What is asked.
+    pub load: Load,
+    /// How long.
+    pub time: Times,
+    /// What breaks.
+    pub faults: Vec<FaultItem>,
+    /// What operators do.
+    pub operations: Vec<OperationItem>,
+    /// What breaks besides, drawn from the seed.
+    pub nemesis: Option<Nemesis>,
+    /// What must come of it.
+    pub expect: Expect,
+}
+
+/// Who plays.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Voters at the start.
+    pub voters: u64,
+    /// Learners at the start.
+    pub learners: u64,
+    /// The preset's name.
+    pub timing_name: &'static str,
+    /// How fast replicas act.
+    pub timing: Timing,
+    /// How much they hold.
+    pub limits: Limits,
+    /// The length of a log segment.
+    pub segment_bytes: u64,
+}
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// How many clients.
+    pub clients: u32,
+    /// Operations per simulated second, all clients together.
+    pub rate: u64,
+    /// How often each kind, relative to the others.
+    pub mix: Vec<(Kind, u64)>,
+    /// The size of a committed value.
+    pub value_bytes: u64,
+    /// Of how many keys each scope has.
+    pub keys: u64,
+    /// How long a client tries one request.
+    pub patience: u64,
+}
+
+/// A kind of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Commits a value, in one of the scopes.
+    Commit,
+    /// Takes back the newest commit of a scope, as far as the client knows.
+    Rollback,
+    /// Sets a vCluster's policy.
+    Policy,
+    /// Reads linearizably.
+    Read,
+    /// Reads from any replica.
+    LocalRead,
+    /// Reads from any replica, not before what the client saw last.
+    ReadAtLeast,
+}
+
+impl Kind {
+    /// Every kind with its word.
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("commit", Self::Commit),
+        ("rollback", Self::Rollback),
+        ("policy", Self::Policy),
+        ("read", Self::Read),
+        ("local_read", Self::LocalRead),
+        ("read_at_least", Self::ReadAtLeast),
+    ];
+}
+
+/// How long.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Faults and load.
+    pub run: u64,
+    /// After everything was healed, until all must be well.
+    pub heal: u64,
+}
+
+/// What must come of it.
+#[derive(Clone, Debug)]
+pub struct Expect {
+    /// After healing, somebody leads within this time.
+    pub leader_within: u64,
+    /// Places in the code that must be reached.
+    pub marks: Vec<String>,
+    /// At least so many writes are acknowledged.
+    pub acknowledged: u64,
+}
+
+/// How much may break at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// The run stays correct and recovers.
+    Standard,
+    /// It may become unavailable, but never silently wrong.
+    Beyond,
+}
+
+/// Who is meant. Looked up when the fault begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// This one.
+    Replica(u64),
+    /// Who leads then.
+    Leader,
+    /// One that does not lead then, drawn.
+    Follower,
+    /// Every one.
+    All,
+    /// Every one that is not on the other side.
+    Others,
+    /// The clients.
+    Clients,
+}
+
+/// A direction of a cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Both.
+    Both,
+    /// Only what `from` sends.
+    Out,
+    /// Only what `from` receives.
+    In,
+}
+
+/// What breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Processes die, and start again after `lasts`.
+    Crash {
+        /// Whose.
+        who: Vec<Pick>,
+        /// Where in their work; at once if absent.
+        point: Option<Point>,
+        /// At how manieth such place.
+        nth: u64,
+        /// Whether power is lost with it.
+        power: bool,
+    },
+    /// Processes die again and again.
+    CrashLoop {
+        /// Whose.
+        who: Vec<Pick>,
+        /// How long each lives.
+        every: u64,
+        /// Whether power is lost with it.
+        power: bool,
+    },
+    /// Processes stand still.
+    Pause {
+        /// Whose.
+        who: Vec<Pick>,
+    },
+    /// Processes get only a part of the time.
+    SlowProcess {
+        /// Whose.
+        who: Vec<Pick>,
+        /// How much of the time, in percent.
+        percent: u64,
+    },
+    /// Messages do not get through.
+    Cut {
+        /// One side.
+        from: Vec<Pick>,
+        /// The other.
+        to: Vec<Pick>,
+        /// Which way.
+        way: Way,
+        /// Cut and mended in turns, each this long; always cut if absent.
+        flap: Option<u64>,
+    },
+    /// Every replica reaches only its two neighbours.
+    Ring,
+    /// Links get worse.
+    Link(LinkChange),
+    /// Disks misbehave.
+    Disk {
+        /// Whose.
+        who: Vec<Pick>,
+        /// How.
+        how: DiskChange,
+    },
+    /// A bit of what is stored flips, for good.
+    Rot {
+        /// Whose.
+        who: Vec<Pick>,
+        /// In a file whose path contains this.
+        file: String,
+    },
+    /// A process dies and its disk is empty when it comes back.
+    Wipe {
+        /// Whose.
+        who: Vec<Pick>,
+    },
+    /// A process dies and its disk is as it was so long before.
+    Rewind {
+        /// Whose.
+        who: Vec<Pick>,
+        /// How long before.
+        by: u64,
+    },
+    /// Clocks are wrong.
+    Clock {
+        /// Whose.
+        who: Vec<Pick>,
+        /// The wall clock is set by so many milliseconds.
+        step_ms: i64,
+        /// It gains so much.
+        drift_ppm: i64,
+        /// It stands still.
+        freeze: bool,
+    },
+}
+
+/// How links get worse; what is absent stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkChange {
+    /// The usual delay, in microseconds.
+    pub latency_us: Option<u64>,
+    /// Lost, in a million.
+    pub loss_ppm: Option<u32>,
+    /// Doubled, in a million.
+    pub double_ppm: Option<u32>,
+    /// Overtaken, in a million.
+    pub late_ppm: Option<u32>,
+    /// Damaged, in a million.
+    pub corrupt_ppm: Option<u32>,
+    /// Old ones repeated, in a million.
+    pub replay_ppm: Option<u32>,
+    /// Bytes per second.
+    pub bytes_per_second: Option<u64>,
+    /// Bytes that may wait.
+    pub queue_bytes: Option<u64>,
+}
+
+/// How disks misbehave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskChange {
+    /// So many times slower; 0 for no change.
+    pub slow: u64,
+    /// Nothing ends.
+    pub stalled: bool,
+    /// No room.
+    pub full: bool,
+    /// Failing reads, in a million.
+    pub read_error_ppm: u32,
+    /// Failing writes, in a million.
+    pub write_error_ppm: u32,
+    /// Failing syncs, in a million.
+    pub sync_error_ppm: u32,
+    /// Misdirected writes, in a million.
+    pub misdirect_ppm: u32,
+}
+
+/// A fault of a story.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FaultItem {
+    /// Its name.
+    pub id: Arc<str>,
+    /// When it begins, from the story's start.
+    pub at: u64,
+    /// How long it lasts; until healing if absent.
+    pub lasts: Option<u64>,
+    /// What breaks.
+    pub fault: Fault,
+    /// The line in the file; 0 if it was drawn.
+    pub line: usize,
+}
+
+/// What an operator does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A new replica joins.
+    Join(MemberWish),
+    /// A learner becomes a voter.
+    Promote(Pick),
+    /// A voter becomes a learner.
+    Demote(Pick),
+    /// A member leaves for good.
+    Remove(Pick),
+    /// Leadership is handed over; to 0: whoever is furthest.
+    Transfer(u64),
+    /// A snapshot is taken.
+    Snapshot(Pick),
+}
+
+/// An operation of a story.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperationItem {
+    /// Its name.
+    pub id: Arc<str>,
+    /// When, from the story's start.
+    pub at: u64,
+    /// What.
+    pub operation: Operation,
+    /// The line in the file; 0 if it was drawn.
+    pub line: usize,
+}
+
+impl Scenario {
+    /// Reads and checks a story.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, with file and line.
+    pub fn read(path: &Path) -> Result<Self, Vec<Problem>> {
+        let name = path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| vec![Problem { file: file.clone(), line: 0, problem: error.to_string() }])?;
+        Self::parse(&file, &name, &text)
+    }
+
+    /// Reads and checks a story's text.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, with line.
+    pub fn parse(file: &str, name: &str, text: &str) -> Result<Self, Vec<Problem>> {
+        let scenario = read::scenario(file, name, text)?;
+        let problems = check::problems(file, &scenario);
+        if problems.is_empty() { Ok(scenario) } else { Err(problems) }
+    }
+
+    /// The story that a seed makes of it: every fault written out, nothing left to draw but luck.
+    #[must_use]
+    pub fn drawn(&self, seed: u64) -> Self {
+        let mut drawn = self.clone();
+        if let Some(nemesis) = drawn.nemesis.take() {
+            drawn.faults.extend(nemesis.faults(seed, self));
+            drawn.faults.sort_by_key(|item| item.at);
+        }
+        drawn
+    }
+
+    /// The budget the story keeps to.
+    #[must_use]
+    pub fn budget(&self) -> Budget {
+        self.nemesis.as_ref().map_or(Budget::Standard, |nemesis| nemesis.budget)
+    }
+}

@@ -1,0 +1,139 @@
+//! Random faults, drawn from the seed as items like those of a file: each run draws which kinds are on, how strong, and when.
+//!
+//! In the standard budget at most a minority of voters is disturbed at once, but for crashes and cuts that end soon, and no
+//! disk forgets.
+
+use super::{Budget, DiskChange, Fault, FaultItem, LinkChange, MS, Pick, SECOND, Scenario, Way};
+use crate::disk::Point;
+use crate::draw::Draw;
+
+/// Faults drawn from the seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nemesis {
+    /// How much may break at once.
+    pub budget: Budget,
+    /// About how often something breaks.
+    pub every: u64,
+}
+
+/// The kinds, so that a run can draw which are on.
+const KINDS: u64 = 13;
+
+impl Nemesis {
+    /// The faults of a seed.
+    #[must_use]
+    pub fn faults(&self, seed: u64, story: &Scenario) -> Vec<FaultItem> {
+        let mut draw = Draw::of(seed, "nemesis", 0);
+        // Swarm: a run has some kinds and not others, else every run is the same soup.
+        let mut on: Vec<u64> = (0..KINDS).filter(|_| draw.percent(45)).collect();
+        if on.is_empty() {
+            on.push(draw.below(KINDS));
+        }
+        let every = self.every * draw.between(30, 200) / 100;
+        let mut faults = Vec::new();
+        let mut at = draw.around(every);
+        while at + SECOND / 2 < story.time.run && faults.len() < 200 {
+            let kind = on[draw.place(on.len())];
+            let lasts = 50 * MS + draw.around(2 * SECOND);
+            let lasts = lasts.min(story.time.run - at) / MS * MS;
+            let fault = draw_fault(&mut draw, kind, story);
+            let lasts = (!matches!(fault, Fault::Rot { .. })).then_some(lasts);
+            let id = format!("nemesis-{}", faults.len() + 1);
+            faults.push(FaultItem { id: id.into(), at: at / MS * MS, lasts, fault, line: 0 });
+            at += draw.around(every) + 10 * MS;
+        }
+        if faults.is_empty() {
+            let fault = draw_fault(&mut draw, on[0], story);
+            let lasts = Some(SECOND);
+            faults.push(FaultItem { id: "nemesis-1".into(), at: 500 * MS, lasts, fault, line: 0 });
+        }
+        // One fault at a time decides whether a replica runs: later ones that overlap are left out.
+        let mut kept: Vec<FaultItem> = Vec::new();
+        for item in faults {
+            let mut trial = story.clone();
+            trial.nemesis = None;
+            trial.faults = kept.iter().chain([&item]).cloned().collect();
+            if super::check::problems("", &trial).is_empty() {
+                kept.push(item);
+            }
+        }
+        kept
+    }
+}
+
+fn one(draw: &mut Draw, story: &Scenario) -> Vec<Pick> {
+    let all = story.cluster.voters + story.cluster.learners;
+    match draw.below(4) {
+        0 => vec![Pick::Leader],
+        1 => vec![Pick::Follower],
+        _ => vec![Pick::Replica(draw.between(1, all))],
+    }
+}
+
+fn some(draw: &mut Draw, story: &Scenario) -> Vec<Pick> {
+    let all = story.cluster.voters + story.cluster.learners;
+    let count = draw.between(1, all.saturating_sub(1).max(1));
+    let mut picks: Vec<Pick> = (1..=all).map(Pick::Replica).collect();
+    while picks.len() as u64 > count {
+        picks.swap_remove(draw.place(picks.len()));
+    }
+    picks
+}
+
+fn draw_fault(draw: &mut Draw, kind: u64, story: &Scenario) -> Fault {
+    let who = one(draw, story);
+    match kind {
+        0 => Fault::Crash { who, point: None, nth: 1, power: draw.percent(50) },
+        1 => {
+            let point = Point::ALL[draw.place(Point::ALL.len())].1;
+            Fault::Crash { who, point: Some(point), nth: draw.between(1, 12), power: draw.percent(50) }
+        }
+        2 => Fault::Crash { who: vec![Pick::All], point: None, nth: 1, power: draw.percent(50) },
+        3 => Fault::CrashLoop { who, every: (100 * MS + draw.around(SECOND)) / MS * MS, power: draw.percent(50) },
+        4 => Fault::Pause { who },
+        5 => Fault::SlowProcess { who, percent: draw.between(5, 80) },
+        6 => {
+            let clients = draw.percent(30);
+            let mut to = vec![Pick::Others];
+            if clients {
+                to.push(Pick::Clients);
+            }
+            Fault::Cut { from: who, to, way: way(draw), flap: flap(draw) }
+        }
+        7 => Fault::Cut { from: some(draw, story), to: vec![Pick::Others], way: way(draw), flap: flap(draw) },
+        8 => Fault::Ring,
+        9 | 10 => Fault::Link(LinkChange {
+            latency_us: draw.percent(40).then(|| draw.between(50, 40_000)),
+            loss_ppm: draw.percent(50).then(|| u32_below(draw, 200_000)),
+            double_ppm: draw.percent(50).then(|| u32_below(draw, 300_000)),
+            late_ppm: draw.percent(60).then(|| u32_below(draw, 300_000)),
+            corrupt_ppm: draw.percent(40).then(|| u32_below(draw, 100_000)),
+            replay_ppm: draw.percent(50).then(|| u32_below(draw, 200_000)),
+            bytes_per_second: draw.percent(20).then(|| draw.between(20_000, 2_000_000)),
+            queue_bytes: draw.percent(20).then(|| draw.between(4_000, 1_000_000)),
+        }),
+        11 => {
+            let mut how = DiskChange { slow: draw.between(2, 300), ..DiskChange::default() };
+            how.stalled = draw.percent(15);
+            Fault::Disk { who, how }
+        }
+        _ => Fault::Clock {
+            who,
+            step_ms: draw.between(0, 7_200_000).cast_signed() - 3_600_000,
+            drift_ppm: draw.between(0, 40_000).cast_signed() - 20_000,
+            freeze: draw.percent(10),
+        },
+    }
+}
+
+fn way(draw: &mut Draw) -> Way {
+    [Way::Both, Way::Both, Way::Out, Way::In][draw.place(4)]
+}
+
+fn flap(draw: &mut Draw) -> Option<u64> {
+    draw.percent(25).then(|| (20 * MS + draw.around(300 * MS)) / MS * MS)
+}
+
+fn u32_below(draw: &mut Draw, below: u64) -> u32 {
+    u32::try_from(draw.below(below)).unwrap_or(0)
+}

@@ -1,0 +1,205 @@
+//! From a story to TOML: what was drawn can be kept, edited and played again.
+
+use super::{Fault, Kind, MS, Operation, Pick, SECOND, Scenario, Way};
+use muster_core::members::MemberWish;
+use std::fmt::Write as _;
+
+/// A time as the reader takes it.
+pub(super) fn time(nanos: u64) -> String {
+    if nanos.is_multiple_of(SECOND) {
+        format!("{}s", nanos / SECOND)
+    } else if nanos.is_multiple_of(MS) {
+        format!("{}ms", nanos / MS)
+    } else {
+        format!("{}us", nanos / 1_000)
+    }
+}
+
+fn pick(pick: Pick) -> String {
+    match pick {
+        Pick::Replica(number) => number.to_string(),
+        Pick::Leader => "\"leader\"".into(),
+        Pick::Follower => "\"follower\"".into(),
+        Pick::All => "\"all\"".into(),
+        Pick::Others => "\"others\"".into(),
+        Pick::Clients => "\"clients\"".into(),
+    }
+}
+
+fn picks(all: &[Pick]) -> String {
+    let all: Vec<String> = all.iter().map(|one| pick(*one)).collect();
+    format!("[{}]", all.join(", "))
+}
+
+fn percent(ppm: u32) -> String {
+    format!("{}.{:04}", ppm / 10_000, ppm % 10_000)
+}
+
+/// A fault's kind and table.
+pub(crate) fn fault(fault: &Fault) -> String {
+    match fault {
+        Fault::Crash { who, point, nth, power } => {
+            let point = point.map_or(String::new(), |point| format!(", point = \"{}\", nth = {nth}", point.word()));
+            let power = if *power { ", power = true" } else { "" };
+            format!("crash = {{ who = {}{point}{power} }}", picks(who))
+        }
+        Fault::CrashLoop { who, every, power } => {
+            let power = if *power { ", power = true" } else { "" };
+            format!("crash_loop = {{ who = {}, every = \"{}\"{power} }}", picks(who), time(*every))
+        }
+        Fault::Pause { who } => format!("pause = {{ who = {} }}", picks(who)),
+        Fault::SlowProcess { who, percent } => {
+            format!("slow_process = {{ who = {}, percent = {percent} }}", picks(who))
+        }
+        Fault::Cut { from, to, way, flap } => {
+            let way = match way {
+                Way::Both => "both",
+                Way::Out => "out",
+                Way::In => "in",
+            };
+            let flap = flap.map_or(String::new(), |every| format!(", flap = \"{}\"", time(every)));
+            format!("cut = {{ from = {}, to = {}, way = \"{way}\"{flap} }}", picks(from), picks(to))
+        }
+        Fault::Ring => "ring = {}".into(),
+        Fault::Link(change) => {
+            let mut keys = Vec::new();
+            keys.extend(change.latency_us.map(|us| format!("latency = \"{us}us\"")));
+            let shares = [
+                ("loss", change.loss_ppm),
+                ("double", change.double_ppm),
+                ("late", change.late_ppm),
+                ("corrupt", change.corrupt_ppm),
+                ("replay", change.replay_ppm),
+            ];
+            keys.extend(shares.iter().filter_map(|(key, ppm)| Some(format!("{key} = {}", percent((*ppm)?)))));
+            keys.extend(change.bytes_per_second.map(|bytes| format!("bytes_per_second = {bytes}")));
+            keys.extend(change.queue_bytes.map(|bytes| format!("queue_bytes = {bytes}")));
+            format!("link = {{ {} }}", keys.join(", "))
+        }
+        Fault::Disk { who, how } => {
+            let mut keys = vec![format!("who = {}", picks(who))];
+            if how.slow > 0 {
+                keys.push(format!("slow = {}", how.slow));
+            }
+            keys.extend(
+                [("stalled", how.stalled), ("full", how.full)]
+                    .iter()
+                    .filter(|(_, on)| *on)
+                    .map(|(key, _)| format!("{key} = true")),
+            );
+            let shares = [
+                ("read_error", how.read_error_ppm),
+                ("write_error", how.write_error_ppm),
+                ("sync_error", how.sync_error_ppm),
+                ("misdirect", how.misdirect_ppm),
+            ];
+            keys.extend(
+                shares.iter().filter(|(_, ppm)| *ppm > 0).map(|(key, ppm)| format!("{key} = {}", percent(*ppm))),
+            );
+            format!("disk = {{ {} }}", keys.join(", "))
+        }
+        Fault::Rot { who, file } => format!("rot = {{ who = {}, file = {file:?} }}", picks(who)),
+        Fault::Wipe { who } => format!("wipe = {{ who = {} }}", picks(who)),
+        Fault::Rewind { who, by } => format!("rewind = {{ who = {}, by = \"{}\" }}", picks(who), time(*by)),
+        Fault::Clock { who, step_ms, drift_ppm, freeze } => {
+            format!(
+                "clock = {{ who = {}, step_ms = {step_ms}, drift_ppm = {drift_ppm}, freeze = {freeze} }}",
+                picks(who)
+            )
+        }
+    }
+}
+
+/// An operation's key and value.
+pub(crate) fn operation(operation: &Operation) -> String {
+    match operation {
+        Operation::Join(MemberWish::Voter) => "join = \"voter\"".into(),
+        Operation::Join(MemberWish::Learner) => "join = \"learner\"".into(),
+        Operation::Join(MemberWish::Replacement { of }) => format!("join = {{ replaces = {of} }}"),
+        Operation::Promote(who) => format!("promote = {}", pick(*who)),
+        Operation::Demote(who) => format!("demote = {}", pick(*who)),
+        Operation::Remove(who) => format!("remove = {}", pick(*who)),
+        Operation::Transfer(to) => format!("transfer = {to}"),
+        Operation::Snapshot(who) => format!("snapshot = {}", pick(*who)),
+    }
+}
+
+impl Scenario {
+    /// The story as a file.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut out = String::new();
+        let _cannot_fail = self.write(&mut out);
+        out
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        let Self { about, cluster, load, time: times, expect, .. } = self;
+        writeln!(out, "about = {about:?}\n\n[cluster]\nvoters = {}\nlearners = {}", cluster.voters, cluster.learners)?;
+        writeln!(out, "timing = \"{}\"\nsnapshot_entries = {}", cluster.timing_name, cluster.limits.snapshot_entries)?;
+        writeln!(out, "snapshot_pause_ms = {}", cluster.limits.snapshot_pause_ms)?;
+        writeln!(out, "log_bytes_behind_snapshot = {}", cluster.limits.log_bytes_behind_snapshot)?;
+        writeln!(out, "segment_bytes = {}\n", cluster.segment_bytes)?;
+        writeln!(out, "[load]\nclients = {}\nrate = {}\nvalue_bytes = {}", load.clients, load.rate, load.value_bytes)?;
+        let word = |kind: &Kind| Kind::ALL.iter().find(|(_, other)| other == kind).map_or("", |(word, _)| word);
+        let mix: Vec<String> = load.mix.iter().map(|(kind, share)| format!("{} = {share}", word(kind))).collect();
+        writeln!(
+            out,
+            "keys = {}\npatience = \"{}\"\nmix = {{ {} }}\n",
+            load.keys,
+            time(load.patience),
+            mix.join(", ")
+        )?;
+        writeln!(out, "[time]\nrun = \"{}\"\nheal = \"{}\"", time(times.run), time(times.heal))?;
+        for item in &self.faults {
+            writeln!(out, "\n[[fault]]\nid = {:?}\nat = \"{}\"\n{}", &*item.id, time(item.at), fault(&item.fault))?;
+            if let Some(lasts) = item.lasts {
+                let dies = matches!(item.fault, Fault::Crash { .. } | Fault::Wipe { .. } | Fault::Rewind { .. });
+                writeln!(out, "{} = \"{}\"", if dies { "down" } else { "for" }, time(lasts))?;
+            }
+        }
+        for item in &self.operations {
+            writeln!(out, "\n[[operation]]\nid = {:?}\nat = \"{}\"", &*item.id, time(item.at))?;
+            writeln!(out, "{}", operation(&item.operation))?;
+        }
+        if let Some(nemesis) = &self.nemesis {
+            let budget = match nemesis.budget {
+                super::Budget::Standard => "standard",
+                super::Budget::Beyond => "beyond",
+            };
+            writeln!(out, "\n[nemesis]\nbudget = \"{budget}\"\nevery = \"{}\"", time(nemesis.every))?;
+        }
+        writeln!(
+            out,
+            "\n[expect]\nleader_within = \"{}\"\nacknowledged = {}",
+            time(expect.leader_within),
+            expect.acknowledged
+        )?;
+        writeln!(out, "marks = {:?}", expect.marks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drawn_story_reads_back_as_it_was() {
+        let text = "about = \"x\"\n[cluster]\nvoters = 5\nlearners = 1\n[nemesis]\nbudget = \"standard\"\n";
+        let story = Scenario::parse("x.toml", "x", text).expect("it is fine");
+        for seed in 0..50 {
+            let drawn = story.drawn(seed);
+            let again = Scenario::parse("x.toml", "x", &drawn.to_toml())
+                .unwrap_or_else(|all| panic!("{all:?}\n{}", drawn.to_toml()));
+            let strip = |story: &Scenario| {
+                story
+                    .faults
+                    .iter()
+                    .map(|item| (item.id.clone(), item.at, item.lasts, item.fault.clone()))
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(strip(&again), strip(&drawn));
+            assert!(!drawn.faults.is_empty(), "seed {seed} draws nothing");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Looks over the shoulder of a process: what it hands to its log and archive, and when that is done, become events.
+//!
+//! Passes everything through unchanged and at once; production has the parts below without this one.
+
+use crate::event::Event;
+use crate::world::{Life, World};
+use bytes::Bytes;
+use muster_core::front::Handle;
+use muster_core::ids::{Index, Seq};
+use muster_core::log::LogRecord;
+use muster_core::storage::{Archive, LogStore, Pages, Segment, SnapshotMeta, StorageError};
+use std::sync::Arc;
+
+/// A part of a process, watched.
+pub struct Watched<P> {
+    part: P,
+    world: Arc<World>,
+    life: Arc<Life>,
+}
+
+impl<P> Watched<P> {
+    /// Watches a part.
+    #[must_use]
+    pub fn new(part: P, world: Arc<World>, life: Arc<Life>) -> Self {
+        Self { part, world, life }
+    }
+
+    fn tell(&self, event: &Event) {
+        if !self.life.is_over() {
+            self.world.emit(event);
+        }
+    }
+}
+
+impl<L: LogStore> LogStore for Watched<L> {
+    async fn append(&mut self, records: &[LogRecord]) -> Result<(), StorageError> {
+        let (replica, run) = (self.life.replica, self.life.run);
+        let shared: Arc<[LogRecord]> = records.into();
+        self.tell(&Event::Append { replica, run, records: shared.clone() });
+        self.part.append(records).await?;
+        self.tell(&Event::Durable { replica, run, records: shared });
+        Ok(())
+    }
+
+    async fn purge(&mut self, below: Index) -> Result<(), StorageError> {
+        self.part.purge(below).await
+    }
+}
+
+impl<A: Archive> Archive for Watched<A> {
+    async fn extend(&mut self, first: Seq, records: Vec<Bytes>) -> Result<(), StorageError> {
+        let (replica, run) = (self.life.replica, self.life.run);
+        self.tell(&Event::Records { replica, run, first, records: records.clone().into() });
+        self.part.extend(first, records).await
+    }
+
+    async fn save(&mut self, meta: SnapshotMeta, pages: Pages) -> Result<(SnapshotMeta, Index), StorageError> {
+        let (meta, oldest) = self.part.save(meta, pages).await?;
+        let (replica, run) = (self.life.replica, self.life.run);
+        self.tell(&Event::Snapshot { replica, run, installed: false, meta: Arc::new(meta.clone()) });
+        Ok((meta, oldest))
+    }
+
+    async fn stage(&mut self, meta: &SnapshotMeta, page: u32, bytes: Bytes) -> Result<(), StorageError> {
+        self.part.stage(meta, page, bytes).await
+    }
+
+    async fn staged(&mut self, meta: &SnapshotMeta) -> Result<u32, StorageError> {
+        self.part.staged(meta).await
+    }
+
+    async fn install(&mut self, meta: &SnapshotMeta, open: Vec<Bytes>) -> Result<(), StorageError> {
+        self.part.install(meta, open).await?;
+        let (replica, run) = (self.life.replica, self.life.run);
+        self.tell(&Event::Snapshot { replica, run, installed: true, meta: Arc::new(meta.clone()) });
+        Ok(())
+    }
+
+    async fn fill(&mut self, segment: Segment, records: Vec<Bytes>) -> Result<(), StorageError> {
+        self.part.fill(segment, records).await
+    }
+
+    async fn missing(&mut self) -> Result<Vec<Segment>, StorageError> {
+        self.part.missing().await
+    }
+}
+
+/// Tells every view that a process publishes, until it is over.
+pub async fn views(world: Arc<World>, life: Arc<Life>, handle: Handle) {
+    let mut version = 0;
+    while !life.is_over() && !world.is_over() {
+        let view = handle.changed(version).await;
+        if life.is_over() {
+            return;
+        }
+        if view.version > version {
+            version = view.version;
+            world.emit(&Event::View { replica: life.replica, run: life.run, view });
+        } else if handle.stopped() {
+            return;
+        }
+    }
+}
