@@ -117,9 +117,7 @@ async fn process(
         machine.handle = Some(handle.clone());
         machine.library = Some(opened.library);
     }
-    if let Some(here) = world.runtime.get_node(world.here) {
-        drop(here.spawn(views(world.clone(), life.clone(), handle.clone())));
-    }
+    world.spawn(views(world.clone(), life.clone(), handle.clone()));
     let log = Watched::new(opened.wal, world.clone(), life.clone());
     let archive = Watched::new(opened.archive, world.clone(), life.clone());
     drop(madsim::task::spawn_local(driver::run_log(log, assembly.log)));

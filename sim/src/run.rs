@@ -145,6 +145,8 @@ fn one(drawn: Scenario, seed: u64, trace: Option<Trace>) -> Played {
                 *inside.lock().unwrap_or_else(PoisonError::into_inner) = Some(world.clone());
                 let tally = story(&world).await;
                 world.close();
+                // The executor drops killed tasks when it comes to them.
+                madsim::time::sleep(std::time::Duration::from_millis(1)).await;
                 tally
             })
         })
@@ -206,7 +208,7 @@ async fn until(world: &Arc<World>, nanos: u64, is_so: impl Fn() -> bool) -> bool
 async fn story(world: &Arc<World>) -> Tally {
     let crowd = Arc::new(Crowd::default());
     let mut tally = Tally { crowd: crowd.clone(), excused: None };
-    drop(madsim::task::spawn(world.agenda.clone().run()));
+    world.spawn(world.agenda.clone().run());
     world.wire().set_quality(Quality::default());
 
     world.emit(&Event::Phase("set-up"));
@@ -221,10 +223,10 @@ async fn story(world: &Arc<World>) -> Tally {
     faults.plan(&world.scenario.faults);
     let began = world.now();
     for item in world.scenario.operations.clone() {
-        drop(madsim::task::spawn(operate(world.clone(), began, item)));
+        world.spawn(operate(world.clone(), began, item));
     }
     for id in 1..=world.scenario.load.clients {
-        drop(madsim::task::spawn(Client::new(world.clone(), id).run(crowd.clone())));
+        world.spawn(Client::new(world.clone(), id).run(crowd.clone()));
     }
     until(world, world.scenario.time.run, || false).await;
 
