@@ -573,7 +573,7 @@ impl Replica {
         let term = self.raft.raft.term;
         let leader = ReplicaId(self.raft.raft.leader_id);
         if leads && self.leadership.as_ref().is_none_or(|leadership| leadership.term != term) {
-            info!(replica = self.identity.replica.0, term, "leads");
+            info!(replica = self.identity.replica.0, term, index = self.applied.0, "leads");
             // The last entry is this term's own first one.
             if self.raft.raft.raft_log.last_index() > self.raft.raft.raft_log.committed + 1 {
                 mark!(leader_changed_with_entries_in_flight);
@@ -587,13 +587,19 @@ impl Replica {
                 under_snapshot: BTreeMap::new(),
             });
         } else if !leads && self.leadership.is_some() {
-            info!(replica = self.identity.replica.0, term, "leads no more");
+            info!(replica = self.identity.replica.0, term, index = self.applied.0, "leads no more");
             self.leadership = None;
             self.reads.abandon_rounds();
         }
         if leader != self.known_leader {
             if leader.0 != 0 {
-                info!(replica = self.identity.replica.0, term, leader = leader.0, "follows a leader");
+                info!(
+                    replica = self.identity.replica.0,
+                    term,
+                    index = self.applied.0,
+                    leader = leader.0,
+                    "follows a leader"
+                );
                 self.attempts = 0;
             }
             self.known_leader = leader;

@@ -147,7 +147,8 @@ impl GrpcNetwork {
                 options: options.clone(),
                 counters: self.shared.counters.clone(),
             };
-            self.shared.runtime.spawn(link.keep_up())
+            let span = tracing::info_span!("replica", id = self.shared.here.replica.0);
+            self.shared.runtime.spawn(tracing::Instrument::instrument(link.keep_up(), span))
         };
         let control = Arc::new(Queue::new(options.control_bytes_max));
         let bulk = Arc::new(Queue::new(options.bulk_bytes_max));

@@ -228,7 +228,8 @@ pub async fn serve_clients<L: Library>(
         .add_service(describe().build_v1().map_err(reflection)?)
         .add_service(describe().build_v1alpha().map_err(reflection)?)
         .into_axum_router()
-        .merge(http::router(replica.clone(), pages));
+        .merge(http::router(replica.clone(), pages))
+        .fallback(http::unknown);
     let ending = replica.clone();
     let signal = async move {
         ending.ending().await;
