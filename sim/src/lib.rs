@@ -21,6 +21,12 @@ pub mod scenario;
 
 pub mod run;
 
+pub mod chronicle;
+pub mod diagram;
+pub mod mutants;
+pub mod shrink;
+pub mod swarm;
+
 pub mod agenda;
 pub mod client;
 pub mod clock;
@@ -33,5 +39,6 @@ pub mod network;
 pub mod oracles;
 pub mod replica;
 pub mod tool;
+mod verbs;
 pub mod watch;
 pub mod world;
