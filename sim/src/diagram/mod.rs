@@ -28,6 +28,7 @@ const TOP: u64 = 12;
 const TIME_WIDTH: u64 = 84;
 const WORLD_WIDTH: u64 = 210;
 const COLUMN_WIDTH: u64 = 230;
+const CLIENTS_WIDTH: u64 = 330;
 
 /// Text that cannot be taken for markup.
 struct Safe<'a>(&'a str);
@@ -84,7 +85,7 @@ impl Layout {
             before = Some(kept.time);
             rows.push(y);
         }
-        let width = TIME_WIDTH + WORLD_WIDTH + COLUMN_WIDTH * (replicas.len() as u64 + 1);
+        let width = TIME_WIDTH + WORLD_WIDTH + COLUMN_WIDTH * replicas.len() as u64 + CLIENTS_WIDTH;
         Self { replicas, rows, height: y + 40, width }
     }
 
@@ -347,8 +348,16 @@ impl Page<'_> {
         let mut arrived: BTreeMap<u64, ()> = BTreeMap::new();
         for (kept, y) in self.chronicle.kept.iter().zip(&layout.rows) {
             match &kept.event {
-                Event::Send { id, .. } => {
+                Event::Send { id, envelope, .. } => {
                     sent.insert(*id, (*y, kept));
+                    if let Some(words) = said(&envelope.message) {
+                        let (from, to) = (layout.x(envelope.from), layout.x(envelope.to));
+                        let (x, side) = if to > from { (from + 7, "start") } else { (from - 7, "end") };
+                        let class = class_of(&envelope.message);
+                        write!(out, "<g class=\"e message {class}\"><title>{}</title>", Safe(&full(kept)))?;
+                        write!(out, "<text x=\"{x}\" y=\"{}\" text-anchor=\"{side}\">", y + 9)?;
+                        writeln!(out, "{}</text></g>", Safe(&words))?;
+                    }
                 }
                 Event::Deliver { id, envelope } => {
                     arrived.insert(*id, ());
@@ -385,7 +394,7 @@ impl Page<'_> {
         if class != "fault" {
             write!(out, "<circle cx=\"{x}\" cy=\"{y}\" r=\"3\"/>")?;
         }
-        writeln!(out, "<text x=\"{}\" y=\"{}\">{}</text></g>", x + 7, y + 4, Safe(&short(&label, 36)))
+        writeln!(out, "<text x=\"{}\" y=\"{}\">{}</text></g>", x + 7, y + 4, Safe(&short(&label, if class == "client" { 52 } else { 36 })))
     }
 
     /// Where an event is written, in which class, with which words; none for what is only an arrow.
@@ -468,6 +477,34 @@ fn class_of(message: &PeerMessage) -> &'static str {
         | PeerMessage::ReadIndex { .. }
         | PeerMessage::ReadIndexReply { .. } => "ask",
     }
+}
+
+/// A message in a word or two, unless it says nothing new.
+fn said(message: &PeerMessage) -> Option<String> {
+    Some(match message {
+        PeerMessage::Raft(raft) => match (raft.kind, raft.entries.first(), raft.entries.last()) {
+            (RaftMessageKind::Heartbeat | RaftMessageKind::HeartbeatReply, ..) => return None,
+            (RaftMessageKind::Append, Some(first), Some(last)) if first.index != last.index => {
+                format!("append {}..{}", first.index, last.index)
+            }
+            (RaftMessageKind::Append, Some(first), _) => format!("append {}", first.index),
+            (RaftMessageKind::Append, None, _) => format!("commit {}", raft.commit),
+            (RaftMessageKind::AppendReply, ..) if raft.reject => format!("refuses {}", raft.index),
+            (RaftMessageKind::AppendReply, ..) => format!("has {}", raft.index),
+            (RaftMessageKind::Vote, ..) => format!("vote t{}?", raft.term),
+            (RaftMessageKind::PreVote, ..) => format!("would vote t{}?", raft.term),
+            (RaftMessageKind::VoteReply | RaftMessageKind::PreVoteReply, ..) => {
+                format!("{} t{}", if raft.reject { "no," } else { "yes," }, raft.term)
+            }
+            (RaftMessageKind::Snapshot, ..) => "snapshot".into(),
+            (RaftMessageKind::TimeoutNow, ..) => "take over".into(),
+        },
+        PeerMessage::Report { .. } => return None,
+        PeerMessage::Forward { .. } => "forward".into(),
+        PeerMessage::Forwarded { .. } => "forwarded".into(),
+        PeerMessage::ReadIndex { .. } => "read index?".into(),
+        PeerMessage::ReadIndexReply { .. } => "read index".into(),
+    })
 }
 
 fn log(records: &[LogRecord]) -> String {

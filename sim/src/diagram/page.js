@@ -62,4 +62,5 @@ detail.onclick = event => {
   if (kept) { kept.classList.add('kept'); about.textContent = kept.querySelector('title').textContent; }
 };
 if ($('failure')) $('failure').onclick = () => show($('violation'));
+if (width > scroll.clientWidth) setZoom(Math.max(0.6, scroll.clientWidth / width));
 scroll.scrollTop = scroll.scrollHeight;
