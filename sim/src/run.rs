@@ -145,6 +145,8 @@ fn one(drawn: Scenario, seed: u64, trace: Option<Trace>) -> Played {
                 *inside.lock().unwrap_or_else(PoisonError::into_inner) = Some(world.clone());
                 let tally = story(&world).await;
                 world.close();
+                // The executor drops killed tasks when it comes to them.
+                madsim::time::sleep(std::time::Duration::from_millis(1)).await;
                 tally
             })
         })
@@ -209,7 +211,7 @@ async fn until(world: &Arc<World>, nanos: u64, is_so: impl Fn() -> bool) -> bool
 async fn story(world: &Arc<World>) -> Tally {
     let crowd = Arc::new(Crowd::default());
     let mut tally = Tally { crowd: crowd.clone(), excused: None };
-    drop(madsim::task::spawn(world.agenda.clone().run()));
+    world.spawn(world.agenda.clone().run());
     world.wire().set_quality(Quality::default());
 
     world.emit(&Event::Phase("set-up"));
@@ -224,10 +226,10 @@ async fn story(world: &Arc<World>) -> Tally {
     faults.plan(&world.scenario.faults);
     let began = world.now();
     for item in world.scenario.operations.clone() {
-        drop(madsim::task::spawn(operate(world.clone(), began, item)));
+        world.spawn(operate(world.clone(), began, item));
     }
     for id in 1..=world.scenario.load.clients {
-        drop(madsim::task::spawn(Client::new(world.clone(), id).run(crowd.clone())));
+        world.spawn(Client::new(world.clone(), id).run(crowd.clone()));
     }
     until(world, world.scenario.time.run, || false).await;
 
@@ -397,7 +399,13 @@ fn agree(world: &Arc<World>, who: &BTreeSet<ReplicaId>) -> bool {
     let machines = world.machines();
     let views: Vec<_> = who
         .iter()
-        .map(|id| machines.get(id).filter(|m| !m.life.is_over()).and_then(|m| m.handle.as_ref()).map(|h| h.view()))
+        .map(|id| {
+            machines
+                .get(id)
+                .filter(|m| !m.life.is_over())
+                .and_then(|m| m.handle.as_ref())
+                .map(muster_core::front::Handle::view)
+        })
         .collect();
     let Some(Some(first)) = views.first() else { return true };
     views.iter().all(|view| {
@@ -429,7 +437,11 @@ fn describe(world: &Arc<World>) -> String {
                     s.configuration.voters.iter().map(|id| id.0).collect::<Vec<_>>(),
                 )
             }
-            None => format!("r{id} {}", if up { "starts" } else { "is down" }),
+            None if up => format!("r{id} starts"),
+            None => {
+                let fault = world.facts(|facts| facts.replicas.get(id).and_then(|known| known.fault.clone()));
+                format!("r{id} is down{}", fault.map_or(String::new(), |why| format!(" ({why})")))
+            }
         };
         lines.push(line);
     }

@@ -193,7 +193,8 @@ pub(crate) fn read(file: &Path) -> Result<Scenario, Vec<Problem>> {
 #[must_use]
 pub fn fresh_seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    crate::draw::Draw::of(u64::from(std::process::id()), "fresh", now.as_nanos().try_into().unwrap_or(u64::MAX)).next()
+    crate::draw::Draw::of(u64::from(std::process::id()), "fresh", now.as_nanos().try_into().unwrap_or(u64::MAX))
+        .number()
         >> 16
 }
 

@@ -300,6 +300,8 @@ impl Replica {
             self.tick(&mut effects);
         }
         loop {
+            // First of all: one that led until just now would send its followers' requests to itself.
+            self.on_role();
             self.route_writes(&mut effects);
             self.propose(&mut effects);
             self.start_reads(&mut effects);
@@ -839,6 +841,7 @@ impl Replica {
             self.raft.raft.set_randomized_election_timeout(timeout);
             let before = self.raft.raft.election_elapsed;
             self.raft.tick();
+            self.on_role();
             if !leads && self.raft.raft.election_elapsed < before {
                 self.attempts += 1;
             }
