@@ -267,8 +267,7 @@ const TOLD_MOST: usize = 40;
 /// A time from the story's begin, for people.
 #[must_use]
 pub fn since(time: Time, began: Time) -> String {
-    let (sign, nanos) =
-        if time >= began { ("", time.0 - began.0) } else { ("-", began.0 - time.0) };
+    let (sign, nanos) = if time >= began { ("", time.0 - began.0) } else { ("-", began.0 - time.0) };
     format!("{sign}{}.{:03} s", nanos / SECOND, nanos % SECOND / MS)
 }
 
@@ -295,7 +294,8 @@ fn words(item: &FaultItem, victims: &[ReplicaId]) -> String {
         _ if met.is_empty() => format!("{} (nobody, as it happens)", names(who)),
         _ => format!("{} ({})", names(who), met.join(", ")),
     };
-    let lasts = item.lasts.map_or_else(|| "until healing".into(), |nanos| format!("for {}", since(Time(nanos), Time(0))));
+    let lasts =
+        item.lasts.map_or_else(|| "until healing".into(), |nanos| format!("for {}", since(Time(nanos), Time(0))));
     let with_power = |power: bool| if power { ", and its machine loses power" } else { "" };
     match &item.fault {
         Fault::Crash { who, point, nth, power } => {
@@ -317,7 +317,8 @@ fn words(item: &FaultItem, victims: &[ReplicaId]) -> String {
                 Way::Out => "nothing passes one way, from",
                 Way::In => "nothing passes one way, back to",
             };
-            let flap = flap.map_or(String::new(), |every| format!(", on and off every {}", since(Time(every), Time(0))));
+            let flap =
+                flap.map_or(String::new(), |every| format!(", on and off every {}", since(Time(every), Time(0))));
             format!("{way} {} and {}{flap} {lasts}", whom(from), names(to))
         }
         Fault::Ring => format!("each replica reaches only its two neighbours {lasts}"),

@@ -60,7 +60,9 @@ impl Change {
     pub fn apply(&self, text: &str) -> Result<String, String> {
         match text.matches(&self.before).count() {
             1 => Ok(text.replacen(&self.before, &self.after, 1)),
-            count => Err(format!("{} has {count} places like {:?}: expected exactly one", self.file.display(), self.before)),
+            count => {
+                Err(format!("{} has {count} places like {:?}: expected exactly one", self.file.display(), self.before))
+            }
         }
     }
 }
@@ -202,10 +204,7 @@ fn theirs(root: &Path, library: &str, changes: &[Change]) -> Result<BTreeMap<Pat
     changed(root, changes.iter().filter(|change| change.library.as_deref() == Some(library)))
 }
 
-fn changed<'a>(
-    root: &Path,
-    changes: impl Iterator<Item = &'a Change>,
-) -> Result<BTreeMap<PathBuf, String>, String> {
+fn changed<'a>(root: &Path, changes: impl Iterator<Item = &'a Change>) -> Result<BTreeMap<PathBuf, String>, String> {
     let mut texts = BTreeMap::new();
     for change in changes {
         let before = match texts.remove(&change.file) {

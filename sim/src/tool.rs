@@ -339,8 +339,11 @@ fn replay_one(replay: &Replay, json: bool) -> Result<bool, Vec<Problem>> {
         trace
     });
     let report = if let Some(html) = &replay.html {
-        let command =
-            format!("cargo run -p muster-sim -- replay {} --seed {} --trace", replay.one.file.display(), replay.one.seed);
+        let command = format!(
+            "cargo run -p muster-sim -- replay {} --seed {} --trace",
+            replay.one.file.display(),
+            replay.one.seed
+        );
         let (report, words) = verbs::draw(&story, replay.one.seed, Some(html), replay.events, &command)?;
         if !json {
             print(&format!("{words}\n\n diagram: {}", html.display()));

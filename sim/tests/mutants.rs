@@ -32,13 +32,9 @@ fn every_mutant_fits_and_names_what_there_is() {
 
 #[test]
 fn a_replacement_that_is_not_there_exactly_once_is_refused() {
-    let change = muster_sim::mutants::Change {
-        library: None,
-        file: "a.rs".into(),
-        before: "one".into(),
-        after: "two".into(),
-    };
+    let change =
+        muster_sim::mutants::Change { library: None, file: "a.rs".into(), before: "one".into(), after: "two".into() };
     assert_eq!(change.apply("there is one"), Ok("there is two".into()));
     assert!(change.apply("one and one").is_err_and(|why| why.contains("2 places")));
-    assert!(change.apply("none").is_err());
+    assert!(change.apply("nothing").is_err());
 }

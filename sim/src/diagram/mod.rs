@@ -114,14 +114,23 @@ impl Page<'_> {
         let Self { report, chronicle, .. } = self;
         let title = format!("{} at seed {}", report.scenario, report.seed);
         write!(out, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">")?;
-        write!(out, "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>{}</title>", Safe(&title))?;
+        write!(
+            out,
+            "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>{}</title>",
+            Safe(&title)
+        )?;
         write!(out, "<style>{}</style></head><body>\n<header>", include_str!("page.css"))?;
         match &report.found {
             Some(found) => {
                 writeln!(out, "<h1 class=\"bad\">{}</h1>", Safe(&title))?;
                 write!(out, "<p class=\"verdict\"><b>Does not hold:</b> {}. ", Safe(found.oracle))?;
                 write!(out, "<b>Expected</b> {}; ", Safe(&found.violation.expected))?;
-                writeln!(out, "<b>saw</b> {}. <small>({})</small></p>", Safe(&found.violation.saw), Safe(found.source))?;
+                writeln!(
+                    out,
+                    "<b>saw</b> {}. <small>({})</small></p>",
+                    Safe(&found.violation.saw),
+                    Safe(found.source)
+                )?;
             }
             None => {
                 writeln!(out, "<h1>{}</h1>\n<p class=\"verdict\">Every property holds.</p>", Safe(&title))?;
@@ -143,8 +152,14 @@ impl Page<'_> {
 
     fn toolbar(&self, out: &mut String) -> fmt::Result {
         let (kept, all) = (self.chronicle.kept.len() as u64, self.chronicle.drawable);
-        write!(out, "<div class=\"bar\"><input id=\"find\" type=\"search\" placeholder=\"find: r1, vote, #17, term\">")?;
-        write!(out, "<span id=\"found\"></span><button id=\"prev\">previous</button><button id=\"next\">next</button>")?;
+        write!(
+            out,
+            "<div class=\"bar\"><input id=\"find\" type=\"search\" placeholder=\"find: r1, vote, #17, term\">"
+        )?;
+        write!(
+            out,
+            "<span id=\"found\"></span><button id=\"prev\">previous</button><button id=\"next\">next</button>"
+        )?;
         write!(out, "<button id=\"out\">&minus;</button><button id=\"in\">+</button><button id=\"fit\">fit</button>")?;
         for (class, words) in
             [("quiet", "heartbeats"), ("message", "messages"), ("disk", "log and disk"), ("client", "clients")]
@@ -235,7 +250,10 @@ impl Page<'_> {
     fn detail(&self, out: &mut String, layout: &Layout) -> fmt::Result {
         let Layout { width, height, .. } = layout;
         writeln!(out, "<svg id=\"detail\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\">")?;
-        write!(out, "<defs><marker id=\"a\" viewBox=\"0 0 8 8\" refX=\"8\" refY=\"4\" markerWidth=\"7\" markerHeight=\"7\" ")?;
+        write!(
+            out,
+            "<defs><marker id=\"a\" viewBox=\"0 0 8 8\" refX=\"8\" refY=\"4\" markerWidth=\"7\" markerHeight=\"7\" "
+        )?;
         writeln!(out, "orient=\"auto\"><path d=\"M0 0L8 4L0 8z\"/></marker></defs>")?;
         self.fault_bands(out, layout)?;
         self.life_lines(out, layout)?;
@@ -394,7 +412,13 @@ impl Page<'_> {
         if class != "fault" {
             write!(out, "<circle cx=\"{x}\" cy=\"{y}\" r=\"3\"/>")?;
         }
-        writeln!(out, "<text x=\"{}\" y=\"{}\">{}</text></g>", x + 7, y + 4, Safe(&short(&label, if class == "client" { 52 } else { 36 })))
+        writeln!(
+            out,
+            "<text x=\"{}\" y=\"{}\">{}</text></g>",
+            x + 7,
+            y + 4,
+            Safe(&short(&label, if class == "client" { 52 } else { 36 }))
+        )
     }
 
     /// Where an event is written, in which class, with which words; none for what is only an arrow.
@@ -409,7 +433,9 @@ impl Page<'_> {
             Event::Operation { id, what } => (world, "fault", format!("{id}: {what}")),
             Event::Mark(name) => (world, "fault dim", (*name).into()),
             Event::Log { error, line } => (world, if *error { "fault bad" } else { "fault dim" }, line.to_string()),
-            Event::Start { replica, hard_state, .. } => (at(*replica), "life", format!("starts, term {}", hard_state.term)),
+            Event::Start { replica, hard_state, .. } => {
+                (at(*replica), "life", format!("starts, term {}", hard_state.term))
+            }
             Event::Stop { replica, why, .. } => {
                 let why = match why {
                     Ending::Killed => "killed",
@@ -430,7 +456,9 @@ impl Page<'_> {
                 let s = &view.status;
                 (at(*replica), "view", format!("t{} {} commit {}", s.term, s.role.word(), s.commit))
             }
-            Event::Call { .. } | Event::Answer { .. } => (layout.clients(), "client", event.to_string().trim().to_owned()),
+            Event::Call { .. } | Event::Answer { .. } => {
+                (layout.clients(), "client", event.to_string().trim().to_owned())
+            }
             Event::Send { .. } | Event::Deliver { .. } | Event::Drop { .. } | Event::Records { .. } => return None,
         })
     }

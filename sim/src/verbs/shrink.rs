@@ -57,7 +57,8 @@ impl Shrink {
         };
         let name = self.out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let page = self.out.with_extension("html");
-        let command = format!("cargo run -p muster-sim -- replay {} --seed {} --trace", self.out.display(), shrunk.seed);
+        let command =
+            format!("cargo run -p muster-sim -- replay {} --seed {} --trace", self.out.display(), shrunk.seed);
         let oracle = shrunk.report.found.as_ref().map_or("", |found| found.oracle);
         shrunk.story.name = name;
         shrunk.story.about = format!("At seed {} this does not hold: {oracle}.", shrunk.seed);

@@ -70,7 +70,8 @@ impl Swarm {
         }
         let began = SystemTime::now();
         let commit = crate::tool::commit();
-        let state = State { next: first, unwritten: Tally::default(), all: Tally::default(), written: began, problem: None };
+        let state =
+            State { next: first, unwritten: Tally::default(), all: Tally::default(), written: began, problem: None };
         let state = Mutex::new(state);
         let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
         let over = |state: &State| {
@@ -105,7 +106,9 @@ impl Swarm {
                         if report.found.is_some() {
                             self.tell(&report, as_json);
                             match nest.keep(&story.drawn(seed), &report) {
-                                Ok(Some(file)) => complain(&format!("the smallest of its kind so far: {}", file.display())),
+                                Ok(Some(file)) => {
+                                    complain(&format!("the smallest of its kind so far: {}", file.display()))
+                                }
                                 Ok(None) => {}
                                 Err(problem) => state.problem = Some(problem),
                             }
