@@ -22,6 +22,12 @@ pub mod scenario;
 
 pub mod run;
 
+pub mod chronicle;
+pub mod diagram;
+pub mod mutants;
+pub mod shrink;
+pub mod swarm;
+
 pub mod agenda;
 pub mod client;
 pub mod clock;
@@ -34,5 +40,6 @@ pub mod network;
 pub mod oracles;
 pub mod replica;
 pub mod tool;
+mod verbs;
 pub mod watch;
 pub mod world;

@@ -123,7 +123,7 @@ pub fn play(scenario: &Scenario, seed: u64, trace: Option<Trace>) -> Report {
 
 fn broken(message: String, step: u64, time: Time) -> Found {
     let violation = Violation::new("no assertion to fail", message);
-    Found { oracle: "no assertion of the code under test fails", source: "style guide, bugs", violation, step, time }
+    Found { oracle: BROKEN, source: "style guide, bugs", violation, step, time }
 }
 
 struct Tally {
@@ -158,8 +158,11 @@ fn one(drawn: Scenario, seed: u64, trace: Option<Trace>) -> Played {
     (world, outcome)
 }
 
+/// The property that fails when the code under test panics.
+pub const BROKEN: &str = "no assertion of the code under test fails";
 const SETUP: &str = "the cluster forms";
-const LIVENESS: &str = "after healing a quorum there is a leader, requests end and replicas agree";
+/// The property that fails when a healed cluster stalls.
+pub const LIVENESS: &str = "after healing a quorum there is a leader, requests end and replicas agree";
 const LIVENESS_SOURCE: &str = "simulation, liveness; demand U10";
 
 fn name_of(number: u64) -> ReplicaName {
