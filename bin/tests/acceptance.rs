@@ -72,7 +72,7 @@ fn reseal(sector: &mut [u8]) {
 
 #[test]
 fn a_flipped_byte_in_any_kind_of_file_is_told_with_its_place_and_harms_nothing_else() {
-    let cluster = stopped_with_every_kind_of_file();
+    let mut cluster = stopped_with_every_kind_of_file();
     let (data, config) = (cluster.replicas[0].data.clone(), cluster.config(0));
     let good = cluster.path("good");
     copy(&data, &good);
@@ -92,6 +92,10 @@ fn a_flipped_byte_in_any_kind_of_file_is_told_with_its_place_and_harms_nothing_e
             assert!(inspected.stderr.contains(&place), "{}", inspected.stderr);
             if ended.stderr.contains("muster repair") {
                 muster(&["repair", &directory]).expect(0);
+                cluster.spawn(0);
+                cluster.wait_for_leader();
+                cluster.muster(&["verify"]).expect(0);
+                cluster.kill(0);
                 muster(&["inspect", &directory]).expect(0);
             } else {
                 assert!(ended.stderr.contains("muster replace"), "{}", ended.stderr);
@@ -150,10 +154,9 @@ fn files_of_another_clusters_directory_are_refused_and_left_alone() {
     std::fs::remove_file(cluster.path("r1.log")).unwrap();
     let (data, config) = (cluster.replicas[0].data.clone(), cluster.config(0));
     let second = cluster.path("second");
-    let text = std::fs::read_to_string(&config).unwrap().replace(
-        &format!("data_dir = \"{}\"", data.display()),
-        &format!("data_dir = \"{}\"", second.display()),
-    );
+    let text = std::fs::read_to_string(&config)
+        .unwrap()
+        .replace(&format!("data_dir = \"{}\"", data.display()), &format!("data_dir = \"{}\"", second.display()));
     let path = cluster.write("second.toml", &text);
     muster(&["init", "--config", &path]).expect(0);
     std::fs::copy(second.join("identity"), data.join("identity")).unwrap();
@@ -258,7 +261,8 @@ fn a_question_beyond_the_head_is_told_where_the_head_is() {
     assert!(ended.stderr.contains("the journal's head here is 2"), "{}", ended.stderr);
     // A request id that the cluster cannot know any more is not worth asking with again.
     let old = "00000000000000000000000000000001@999999999999999";
-    let ended = cluster.muster(&["commit", "--scope", "global", "kernel:a=1", "-m", "x", "--request-id", old]).expect(6);
+    let ended =
+        cluster.muster(&["commit", "--scope", "global", "kernel:a=1", "-m", "x", "--request-id", old]).expect(6);
     assert!(ended.stderr.contains("muster log") && !ended.stderr.contains("ask again"), "{}", ended.stderr);
 }
 

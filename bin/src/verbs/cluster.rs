@@ -154,7 +154,9 @@ pub(crate) async fn members_verb(verb: MembersVerb, json: bool) -> Result<(), Fa
         MembersVerb::Add(args) => change(args, json, "is a learner", MemberCommand::AddLearner).await,
         MembersVerb::Promote(args) => change(args, json, "votes", MemberCommand::Promote).await,
         MembersVerb::Demote(args) => change(args, json, "is a learner", MemberCommand::Demote).await,
-        MembersVerb::Remove(args) => change(args, json, "is out; stop its process, then its directory can go", MemberCommand::Remove).await,
+        MembersVerb::Remove(args) => {
+            change(args, json, "is out; stop its process, then its directory can go", MemberCommand::Remove).await
+        }
         MembersVerb::Transfer { to, client } => transfer(to, &client, json).await,
     }
 }
