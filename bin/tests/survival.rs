@@ -261,3 +261,48 @@ fn who_missed_more_than_the_log_keeps_catches_up_by_snapshot_and_history() {
     cluster.muster_on(behind, &["verify"]).expect(0);
     check(&cluster, &told);
 }
+
+#[test]
+fn replicas_join_are_promoted_replaced_demoted_and_removed_under_load() {
+    let mut cluster = Cluster::start(3, 0);
+    let load = Load::start(&cluster, 4);
+    let fourth = cluster.configure("r4", "");
+    cluster.join(fourth, false).expect(0);
+    cluster.spawn(fourth);
+    eventually("the fourth votes", || (cluster.muster(&["members", "promote", "r4"]).code == 0).then_some(()));
+    // It votes already: told, and nothing changes.
+    let again = cluster.muster(&["members", "promote", "r4"]).expect(1);
+    assert!(again.stderr.contains("votes already"), "{}", again.stderr);
+    let leader = cluster.wait_for_leader();
+    let name = cluster.replicas[leader].name.clone();
+    for verb in ["demote", "remove"] {
+        let refused = cluster.muster(&["members", verb, &name]).expect(1);
+        assert!(refused.stderr.contains("hand leadership over first"), "{}", refused.stderr);
+    }
+    // A transfer that takes too long is given up, so that writes go on; it may be asked for again.
+    eventually("the fourth leads", || (cluster.muster(&["members", "transfer", "r4"]).code == 0).then_some(()));
+    // The first replica's configuration names nobody to ask.
+    let lost = leader.max(1);
+    cluster.kill(lost);
+    let (config, old) = (cluster.config(lost), cluster.replicas[lost].name.clone());
+    let replaced = common::muster(&["replace", "--config", &config, "--old", &old, "--json"]).expect(0).json();
+    cluster.spawn(lost);
+    eventually("the new one has taken the old one's place", || {
+        let members = cluster.muster(&["members", "list", "--json"]);
+        let members: serde_json::Value = serde_json::from_str(&members.stdout).ok()?;
+        let members = members["members"].as_array()?.clone();
+        let new = members.iter().find(|member| member["id"] == replaced["replica"])?;
+        let old = members.iter().any(|member| member["id"] == replaced["replaces"]);
+        (new["part"] == "voter" && !old).then_some(())
+    });
+    let leader = cluster.wait_for_leader();
+    let other = (0..4).find(|i| *i != leader && *i != lost).unwrap();
+    let name = cluster.replicas[other].name.clone();
+    eventually("it is demoted", || (cluster.muster(&["members", "demote", &name]).code == 0).then_some(()));
+    eventually("it is removed", || (cluster.muster(&["members", "remove", &name]).code == 0).then_some(()));
+    cluster.kill(other);
+    std::thread::sleep(Duration::from_millis(300));
+    let told = load.stop();
+    let acknowledged = check(&cluster, &told);
+    assert!(acknowledged > 100, "only {acknowledged} of {} acknowledged", told.len());
+}

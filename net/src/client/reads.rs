@@ -27,6 +27,9 @@ use tonic::{Code, Streaming};
 const HEARTBEAT: Duration = Duration::from_secs(3);
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
+/// What is told of a replica that was connected to and said nothing.
+const NOT_IN_TIME: &str = "no answer in time";
+
 /// Largest overlay or delta that is accepted.
 const BOOT_BYTES_MAX: u64 = 256 << 20;
 
@@ -112,7 +115,7 @@ where
                 }
             }
             Err(_) => {
-                tried.push((address.to_string(), "no answer in time".to_owned()));
+                tried.push((address.to_string(), NOT_IN_TIME.to_owned()));
                 connections.targets().failed(&address)
             }
         };
@@ -139,7 +142,7 @@ async fn ask_one<T>(
         Ok(Err(Miss::Final(error))) => Err(error),
         Ok(Err(Miss::Advice(why))) => Err(ClientError::NotAnswered(why)),
         Ok(Err(Miss::Elsewhere(problem))) => Err(unreachable(problem)),
-        Err(_) => Err(unreachable("no answer in time".to_owned())),
+        Err(_) => Err(unreachable(NOT_IN_TIME.to_owned())),
     }
 }
 
@@ -180,7 +183,16 @@ pub(super) async fn query(
             }
         }
     })
-    .await?;
+    .await
+    .map_err(|error| match error {
+        // It is there, and waits for a quorum longer than we do.
+        ClientError::Unreachable { tried }
+            if freshness == Freshness::Linearizable && tried.iter().any(|(_, problem)| problem == NOT_IN_TIME) =>
+        {
+            ClientError::NotAnswered(NotApplied::NoQuorum)
+        }
+        error => error,
+    })?;
     if let Answer::Members(members) = &answered.answer {
         let mut targets = connections.targets();
         for member in members {
