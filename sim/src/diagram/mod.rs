@@ -373,7 +373,7 @@ impl Page<'_> {
                         let (x, side) = if to > from { (from + 7, "start") } else { (from - 7, "end") };
                         let class = class_of(&envelope.message);
                         write!(out, "<g class=\"e message {class}\"><title>{}</title>", Safe(&full(kept)))?;
-                        write!(out, "<text x=\"{x}\" y=\"{}\" text-anchor=\"{side}\">", y + 9)?;
+                        write!(out, "<text x=\"{x}\" y=\"{}\" text-anchor=\"{side}\">", y + 5)?;
                         writeln!(out, "{}</text></g>", Safe(&words))?;
                     }
                 }
