@@ -246,13 +246,14 @@ impl Chronicle {
         if scenario.cluster.learners > 0 {
             let _cannot_fail = write!(out, " and {}", count(scenario.cluster.learners, "learner"));
         }
-        let _cannot_fail = write!(
-            out,
-            "; {} ask{} for {} a second.",
-            count(scenario.load.clients.into(), "client"),
-            if scenario.load.clients == 1 { "s" } else { "" },
-            count(scenario.load.rate, "operation")
-        );
+        if scenario.load.clients == 0 {
+            out.push_str("; nobody asks anything.");
+        } else {
+            let ask = if scenario.load.clients == 1 { "asks" } else { "ask" };
+            let clients = count(scenario.load.clients.into(), "client");
+            let rate = count(scenario.load.rate, "operation");
+            let _cannot_fail = write!(out, "; {clients} {ask} for {rate} a second.");
+        }
         let began = self.began();
         if let Some(first) = self.reigns.iter().rfind(|reign| reign.from < began) {
             let _cannot_fail = write!(out, " When the story begins, r{} leads term {}.", first.leader, first.term);
@@ -312,14 +313,15 @@ fn words(item: &FaultItem, victims: &[ReplicaId]) -> String {
         Fault::Pause { who } => format!("{} stands still {lasts}", whom(who)),
         Fault::SlowProcess { who, percent } => format!("{} gets {percent} % of its time {lasts}", whom(who)),
         Fault::Cut { from, to, way, flap } => {
-            let way = match way {
-                Way::Both => "nothing passes between",
-                Way::Out => "nothing passes one way, from",
-                Way::In => "nothing passes one way, back to",
+            let (one, other) = (whom(from), names(to));
+            let cut = match way {
+                Way::Both => format!("nothing passes between {one} and {other}"),
+                Way::Out => format!("nothing passes from {one} to {other}, only back"),
+                Way::In => format!("nothing passes to {one} from {other}, only back"),
             };
             let flap =
                 flap.map_or(String::new(), |every| format!(", on and off every {}", since(Time(every), Time(0))));
-            format!("{way} {} and {}{flap} {lasts}", whom(from), names(to))
+            format!("{cut}{flap}, {lasts}")
         }
         Fault::Ring => format!("each replica reaches only its two neighbours {lasts}"),
         Fault::Link(_) => format!("links get worse {lasts} ({})", crate::scenario::fault_text(&item.fault)),

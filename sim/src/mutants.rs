@@ -207,12 +207,11 @@ fn theirs(root: &Path, library: &str, changes: &[Change]) -> Result<BTreeMap<Pat
 fn changed<'a>(root: &Path, changes: impl Iterator<Item = &'a Change>) -> Result<BTreeMap<PathBuf, String>, String> {
     let mut texts = BTreeMap::new();
     for change in changes {
-        let before = match texts.remove(&change.file) {
-            Some(text) => text,
-            None => {
-                let file = root.join(&change.file);
-                fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?
-            }
+        let before = if let Some(text) = texts.remove(&change.file) {
+            text
+        } else {
+            let file = root.join(&change.file);
+            fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?
         };
         texts.insert(change.file.clone(), change.apply(&before)?);
     }

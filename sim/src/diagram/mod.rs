@@ -16,7 +16,7 @@ use muster_core::ids::{ReplicaId, Time};
 use muster_core::log::LogRecord;
 use muster_core::peer::{PeerMessage, RaftMessageKind};
 use muster_core::request::RaftRole;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 
 /// So many events are drawn unless told otherwise.
@@ -265,11 +265,11 @@ impl Page<'_> {
                 writeln!(out, "<text x=\"4\" y=\"{}\" class=\"dim\">{}</text>", y + 4, since(kept.time, began))?;
                 before = Some(kept.time);
             }
-            self.mark(out, layout, kept, *y)?;
+            Self::mark(out, layout, kept, *y)?;
         }
         if let Some(found) = &self.report.found {
             let after = self.chronicle.kept.iter().zip(&layout.rows).rev().find(|(kept, _)| kept.step <= found.step);
-            let y = after.map_or(layout.height - 30, |(_, y)| *y) + 5;
+            let y = after.map_or(layout.height - 30, |(_, y)| *y) + 8;
             write!(out, "<g id=\"violation\"><line x1=\"0\" x2=\"{width}\" y1=\"{y}\" y2=\"{y}\" class=\"failure\"/>")?;
             write!(out, "<text x=\"{TIME_WIDTH}\" y=\"{}\" class=\"failure\">", y + 14)?;
             writeln!(out, "does not hold: {}</text></g>", Safe(found.oracle))?;
@@ -363,7 +363,7 @@ impl Page<'_> {
 
     fn messages(&self, out: &mut String, layout: &Layout) -> fmt::Result {
         let mut sent: BTreeMap<u64, (u64, &Kept)> = BTreeMap::new();
-        let mut arrived: BTreeMap<u64, ()> = BTreeMap::new();
+        let mut arrived: BTreeSet<u64> = BTreeSet::new();
         for (kept, y) in self.chronicle.kept.iter().zip(&layout.rows) {
             match &kept.event {
                 Event::Send { id, envelope, .. } => {
@@ -373,18 +373,18 @@ impl Page<'_> {
                         let (x, side) = if to > from { (from + 7, "start") } else { (from - 7, "end") };
                         let class = class_of(&envelope.message);
                         write!(out, "<g class=\"e message {class}\"><title>{}</title>", Safe(&full(kept)))?;
-                        write!(out, "<text x=\"{x}\" y=\"{}\" text-anchor=\"{side}\">", y + 9)?;
+                        write!(out, "<text x=\"{x}\" y=\"{}\" text-anchor=\"{side}\">", y + 5)?;
                         writeln!(out, "{}</text></g>", Safe(&words))?;
                     }
                 }
                 Event::Deliver { id, envelope } => {
-                    arrived.insert(*id, ());
+                    arrived.insert(*id);
                     let from = sent.get(id).map_or(0, |(y, _)| *y);
                     let (x1, x2) = (layout.x(envelope.from), layout.x(envelope.to));
                     arrow(out, kept, [x1, from, x2, *y], class_of(&envelope.message), "")?;
                 }
                 Event::Drop { id, envelope, .. } => {
-                    arrived.insert(*id, ());
+                    arrived.insert(*id);
                     let from = sent.get(id).map_or(0, |(y, _)| *y);
                     let (x1, x2) = (layout.x(envelope.from), layout.x(envelope.to));
                     // A lost message ends short of its goal.
@@ -397,7 +397,7 @@ impl Page<'_> {
         }
         // What is still on its way at the end.
         for (id, (y, kept)) in &sent {
-            if let (false, Event::Send { envelope, .. }) = (arrived.contains_key(id), &kept.event) {
+            if let (false, Event::Send { envelope, .. }) = (arrived.contains(id), &kept.event) {
                 let (x1, x2) = (layout.x(envelope.from), layout.x(envelope.to));
                 let x2 = if x2 > x1 { x1 + 60 } else { x1.saturating_sub(60) };
                 arrow(out, kept, [x1, *y, x2, layout.height - 24], class_of(&envelope.message), " lost")?;
@@ -406,8 +406,8 @@ impl Page<'_> {
         Ok(())
     }
 
-    fn mark(&self, out: &mut String, layout: &Layout, kept: &Kept, y: u64) -> fmt::Result {
-        let Some((x, class, label)) = self.label(layout, &kept.event) else { return Ok(()) };
+    fn mark(out: &mut String, layout: &Layout, kept: &Kept, y: u64) -> fmt::Result {
+        let Some((x, class, label)) = Self::label(layout, &kept.event) else { return Ok(()) };
         write!(out, "<g class=\"e {class}\"><title>{}</title>", Safe(&full(kept)))?;
         if class != "fault" {
             write!(out, "<circle cx=\"{x}\" cy=\"{y}\" r=\"3\"/>")?;
@@ -422,7 +422,7 @@ impl Page<'_> {
     }
 
     /// Where an event is written, in which class, with which words; none for what is only an arrow.
-    fn label(&self, layout: &Layout, event: &Event) -> Option<(u64, &'static str, String)> {
+    fn label(layout: &Layout, event: &Event) -> Option<(u64, &'static str, String)> {
         let world = TIME_WIDTH + 90;
         let at = |replica: ReplicaId| layout.x(replica);
         Some(match event {

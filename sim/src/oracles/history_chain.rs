@@ -7,15 +7,18 @@ use crate::world::Facts;
 use muster_core::codec;
 use muster_core::ids::{Digest, Seq};
 use muster_core::journal::entry::{Principal, Record};
+use std::collections::BTreeMap;
 
 pub(super) struct HistoryChain {
     /// The head at every sequence, from 0.
     heads: Vec<Digest>,
+    /// Heads that were told before their records were handed over: a slow archive takes them later than readers see them.
+    early: BTreeMap<Seq, (Digest, String)>,
 }
 
 impl Default for HistoryChain {
     fn default() -> Self {
-        Self { heads: vec![Digest::default()] }
+        Self { heads: vec![Digest::default()], early: BTreeMap::new() }
     }
 }
 
@@ -24,12 +27,10 @@ impl HistoryChain {
         self.heads.get(usize::try_from(sequence.0).ok()?).copied()
     }
 
-    fn told(&self, sequence: Seq, head: Digest, by: &str) -> Result<(), Violation> {
-        let Some(known) = self.head(sequence) else {
-            return Err(Violation::new(
-                format!("a head of one of the {} records that were finished", self.heads.len() - 1),
-                format!("{by} tell a head at sequence {sequence}"),
-            ));
+    fn told(&mut self, sequence: Seq, head: Digest, by: &str) -> Result<(), Violation> {
+        let Some(known) = self.head(sequence).or_else(|| Some(self.early.get(&sequence)?.0)) else {
+            self.early.insert(sequence, (head, by.to_owned()));
+            return Ok(());
         };
         must(known == head, || format!("the head {known} at sequence {sequence}"), || format!("{by} tell {head}"))
     }
@@ -68,7 +69,11 @@ impl Oracle for HistoryChain {
                         Principal::System { part } => !part.is_empty(),
                     };
                     must(named, || format!("an author of record {sequence}"), || "none".into())?;
-                    self.heads.push(last.chain(bytes));
+                    let head = last.chain(bytes);
+                    self.heads.push(head);
+                    if let Some((told, by)) = self.early.remove(&Seq(sequence)) {
+                        self.told(Seq(sequence), told, &by)?;
+                    }
                 }
                 Ok(())
             }
@@ -80,5 +85,12 @@ impl Oracle for HistoryChain {
             }
             _ => Ok(()),
         }
+    }
+    fn at_end(&mut self, _: &Facts) -> Result<(), Violation> {
+        let Some((sequence, (_, by))) = self.early.first_key_value() else { return Ok(()) };
+        Err(Violation::new(
+            format!("a head of one of the {} records that were finished", self.heads.len() - 1),
+            format!("{by} tell a head at sequence {sequence}"),
+        ))
     }
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::PoisonError;
 
 /// A problem that is about a file as a whole.
-pub(crate) fn about(file: &Path, problem: impl ToString) -> Vec<Problem> {
+pub(crate) fn about(file: &Path, problem: &(impl ToString + ?Sized)) -> Vec<Problem> {
     vec![Problem { file: file.display().to_string(), line: 0, problem: problem.to_string() }]
 }
 
@@ -40,5 +40,5 @@ pub(crate) fn write(file: &Path, text: &str) -> Result<(), Vec<Problem>> {
     folder
         .map_or(Ok(()), std::fs::create_dir_all)
         .and_then(|()| std::fs::write(file, text))
-        .map_err(|error| about(file, error))
+        .map_err(|error| about(file, &error))
 }

@@ -52,12 +52,12 @@ pub(crate) struct Mutants {
 const SEEDS_APART: u64 = 1_000_000;
 
 /// What the hunts of one mutant came to.
-struct Bagged<'a> {
+struct Hunted<'a> {
     mutant: Option<&'a Mutant>,
     bags: Vec<Bag>,
 }
 
-impl Bagged<'_> {
+impl Hunted<'_> {
     fn id(&self) -> &str {
         self.mutant.map_or("(clean build)", |mutant| &mutant.id)
     }
@@ -142,16 +142,16 @@ impl Mutants {
         let unknown = self.only.iter().find(|id| mutants.iter().all(|mutant| mutant.id != **id));
         if let Some(id) = unknown {
             let known: Vec<&str> = mutants.iter().map(|mutant| mutant.id.as_str()).collect();
-            return Err(about(folder, format!("no mutant is called {id}: expected one of {}", known.join(", "))));
+            return Err(about(folder, &format!("no mutant is called {id}: expected one of {}", known.join(", "))));
         }
         if !self.only.is_empty() {
             mutants.retain(|mutant| self.only.contains(&mutant.id));
         }
         let shop = Workshop::new(Path::new("."), &self.work, self.build.as_deref())
-            .map_err(|problem| about(&self.work, problem))?;
+            .map_err(|problem| about(&self.work, &problem))?;
         let of = |mutant: &Mutant| folder.join(format!("{}.toml", mutant.id));
         let problems: Vec<Problem> =
-            mutants.iter().filter_map(|mutant| Some(about(&of(mutant), shop.fits(mutant).err()?))).flatten().collect();
+            mutants.iter().filter_map(|mutant| Some(about(&of(mutant), &shop.fits(mutant).err()?))).flatten().collect();
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -166,15 +166,15 @@ impl Mutants {
         }
         let mut good = true;
         if self.clean > 0 {
-            let bag = self.clean(&shop).map_err(|problem| about(&self.work, problem))?;
-            let clean = Bagged { mutant: None, bags: vec![bag] };
+            let bag = self.clean(&shop).map_err(|problem| about(&self.work, &problem))?;
+            let clean = Hunted { mutant: None, bags: vec![bag] };
             good &= clean.killed().is_empty();
             print(&if as_json { clean.as_json().to_string() } else { clean.as_row() });
             complain(&format!("clean build: {} runs, {} false alarms", clean.bags[0].runs, clean.killed().len()));
         }
         for mutant in &mutants {
             complain(&format!("{}: {}", mutant.id, mutant.about));
-            let result = self.hunts(&shop, mutant).map_err(|problem| about(&of(mutant), problem))?;
+            let result = self.hunts(&shop, mutant).map_err(|problem| about(&of(mutant), &problem))?;
             good &= result.as_expected() == result.bags.len();
             print(&if as_json { result.as_json().to_string() } else { result.as_row() });
         }
@@ -192,7 +192,7 @@ impl Mutants {
         hunt(&shop.build(None)?, &self.hunt(None, 0, self.clean))
     }
 
-    fn hunts<'a>(&self, shop: &Workshop, mutant: &'a Mutant) -> Result<Bagged<'a>, String> {
+    fn hunts<'a>(&self, shop: &Workshop, mutant: &'a Mutant) -> Result<Hunted<'a>, String> {
         let binary = shop.build(Some(mutant))?;
         let next = Mutex::new(0..self.starts);
         let bags: Mutex<BTreeMap<u64, Result<Bag, String>>> = Mutex::default();
@@ -211,6 +211,6 @@ impl Mutants {
             }
         });
         let bags = bags.into_inner().expect("no worker panics").into_values().collect::<Result<_, _>>()?;
-        Ok(Bagged { mutant: Some(mutant), bags })
+        Ok(Hunted { mutant: Some(mutant), bags })
     }
 }

@@ -53,7 +53,7 @@ impl Shrink {
         });
         let Some(mut shrunk) = shrunk else {
             let words = format!("does not fail at seed {}: there is nothing to shrink", self.seed);
-            return Err(super::about(&self.file, words));
+            return Err(super::about(&self.file, &words));
         };
         let name = self.out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let page = self.out.with_extension("html");

@@ -64,7 +64,7 @@ impl Swarm {
             print(&story(first).drawn(first).to_toml());
             return Ok(true);
         }
-        let nest = Nest::open(&self.keep).map_err(|problem| about(&self.keep, problem))?;
+        let nest = Nest::open(&self.keep).map_err(|problem| about(&self.keep, &problem))?;
         if !as_json {
             print(&format!("seeds from {first}"));
         }
@@ -107,7 +107,7 @@ impl Swarm {
                             self.tell(&report, as_json);
                             match nest.keep(&story.drawn(seed), &report) {
                                 Ok(Some(file)) => {
-                                    complain(&format!("the smallest of its kind so far: {}", file.display()))
+                                    complain(&format!("the smallest of its kind so far: {}", file.display()));
                                 }
                                 Ok(None) => {}
                                 Err(problem) => state.problem = Some(problem),
@@ -123,9 +123,9 @@ impl Swarm {
         let mut state = lock();
         write_down(&mut state);
         if let Some(problem) = state.problem.take() {
-            return Err(about(&self.keep, problem));
+            return Err(about(&self.keep, &problem));
         }
-        let count = nest.count().map_err(|problem| about(&self.keep, problem))?;
+        let count = nest.count().map_err(|problem| about(&self.keep, &problem))?;
         let wall = began.elapsed().unwrap_or_default();
         if as_json {
             let done = json!({"runs": state.all.runs, "failed": state.all.failed, "excused": state.all.excused,
