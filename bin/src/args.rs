@@ -150,11 +150,23 @@ impl AuthorArgs {
     /// The author of what this process writes.
     pub(crate) fn author(&self) -> Result<Author, crate::exit::Failure> {
         let user = || std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok();
-        let name = self.name.clone().or_else(user).ok_or_else(|| {
+        let name = self.name.clone().or_else(user).or_else(account).ok_or_else(|| {
             crate::exit::Failure::usage("it is not known in whose name this is done", "give --author NAME")
         })?;
         Ok(Author { principal: Principal::Claimed { name: Arc::from(name) }, role: self.role.clone() })
     }
+}
+
+/// The name of the account this process runs under, for environments that do not tell it (containers, cron).
+fn account() -> Option<String> {
+    let id = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").ok()?).to_string();
+    let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let mut names = accounts.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == id).then(|| name.to_owned())
+    });
+    names.next().or(Some(format!("uid-{id}")))
 }
 
 fn role(text: &str) -> Result<Role, String> {

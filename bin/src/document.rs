@@ -79,7 +79,7 @@ impl<'a> Document<'a> {
     /// The line of a byte offset.
     pub(crate) fn line(&self, offset: usize) -> usize {
         let upto = offset.min(self.text.len());
-        self.text.as_bytes()[..upto].iter().filter(|byte| **byte == b'\n').count() + 1
+        self.text.as_bytes()[..upto].split(|byte| *byte == b'\n').count()
     }
 
     /// What was found wrong, if anything was.

@@ -83,12 +83,6 @@ impl fmt::Display for Failure {
     }
 }
 
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Self::error(format!("{error:#}"), "")
-    }
-}
-
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
@@ -167,7 +161,7 @@ pub(crate) fn written(outcome: Outcome, request: Option<OneShot>) -> Result<Repl
         Outcome::Applied { reply, .. } => Ok(reply),
         Outcome::Refused(refusal) => Err(refused(&refusal)),
         Outcome::NotApplied(why) => Err(not_applied(&why)),
-        Outcome::Unknown(why) => Err(unknown(why, request)),
+        Outcome::Unknown(why) => Err(unknown(&why, request)),
     }
 }
 
@@ -187,7 +181,7 @@ pub(crate) fn parse_request(text: &str) -> Result<OneShot, String> {
     Ok(OneShot { id, drawn_at: muster_core::ids::Age(age) })
 }
 
-fn unknown(why: UnknownWhy, request: Option<OneShot>) -> Failure {
+fn unknown(why: &UnknownWhy, request: Option<OneShot>) -> Failure {
     let why = match why {
         UnknownWhy::TimedOut => "it is in a log, and no quorum answered in time",
         UnknownWhy::ForwardTimedOut => "it was passed on to the leader, and no answer came in time",

@@ -27,6 +27,7 @@ use config::Config;
 use exit::Failure;
 use muster_core::storage::Identity;
 use serde_json::json as object;
+use std::fmt::Write as _;
 use std::future::Future;
 use std::path::Path;
 use std::process::ExitCode;
@@ -95,7 +96,7 @@ fn check_config(file: &Path, insecure: bool, json: bool) -> Result<(), Failure> 
     let value: serde_json::Map<_, _> = rows.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     let mut out = format!("{} is good. It comes to:\n", file.display());
     for (key, value) in rows {
-        out.push_str(&format!("  {key} = {value}\n"));
+        let _ = writeln!(out, "  {key} = {value}");
     }
     verbs::show(json, &object!({ "outcome": "good", "config": value }), &out)
 }

@@ -3,7 +3,7 @@
 //! Names begin with `muster_`. Positions are gauges, not counters: a restart or an installed snapshot may move them by leaps.
 
 use muster_core::query::Summary;
-use muster_core::request::{RaftRole, ReplicaStatus};
+use muster_core::request::{Progress, RaftRole, ReplicaStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
@@ -33,6 +33,9 @@ impl Scrape {
         Ok(out)
     }
 }
+
+/// A gauge with a value for each follower: its name, its help and the value.
+type Family = (&'static str, &'static str, fn(&Progress) -> u64);
 
 const ROLES: [RaftRole; 5] =
     [RaftRole::Leader, RaftRole::Follower, RaftRole::PreCandidate, RaftRole::Candidate, RaftRole::Learner];
@@ -75,7 +78,7 @@ impl Collector for Scrape {
         for each in ROLES {
             role.encode_family(&[("role", each.word())])?.encode_gauge(&u64::from(raft.role == each))?;
         }
-        let families: [(&str, &str, fn(&muster_core::request::Progress) -> u64); 4] = [
+        let families: [Family; 4] = [
             ("raft_match_index", "The highest position known to be on a follower's disk; only on the leader", |p| {
                 p.match_index.0
             }),
@@ -105,7 +108,6 @@ mod tests {
     use super::*;
     use muster_core::ids::{Age, Digest, Index, ReplicaId, Seq, Term, WallTime};
     use muster_core::log::Configuration;
-    use muster_core::request::Progress;
 
     #[test]
     fn a_leader_tells_where_its_followers_are() {

@@ -152,6 +152,36 @@ fn what_the_rules_refuse_is_told_with_its_reason_and_recorded_nowhere() {
 }
 
 #[test]
+fn following_the_log_shows_what_is_committed_meanwhile() {
+    let cluster = Cluster::start(1, 0);
+    let mut follower = Command::new(MUSTER)
+        .args(["log", "--follow", "--json", "--type", "commit", "--server", &cluster.servers()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(follower.stdout.take().unwrap()));
+    for value in ["1", "2", "3"] {
+        cluster.muster(&["commit", "--scope", "global", &format!("kernel:a={value}"), "-m", value]).expect(0);
+        let record: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(record["message"], value);
+    }
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+}
+
+#[test]
+fn without_a_name_in_the_environment_the_account_is_the_author() {
+    let cluster = Cluster::start(1, 0);
+    let args = ["commit", "--scope", "global", "kernel:a=1", "-m", "x", "--server", &cluster.servers()];
+    let mut command = Command::new(MUSTER);
+    command.args(args).env_remove("USER").env_remove("LOGNAME").env_remove("MUSTER_AUTHOR");
+    assert!(command.output().unwrap().status.success());
+    let record = cluster.muster(&["log", "-n", "1", "--json"]).expect(0).json();
+    let principal = record["author"]["principal"].as_str().unwrap();
+    assert!(principal.starts_with("claimed:") && principal.len() > "claimed:".len(), "{principal}");
+}
+
+#[test]
 fn a_request_asked_again_under_its_id_is_applied_once() {
     let cluster = Cluster::start(1, 0);
     let commit = ["commit", "--scope", "global", "kernel:a=1", "-m", "once", "--parent", "0", "--json"];

@@ -174,7 +174,7 @@ fn two_voters_die_in_turn_and_then_all_at_once() {
         cluster.spawn(i);
     }
     cluster.wait_for_leader();
-    std::thread::sleep(Duration::from_millis(1_000));
+    std::thread::sleep(Duration::from_secs(1));
     let told = load.stop();
     let acknowledged = check(&cluster, &told);
     assert!(acknowledged > 100, "only {acknowledged} of {} acknowledged", told.len());

@@ -10,6 +10,7 @@ use crate::lifecycle;
 use crate::verbs::cluster::{leader, statuses};
 use muster_net::client::{Client, Options};
 use serde_json::json as object;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -173,6 +174,7 @@ impl Cluster {
         is_so: impl Fn(&std::collections::BTreeMap<String, Result<muster_net::client::Status, String>>) -> bool,
     ) -> Result<(), Failure> {
         let began = Instant::now();
+        let mut client = None;
         loop {
             if let Some(name) = self.exited()?.first() {
                 return Err(Failure::error(
@@ -181,8 +183,11 @@ impl Cluster {
                 )
                 .with(object!({ "replica": name })));
             }
-            if let Ok(client) = self.client().await
-                && is_so(&statuses(&client).await)
+            if client.is_none() {
+                client = self.client().await.ok();
+            }
+            if let Some(client) = &client
+                && is_so(&statuses(client).await)
             {
                 return Ok(());
             }
@@ -203,7 +208,7 @@ impl Cluster {
             let log = std::fs::read_to_string(self.log(replica.name)).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
             for line in &lines[lines.len().saturating_sub(5)..] {
-                message.push_str(&format!("\n  {}: {line}", replica.name));
+                let _ = write!(message, "\n  {}: {line}", replica.name);
             }
         }
         Failure { message, ..failure }

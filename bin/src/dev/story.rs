@@ -47,7 +47,9 @@ impl Teller {
         if !self.json {
             text::print(&format!("{name:<10} {ms:>6} ms  {what}\n"))?;
         }
-        self.steps.push(object!({ "step": name, "ms": ms, "what": what, "detail": detail }));
+        let mut step = object!({ "step": name, "ms": ms, "what": what });
+        step["detail"] = detail;
+        self.steps.push(step);
         self.begin();
         Ok(())
     }

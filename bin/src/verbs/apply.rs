@@ -369,7 +369,7 @@ mod tests {
             previous: Setting::Unset,
             next: Setting::Value("x".repeat(bytes).into()),
         };
-        let many = bounded((0..CHANGES_MAX + 1).map(|i| change(i, 1)).collect());
+        let many = bounded((0..=CHANGES_MAX).map(|i| change(i, 1)).collect());
         assert_eq!(many.iter().map(Vec::len).collect::<Vec<_>>(), [CHANGES_MAX, 1]);
         let large = bounded((0..3).map(|i| change(i, ENTRY_BYTES_MAX / 2)).collect());
         assert_eq!(large.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);

@@ -97,7 +97,7 @@ pub(crate) fn status_text(found: &BTreeMap<String, Result<Status, String>>) -> S
     for (address, answer) in &replicas {
         let Ok(status) = answer else {
             let mut row = vec![String::from("-"); 10];
-            row[2] = "unreachable".to_owned();
+            row[2].replace_range(.., "unreachable");
             row.push((*address).clone());
             rows.push(row);
             continue;

@@ -1,7 +1,7 @@
-//! The operator's verbs, by what they touch: [`write`] changes the journal, [`apply`] declares a fleet, [`read`] looks,
+//! The operator's verbs, by what they touch: [`mod@write`] changes the journal, [`apply`] declares a fleet, [`read`] looks,
 //! [`cluster`] minds the replicas, [`disk`] works on a directory without a server.
 //!
-//! A verb prints its result itself, for people or for programs, and returns a [`Failure`](crate::exit::Failure) otherwise.
+//! A verb prints its result itself, for people or for programs, and returns a [`Failure`] otherwise.
 
 pub(crate) mod apply;
 pub(crate) mod cluster;
@@ -22,12 +22,8 @@ use std::time::Duration;
 
 /// Prints JSON for programs or text for people.
 pub(crate) fn show(json: bool, value: &Value, text: &str) -> Result<(), Failure> {
-    if json {
-        crate::text::print(&format!("{value}\n"))?
-    } else {
-        crate::text::print(text)?
-    }
-    Ok(())
+    let result = if json { crate::text::print(&format!("{value}\n")) } else { crate::text::print(text) };
+    Ok(result?)
 }
 
 pub(crate) async fn connect(args: &ClientArgs) -> Result<Client, Failure> {

@@ -191,16 +191,13 @@ pub(crate) async fn state(args: StateArgs, json: bool) -> Result<(), Failure> {
         out.push_str(&effective_table(&settings));
         return show(json, &value, &out);
     }
-    let (at, head, settings) = match args.at {
-        Some(_) => {
-            let state = client.state_at(&args.scope, args.at).await?;
-            (state.at, state.head, state.settings)
-        }
-        None => {
-            let answered = client.query(freshness(&args.read), &Query::Scope(args.scope.clone())).await?;
-            let Answer::Scope { head, settings } = answered.answer else { return Err(senseless()) };
-            (answered.sequence, head, settings)
-        }
+    let (at, head, settings) = if args.at.is_some() {
+        let state = client.state_at(&args.scope, args.at).await?;
+        (state.at, state.head, state.settings)
+    } else {
+        let answered = client.query(freshness(&args.read), &Query::Scope(args.scope.clone())).await?;
+        let Answer::Scope { head, settings } = answered.answer else { return Err(senseless()) };
+        (answered.sequence, head, settings)
     };
     let value = object!({
         "scope": args.scope.to_string(),

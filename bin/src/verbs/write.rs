@@ -72,12 +72,11 @@ pub(crate) async fn commit(args: CommitArgs, json: bool) -> Result<(), Failure> 
     settings.extend(args.unset.into_iter().map(|key| (key, Setting::Unset)));
     check_settings(&settings, args.boot_config)?;
     let client = connect(&args.write.client).await?;
-    let (parent, before) = match args.parent {
-        Some(parent) => (parent, None),
-        None => {
-            let (head, declared) = scope_or_nothing(&client, Freshness::Linearizable, &args.scope).await?;
-            (head, Some(declared))
-        }
+    let (parent, before) = if let Some(parent) = args.parent {
+        (parent, None)
+    } else {
+        let (head, declared) = scope_or_nothing(&client, Freshness::Linearizable, &args.scope).await?;
+        (head, Some(declared))
     };
     let previous = |key: &Key| {
         let declared = before.iter().flatten().find(|declared| declared.key == *key);

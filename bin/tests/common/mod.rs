@@ -60,6 +60,17 @@ fn run(command: &mut Command) -> Ended {
     }
 }
 
+/// Runs a verb against these servers, where it talks to any.
+fn muster_at(servers: &str, args: &[&str]) -> Ended {
+    let client = !["init", "join", "replace", "server", "inspect", "repair"].contains(&args[0]);
+    let mut command = Command::new(MUSTER);
+    command.args(args);
+    if client {
+        command.args(["--server", servers]);
+    }
+    run(&mut command)
+}
+
 /// Free loopback ports, all different.
 pub fn free_ports(count: usize) -> Vec<u16> {
     let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
@@ -231,22 +242,12 @@ impl Cluster {
 
     /// Runs a verb against this cluster.
     pub fn muster(&self, args: &[&str]) -> Ended {
-        self.muster_at(&self.servers(), args)
+        muster_at(&self.servers(), args)
     }
 
     /// Runs a verb against one replica.
     pub fn muster_on(&self, i: usize, args: &[&str]) -> Ended {
-        self.muster_at(&self.replicas[i].address.clone(), args)
-    }
-
-    fn muster_at(&self, servers: &str, args: &[&str]) -> Ended {
-        let client = !["init", "join", "replace", "server", "inspect", "repair"].contains(&args[0]);
-        let mut command = Command::new(MUSTER);
-        command.args(args);
-        if client {
-            command.args(["--server", servers]);
-        }
-        run(&mut command)
+        muster_at(&self.replicas[i].address, args)
     }
 
     /// The leader's own status.
