@@ -415,44 +415,78 @@ const FETCH_PAUSE_MS: u64 = 200;
 /// Tries at one page or run of records before the peer is given up.
 const FETCH_TRIES: u32 = 25;
 
+/// What the fetcher has to do: the newest offer first, for what it replaces is of no use any more; history when there is none.
+#[derive(Default)]
+struct FetchPlan {
+    offer: Option<(ReplicaId, SnapshotMeta)>,
+    history: bool,
+}
+
+impl FetchPlan {
+    fn add(&mut self, task: FetchTask) {
+        match task {
+            FetchTask::Snapshot { from, meta } => self.offer = Some((from, meta)),
+            FetchTask::History => self.history = true,
+        }
+    }
+
+    fn collect(&mut self, ends: &mut FetchEnds) {
+        while let Ok(task) = ends.tasks.try_recv() {
+            self.add(task);
+        }
+    }
+}
+
 /// Fetches offered snapshots and missing history from peers, until the replica ends.
 pub async fn run_fetch<N: Network, C: Clock>(mut ends: FetchEnds, network: N, clock: C) {
-    // A newer offer replaces an older one; history can wait for either.
-    let mut offer: Option<(ReplicaId, SnapshotMeta)> = None;
-    let mut history = false;
+    let mut plan = FetchPlan::default();
     loop {
-        if offer.is_none() && !history {
+        plan.collect(&mut ends);
+        if plan.offer.is_none() && !plan.history {
             match ends.tasks.next().await {
-                Some(FetchTask::Snapshot { from, meta }) => offer = Some((from, meta)),
-                Some(FetchTask::History) => history = true,
+                Some(task) => plan.add(task),
                 None => return,
             }
-        }
-        while let Ok(task) = ends.tasks.try_recv() {
-            match task {
-                FetchTask::Snapshot { from, meta } => offer = Some((from, meta)),
-                FetchTask::History => history = true,
-            }
+            plan.collect(&mut ends);
         }
         if ends.shared.stopped.load(Ordering::Acquire) {
             return;
         }
-        if let Some((from, meta)) = offer.take() {
-            let input = match fetch_snapshot(&ends, &network, &clock, from, &meta).await {
-                Ok(Some(staged)) => Input::SnapshotStaged(Box::new(staged)),
-                Ok(None) => Input::SnapshotLost { index: meta.index },
+        if let Some((from, meta)) = plan.offer.take() {
+            match fetch_snapshot(&ends, &network, &clock, from, &meta).await {
+                Ok(Some(staged)) => {
+                    ends.shared.put(Event::Input(Input::SnapshotStaged(Box::new(staged))));
+                }
+                Ok(None) => {
+                    ends.shared.put(Event::Input(Input::SnapshotLost { index: meta.index }));
+                }
                 Err(Ended) => return,
-            };
-            ends.shared.put(Event::Input(input));
-        } else {
-            let Ok(complete) = fill_history(&ends, &network, &clock).await else { return };
-            ends.shared.put(Event::Input(Input::HistoryComplete(complete)));
-            history = !complete;
-            if history {
+            }
+            continue;
+        }
+        match fill_history(&mut ends, &mut plan, &network, &clock).await {
+            Ok(Filled::All) => {
+                plan.history = false;
+                ends.shared.put(Event::Input(Input::HistoryComplete(true)));
+            }
+            Ok(Filled::Interrupted) => {}
+            Ok(Filled::Stuck) => {
+                ends.shared.put(Event::Input(Input::HistoryComplete(false)));
                 clock.sleep_until(clock.now().plus_ms(5 * FETCH_PAUSE_MS)).await;
             }
+            Err(Ended) => return,
         }
     }
+}
+
+/// How far a look for missing history got.
+enum Filled {
+    /// Nothing is missing.
+    All,
+    /// A snapshot is offered, which comes first.
+    Interrupted,
+    /// A segment is missing that no peer has now.
+    Stuck,
 }
 
 /// The archive's loop is gone.
@@ -574,8 +608,13 @@ async fn fetch_segment<N: Network, C: Clock>(
     Ok(None)
 }
 
-/// Fetches every missing segment. Whether all are here now.
-async fn fill_history<N: Network, C: Clock>(ends: &FetchEnds, network: &N, clock: &C) -> Result<bool, Ended> {
+/// Fetches every missing segment.
+async fn fill_history<N: Network, C: Clock>(
+    ends: &mut FetchEnds,
+    plan: &mut FetchPlan,
+    network: &N,
+    clock: &C,
+) -> Result<Filled, Ended> {
     let (done, missing) = oneshot::channel();
     let _ = ends.archive.unbounded_send(ArchiveTask::Missing { done });
     let missing = missing.await.map_err(|_| Ended)?;
@@ -586,15 +625,20 @@ async fn fill_history<N: Network, C: Clock>(ends: &FetchEnds, network: &N, clock
         let mut peers: Vec<ReplicaId> =
             view.state.members.all().map(|member| member.id).filter(|id| *id != me).collect();
         peers.sort_by_key(|id| *id != view.status.leader);
-        let Some(records) = fetch_segment(ends, network, clock, &peers, &segment).await? else { return Ok(false) };
+        let fetched = fetch_segment(ends, network, clock, &peers, &segment).await?;
+        let Some(records) = fetched else { return Ok(Filled::Stuck) };
         let (done, filled) = oneshot::channel();
         let _ = ends.archive.unbounded_send(ArchiveTask::Fill { segment, records, done });
         filled.await.map_err(|_| Ended)?;
+        plan.collect(ends);
+        if plan.offer.is_some() {
+            return Ok(Filled::Interrupted);
+        }
     }
     if total > 0 {
         info!(segments = total, "the history is complete");
     }
-    Ok(true)
+    Ok(Filled::All)
 }
 
 /// At most one rebuild per second and vCluster.
@@ -655,3 +699,6 @@ pub fn store_overlay(
 
 /// The position that a fresh cluster's first snapshot covers: every log starts behind it.
 pub const BOOTSTRAP: (Index, crate::ids::Term) = (Index(1), crate::ids::Term(1));
+
+#[cfg(test)]
+mod tests;

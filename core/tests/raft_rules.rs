@@ -225,7 +225,9 @@ fn a_write_that_went_into_the_log_twice_is_not_called_superseded() {
     stage.play(1_500, |e| without(1)(e) && kind(e) != Some(RaftMessageKind::Append));
     let second = [2, 3].into_iter().find(|id| stage.replica(*id).is_leader()).expect("the others elect one");
     let third = 5 - second;
-    stage.play(300, |e| e.from.0 == second && e.to.0 == 1 && raft_message(e).is_some());
+    let last = stage.replica(1).status().last;
+    stage.play(600, |e| between(1, second)(e) && raft_message(e).is_some() && kind(e) != Some(RaftMessageKind::AppendReply));
+    assert_eq!(stage.replica(1).status().last, last, "the second leader's entry took the place of the write");
     assert_eq!(stage.replica(1).status().leader, ReplicaId(second));
     assert_eq!(stage.replica(1).status().applied, applied);
     stage.crash(second);

@@ -37,7 +37,7 @@ fn run(seed: u64, faults: Faults) -> World {
 #[test]
 fn a_quiet_cluster_acknowledges_everything() {
     for seed in seeds(0..5) {
-        let world = run(seed, Faults { loss: 0, double: 0, crashes: 0, cuts: 0, members: false });
+        let world = run(seed, Faults { loss: 0, double: 0, crashes: 0, cuts: 0, members: false, oddities: 0 });
         assert!(world.acknowledged.len() > 300, "seed {seed}: only {} acknowledged", world.acknowledged.len());
         assert!(world.reads > 100, "seed {seed}: only {} reads", world.reads);
     }
@@ -48,7 +48,7 @@ fn loss_crashes_and_cuts_lose_no_acknowledged_write() {
     let mut acknowledged = 0;
     for seed in seeds(0..60) {
         println!("MUSTER_SEED={seed}");
-        let world = run(seed, Faults { loss: 4, double: 4, crashes: 1, cuts: 1, members: false });
+        let world = run(seed, Faults { loss: 4, double: 4, crashes: 1, cuts: 1, members: false, oddities: 0 });
         acknowledged += world.acknowledged.len();
     }
     assert!(acknowledged > 0);
@@ -58,6 +58,18 @@ fn loss_crashes_and_cuts_lose_no_acknowledged_write() {
 fn membership_changes_under_faults_keep_every_promise() {
     for seed in seeds(1_000..1_040) {
         println!("MUSTER_SEED={seed}");
-        run(seed, Faults { loss: 2, double: 2, crashes: 1, cuts: 1, members: true });
+        run(seed, Faults { loss: 2, double: 2, crashes: 1, cuts: 1, members: true, oddities: 0 });
     }
+}
+
+#[test]
+fn pauses_stops_and_old_messages_break_no_promise() {
+    let (mut stops, mut replayed) = (0, 0);
+    for seed in seeds(2_000..2_020) {
+        println!("MUSTER_SEED={seed}");
+        let world = run(seed, Faults { loss: 2, double: 2, crashes: 1, cuts: 1, members: seed % 2 == 0, oddities: 3 });
+        stops += world.stops;
+        replayed += world.replayed;
+    }
+    assert!(stops > 0 && replayed > 0);
 }

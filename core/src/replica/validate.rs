@@ -51,6 +51,10 @@ pub(super) fn raft_message(from: ReplicaId, message: &RaftMessage, receiver: &Re
     }
     match message.kind {
         RaftMessageKind::Append => {
+            if (message.index.0 == 0) != (message.log_term.0 == 0) {
+                // The library takes term zero for that of any position it does not have.
+                return Err("it follows a position without a term");
+            }
             let mut previous = (message.index.0, message.log_term.0);
             for entry in &message.entries {
                 if entry.index.0 != previous.0 + 1 {

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use muster_core::codec;
 use muster_core::ids::{
-    Age, ClusterId, Digest, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, Term, Time,
+    Age, ClusterId, Digest, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, SessionId, Term, Time,
     VClusterId, WallTime,
 };
 use muster_core::journal::command::JournalCommand;
@@ -13,9 +13,9 @@ use muster_core::journal::key::{Key, Scope, Setting};
 use muster_core::journal::policy::Policy;
 use muster_core::log::{Configuration, HardState, LogEntry, LogRecord};
 use muster_core::members::{Admission, Member, MemberCommand, MemberWish};
-use muster_core::peer::Envelope;
+use muster_core::peer::{Envelope, PeerMessage};
 use muster_core::replica::{Answer, Effects, Input, Limits, LogTask, Replica, Settings, Staged, Timing, Token};
-use muster_core::request::{Command, Freshness, NotApplied, Outcome, Reply, RequestId, WriteRequest};
+use muster_core::request::{AdminRequest, Command, Freshness, NotApplied, Outcome, Reply, RequestId, WriteRequest};
 use muster_core::state::State;
 use muster_core::storage::{Identity, Recovered, SnapshotMeta};
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -61,6 +61,18 @@ pub(crate) struct Node {
     wake_at: u64,
     clock_offset: u64,
     history: BTreeMap<Seq, Bytes>,
+    /// What happened while it was paused or about to be told several things at once.
+    inbox: Vec<Input>,
+    paused_until: u64,
+    /// When it last went on after a pause.
+    resumed: u64,
+    stopping: bool,
+    /// The log as handed out, and how far it was compared with what others committed.
+    log: BTreeMap<Index, (Term, Digest)>,
+    compared: Index,
+    view: u64,
+    /// The last hard state that reached the disk.
+    durable: HardState,
 }
 
 #[derive(PartialEq, Eq)]
@@ -70,7 +82,9 @@ enum What {
     Saved(ReplicaId, u64, Box<SnapshotMeta>, Vec<Bytes>),
     Fetched(ReplicaId, u64, ReplicaId, Box<SnapshotMeta>),
     Wake(ReplicaId, u64),
+    Flush(ReplicaId, u64),
     Restart(ReplicaId),
+    Stopped(ReplicaId, u64),
     Heal,
     Act,
 }
@@ -99,9 +113,13 @@ pub(crate) struct Faults {
     pub(crate) crashes: u64,
     pub(crate) cuts: u64,
     pub(crate) members: bool,
+    /// Pauses, stops, replayed and broken messages.
+    pub(crate) oddities: u64,
 }
 
 struct Asked {
+    at: u64,
+    session: Option<u64>,
     /// The highest sequence acknowledged before a read began.
     floor: Seq,
     write: Option<(WriteRequest, u64)>,
@@ -136,12 +154,31 @@ pub(crate) struct World {
     never: BTreeSet<u64>,
     /// Commits that were told *unknown* once.
     doubted: BTreeSet<u64>,
+    committed: BTreeMap<Index, (Term, Digest)>,
+    /// Old messages, to be heard again.
+    old: Vec<Envelope>,
+    session: Option<ClientSession>,
+    next_joiner: u64,
+    retrying: bool,
+    pub(crate) stops: u64,
+    pub(crate) replayed: u64,
+}
+
+/// A client with several numbered requests on their way.
+struct ClientSession {
+    id: SessionId,
+    next: u64,
+    open: BTreeSet<u64>,
 }
 
 const MS: u64 = 1_000_000;
 
 fn name(id: u64) -> ReplicaName {
     ReplicaName::new(&format!("r{id}")).unwrap()
+}
+
+fn fingerprint(entry: &LogEntry) -> (Term, Digest) {
+    (entry.term, Digest::of(&[&entry.data[..], &entry.context[..]].concat()))
 }
 
 fn author() -> Author {
@@ -220,20 +257,27 @@ impl World {
             staged: BTreeMap::new(),
             never: BTreeSet::new(),
             doubted: BTreeSet::new(),
+            committed: BTreeMap::new(),
+            old: Vec::new(),
+            session: None,
+            next_joiner: 5,
+            retrying: true,
+            stops: 0,
+            replayed: 0,
         };
         let hard_state = HardState { term: Term(1), vote: ReplicaId(0), commit: Index(1) };
         let log = vec![LogRecord::Reset { index: Index(1), term: Term(1) }, LogRecord::HardState(hard_state)];
         let disk = Disk { log, snapshots: vec![(meta, pages)], ..Disk::default() };
-        world.add_node(ReplicaId(1), disk);
+        world.add_node(ReplicaId(1), Incarnation(1000), disk);
         world
     }
 
-    fn add_node(&mut self, id: ReplicaId, disk: Disk) {
+    fn add_node(&mut self, id: ReplicaId, incarnation: Incarnation, disk: Disk) {
         let identity = Identity {
             cluster: self.cluster,
             group: GroupId(1),
             replica: id,
-            incarnation: Incarnation(u128::from(id.0) * 1000),
+            incarnation,
             name: name(id.0),
         };
         let node = Node {
@@ -247,6 +291,14 @@ impl World {
             wake_at: 0,
             clock_offset: 0,
             history: BTreeMap::new(),
+            inbox: Vec::new(),
+            paused_until: 0,
+            resumed: 0,
+            stopping: false,
+            log: BTreeMap::new(),
+            compared: Index(0),
+            view: 0,
+            durable: HardState::default(),
         };
         self.nodes.insert(id, node);
         self.start(id);
@@ -307,6 +359,13 @@ impl World {
         let upto = state.sequence();
         node.disk.history.retain(|sequence, _| *sequence <= upto);
         node.history = node.disk.history.clone();
+        node.inbox.clear();
+        node.paused_until = 0;
+        node.stopping = false;
+        node.view = 0;
+        node.durable = hard_state;
+        node.log = entries.iter().map(|entry| (entry.index, fingerprint(entry))).collect();
+        node.compared = snapshot.as_ref().map_or(Index(0), |meta| meta.index);
         let recovered = Recovered { hard_state, snapshot, entries, log_start: start };
         let settings = Settings { timing: Timing::LAN, limits, seed };
         let local = Time(offset);
@@ -340,7 +399,24 @@ impl World {
         self.at(delay, What::Restart(id));
     }
 
+    /// What a disk holds never takes a promise back.
+    fn check_durable(&mut self, id: ReplicaId, records: &[LogRecord]) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        for record in records {
+            let LogRecord::HardState(next) = record else { continue };
+            let before = node.durable;
+            assert!(next.term >= before.term, "the term of {id} went back: {before:?} to {next:?}");
+            assert!(next.commit >= before.commit, "the commit index of {id} went back: {before:?} to {next:?}");
+            let kept = next.term > before.term || before.vote == ReplicaId(0) || next.vote == before.vote;
+            assert!(kept, "{id} voted twice in a term: {before:?} and {next:?}");
+            node.durable = *next;
+        }
+    }
+
     fn persist(&mut self, id: ReplicaId, task: LogTask) -> Option<muster_core::ids::WriteId> {
+        if let LogTask::Write(write) | LogTask::Install { write, .. } = &task {
+            self.check_durable(id, &write.records);
+        }
         match task {
             LogTask::Write(write) => {
                 let node = self.nodes.get_mut(&id).unwrap();
@@ -369,11 +445,56 @@ impl World {
 
     fn step(&mut self, id: ReplicaId, inputs: Vec<Input>) {
         let node = self.nodes.get_mut(&id).unwrap();
-        let Some(replica) = node.replica.as_mut() else { return };
+        if node.replica.is_none() {
+            return;
+        }
+        // Nothing new: what waits is told now.
+        let now = inputs.is_empty() || inputs.iter().any(|input| matches!(input, Input::Wake));
+        node.inbox.extend(inputs);
+        if node.paused_until > self.now {
+            return;
+        }
+        let run = node.run;
+        if !now && self.draw.percent(20) {
+            // Several things at once, a little later.
+            let delay = self.draw.below(2 * MS);
+            return self.at(delay, What::Flush(id, run));
+        }
+        let node = self.nodes.get_mut(&id).unwrap();
+        let replica = node.replica.as_mut().unwrap();
+        let inputs = std::mem::take(&mut node.inbox);
         let local = Time(self.now - node.started + node.clock_offset);
         let wall = WallTime(1_700_000_000_000 + self.now / MS);
         let effects = replica.step(local, wall, inputs);
         let status = replica.status();
+        assert!(status.log_bytes <= self.limits.log_bytes_max + self.limits.append_bytes_max, "{id} holds too much");
+        for task in &effects.log {
+            let (LogTask::Write(write) | LogTask::Install { write, .. }) = task else { continue };
+            for record in &write.records {
+                match record {
+                    LogRecord::HardState(_) => {}
+                    LogRecord::Reset { index, .. } => {
+                        node.log.clear();
+                        node.compared = *index;
+                    }
+                    LogRecord::Entries(entries) => {
+                        drop(node.log.split_off(&entries[0].index));
+                        node.log.extend(entries.iter().map(|entry| (entry.index, fingerprint(entry))));
+                    }
+                }
+            }
+        }
+        while node.compared < status.commit {
+            let index = node.compared.next();
+            let mine = node.log[&index];
+            let first = *self.committed.entry(index).or_insert(mine);
+            assert_eq!(mine, first, "{id} has something else committed at {index}");
+            node.compared = index;
+        }
+        if let Some(view) = &effects.view {
+            assert!(view.version > node.view, "views go back");
+            node.view = view.version;
+        }
         if replica.is_leader() {
             let old = self.leaders.insert(status.term, id);
             assert!(old.is_none_or(|old| old == id), "two leaders in term {}: {old:?} and {id}", status.term);
@@ -398,6 +519,14 @@ impl World {
             // Through the codec, as on a wire.
             let bytes = codec::encode_envelope(&envelope);
             let envelope = codec::decode_envelope(&bytes).unwrap();
+            if self.faults.oddities > 0 && self.draw.percent(2) {
+                if self.old.len() < 300 {
+                    self.old.push(envelope.clone());
+                } else {
+                    let at = usize::try_from(self.draw.below(300)).unwrap();
+                    self.old[at] = envelope.clone();
+                }
+            }
             let copies = if self.draw.percent(self.faults.double) { 2 } else { 1 };
             for _ in 0..copies {
                 if self.draw.percent(self.faults.loss) {
@@ -455,10 +584,26 @@ impl World {
     }
 
     fn on_answer(&mut self, id: ReplicaId, run: u64, token: Token, answer: Answer) {
-        let Some(asked) = self.asked.remove(&(id, run, token)) else { return };
+        let Some(asked) = self.asked.remove(&(id, run, token)) else {
+            panic!("{id} answers {token}, which nobody waits for: {answer:?}");
+        };
+        if self.nodes[&id].resumed < asked.at && !matches!(answer, Answer::Admin(_)) {
+            let took = (self.now - asked.at) / MS;
+            assert!(took <= Timing::LAN.request_ms + 100, "{id} took {took} ms to answer {answer:?}");
+        }
+        if let (Some(number), Answer::Write(outcome)) = (asked.session, &answer) {
+            if !matches!(outcome, Outcome::Unknown(_)) {
+                if let Some(session) = &mut self.session {
+                    session.open.remove(&number);
+                }
+            }
+        }
         match answer {
             Answer::Write(Outcome::Applied { reply, .. }) => {
                 let (write, number) = asked.write.unwrap();
+                if let Reply::Session { session } = &reply {
+                    self.session = Some(ClientSession { id: *session, next: 1, open: BTreeSet::new() });
+                }
                 let commit = matches!(write.command, Command::Journal(JournalCommand::AppendEntry(_)));
                 if let (Reply::Recorded { sequence }, true) = (reply, commit) {
                     let old = self.acknowledged.insert(number, sequence);
@@ -482,7 +627,9 @@ impl World {
                 let (write, number) = asked.write.unwrap();
                 self.doubted.insert(number);
                 // Retried elsewhere under the same id.
-                self.send_write(write, number);
+                if self.retrying {
+                    self.send_write(write, number, asked.session, true);
+                }
             }
             Answer::Read(Ok(())) => {
                 self.reads += 1;
@@ -502,13 +649,13 @@ impl World {
         Some(up[usize::try_from(at).unwrap()])
     }
 
-    fn send_write(&mut self, write: WriteRequest, number: u64) {
+    fn send_write(&mut self, write: WriteRequest, number: u64, session: Option<u64>, forward: bool) {
         let Some(id) = self.random_up() else { return };
         self.next_token += 1;
         let token = self.next_token;
         let run = self.nodes[&id].run;
-        self.asked.insert((id, run, token), Asked { floor: Seq(0), write: Some((write.clone(), number)) });
-        self.step(id, vec![Input::Write { token, write, forward: true }]);
+        self.asked.insert((id, run, token), Asked { at: self.now, session, floor: Seq(0), write: Some((write.clone(), number)) });
+        self.step(id, vec![Input::Write { token, write, forward }]);
     }
 
     fn one_shot(&mut self) -> Option<RequestId> {
@@ -521,10 +668,24 @@ impl World {
     }
 
     fn write(&mut self, command: Command) {
-        let Some(request) = self.one_shot() else { return };
+        let in_session = self.draw.percent(40);
+        let (request, session) = match &mut self.session {
+            Some(session) if in_session && session.open.len() < 100 => {
+                let number = session.next;
+                session.next += 1;
+                let acknowledged = session.open.first().map_or(number - 1, |first| first - 1);
+                session.open.insert(number);
+                (RequestId::Session { session: session.id, number, acknowledged }, Some(number))
+            }
+            Some(_) | None => match self.one_shot() {
+                Some(request) => (request, None),
+                None => return,
+            },
+        };
         self.next_write += 1;
         let number = self.next_write;
-        self.send_write(WriteRequest { request, author: author(), command }, number);
+        let forward = !self.draw.percent(20);
+        self.send_write(WriteRequest { request, author: author(), command }, number, session, forward);
     }
 
     pub(crate) fn policy(&mut self) {
@@ -558,7 +719,7 @@ impl World {
         self.next_token += 1;
         let token = self.next_token;
         let run = self.nodes[&id].run;
-        self.asked.insert((id, run, token), Asked { floor: self.highest, write: None });
+        self.asked.insert((id, run, token), Asked { at: self.now, session: None, floor: self.highest, write: None });
         self.step(id, vec![Input::Read { token, freshness: Freshness::Linearizable }]);
     }
 
@@ -570,11 +731,11 @@ impl World {
     /// The replicas that were admitted but have not been started.
     fn start_admitted(&mut self) {
         let Some(id) = self.random_up() else { return };
-        let admitted: Vec<ReplicaId> =
-            self.nodes[&id].replica.as_ref().unwrap().state().members.all().map(|m| m.id).collect();
-        for id in admitted {
+        let admitted: Vec<(ReplicaId, Incarnation)> =
+            self.nodes[&id].replica.as_ref().unwrap().state().members.all().map(|m| (m.id, m.incarnation)).collect();
+        for (id, incarnation) in admitted {
             if !self.nodes.contains_key(&id) {
-                self.add_node(id, Disk::default());
+                self.add_node(id, incarnation, Disk::default());
             }
         }
     }
@@ -589,18 +750,48 @@ impl World {
                     self.next_token += 1;
                     let token = self.next_token;
                     let to = ReplicaId(self.draw.below(4));
-                    let request = muster_core::request::AdminRequest::Transfer { to };
+                    let request = AdminRequest::Transfer { to };
+                    let run = self.nodes[&id].run;
+                    let asked = Asked { at: self.now, session: None, floor: Seq(0), write: None };
+                    self.asked.insert((id, run, token), asked);
                     self.step(id, vec![Input::Admin { token, request }]);
+                }
+            }
+            96 if self.draw.percent(30) => {
+                if let Some(id) = self.random_up() {
+                    self.next_token += 1;
+                    let (token, run) = (self.next_token, self.nodes[&id].run);
+                    let asked = Asked { at: self.now, session: None, floor: Seq(0), write: None };
+                    self.asked.insert((id, run, token), asked);
+                    self.step(id, vec![Input::Admin { token, request: AdminRequest::Snapshot }]);
+                }
+            }
+            97 if self.session.is_none() => {
+                if let Some(request) = self.one_shot() {
+                    self.next_write += 1;
+                    let number = self.next_write;
+                    let write = WriteRequest { request, author: author(), command: Command::OpenSession };
+                    self.send_write(write, number, None, true);
                 }
             }
             _ => {}
         }
+        if self.draw.percent(self.faults.oddities) {
+            self.something_odd();
+        }
         if self.faults.members && self.draw.percent(2) {
             let id = ReplicaId(1 + self.draw.below(self.nodes.len() as u64));
-            let command = match self.draw.below(3) {
-                0 => MemberCommand::Demote(id),
-                1 => MemberCommand::Promote(id),
-                _ => MemberCommand::Demote(id),
+            let command = match self.draw.below(8) {
+                0 | 1 => MemberCommand::Demote(id),
+                2 | 3 => MemberCommand::Promote(id),
+                4 => MemberCommand::Remove(id),
+                5 => MemberCommand::Replace { old: id, new: ReplicaId(1 + self.draw.below(self.nodes.len() as u64)) },
+                _ if self.next_joiner > 9 => MemberCommand::Demote(id),
+                kind => {
+                    let wish = if kind == 6 { MemberWish::Voter } else { MemberWish::Replacement { of: id } };
+                    self.next_joiner += 1;
+                    MemberCommand::Admit(admission(self.next_joiner - 1, wish))
+                }
             };
             self.write(Command::Members(command));
         }
@@ -623,8 +814,72 @@ impl World {
         }
     }
 
+    fn something_odd(&mut self) {
+        let Some(id) = self.random_up() else { return };
+        match self.draw.below(5) {
+            0 => {
+                let until = self.now + self.draw.below(4_000) * MS;
+                let node = self.nodes.get_mut(&id).unwrap();
+                node.paused_until = until;
+                node.resumed = until;
+                let run = node.run;
+                let delay = until - self.now;
+                self.at(delay, What::Wake(id, run));
+            }
+            1 => {
+                self.stops += 1;
+                self.nodes.get_mut(&id).unwrap().stopping = true;
+                let run = self.nodes[&id].run;
+                self.step(id, vec![Input::Stop]);
+                let delay = self.draw.below(2_000) * MS;
+                self.at(delay, What::Stopped(id, run));
+            }
+            _ if self.old.is_empty() => {}
+            2 | 3 => {
+                for _ in 0..5 {
+                    let at = usize::try_from(self.draw.below(self.old.len() as u64)).unwrap();
+                    self.replayed += 1;
+                    self.happen(What::Deliver(self.old[at].clone()));
+                }
+            }
+            _ => {
+                // What cannot be right is refused, whoever seems to say it.
+                let at = usize::try_from(self.draw.below(self.old.len() as u64)).unwrap();
+                let mut envelope = self.old[at].clone();
+                let to = envelope.to;
+                if self.nodes.get(&to).is_none_or(|node| node.replica.is_none()) {
+                    return;
+                }
+                match (self.draw.below(3), &mut envelope.message) {
+                    (0, _) => envelope.cluster = ClusterId(99),
+                    (1, PeerMessage::Raft(message)) => message.term = Term(u64::MAX),
+                    (_, PeerMessage::Raft(message)) => message.term = Term(0),
+                    (_, _) => envelope.group = GroupId(2),
+                }
+                self.step(to, vec![Input::Peer(envelope)]);
+            }
+        }
+    }
+
+    /// Its driver ends it: whoever still waits is answered.
+    fn stopped(&mut self, id: ReplicaId) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        let run = node.run;
+        let Some(replica) = node.replica.as_mut() else { return };
+        let answers = replica.abandon();
+        for (token, answer) in answers {
+            self.on_answer(id, run, token, answer);
+        }
+        self.crash(id);
+    }
+
     fn happen(&mut self, what: What) {
         match what {
+            What::Stopped(id, run) => {
+                if self.nodes[&id].run == run {
+                    self.stopped(id);
+                }
+            }
             What::Deliver(envelope) => {
                 if self.cut.contains(&(envelope.from, envelope.to)) {
                     return;
@@ -688,6 +943,11 @@ impl World {
                     self.step(id, vec![Input::Wake]);
                 }
             }
+            What::Flush(id, run) => {
+                if self.nodes[&id].run == run && !self.nodes[&id].inbox.is_empty() {
+                    self.step(id, Vec::new());
+                }
+            }
             What::Restart(id) => {
                 if self.nodes[&id].replica.is_none() {
                     self.start(id);
@@ -739,11 +999,12 @@ impl World {
 
     /// Ends all faults, and expects that the cluster is whole again.
     pub(crate) fn heal(&mut self) {
-        self.faults = Faults { loss: 0, double: 0, crashes: 0, cuts: 0, members: false };
+        self.faults = Faults { loss: 0, double: 0, crashes: 0, cuts: 0, members: false, oddities: 0 };
         self.cut.clear();
         let end = self.now / MS + 8_000;
         self.run_until(end);
         // Nobody asks any more.
+        self.retrying = false;
         self.events = std::mem::take(&mut self.events).into_iter().filter(|at| at.2 != What::Act).collect();
         let end = self.now / MS + 12_000;
         self.run_until(end);
@@ -763,16 +1024,19 @@ impl World {
             states.iter().map(|s| (s.0, s.1.role)).collect::<Vec<_>>()
         );
         let (_, status, digest, sequence) = leaders[0].clone();
-        let everybody: Vec<_> = self.nodes.keys().copied().collect();
+        let leader = self.nodes[&leaders[0].0].replica.as_ref().unwrap();
+        let everybody: Vec<_> = leader.state().members.all().map(|member| member.id).collect();
         assert_eq!(status.configuration.everybody(), everybody, "who was admitted takes part");
         assert!(!status.configuration.is_joint(), "a joint configuration was never left");
         for (id, other, other_digest, _) in &states {
             if status.configuration.everybody().contains(id) {
-                assert_eq!(other.applied, status.applied, "replica {id} has not caught up: {other:?}");
+                assert_eq!(other.applied, status.applied, "replica {id} has not caught up: {other:?}, leader {status:?}");
                 assert_eq!(*other_digest, digest, "replica {id} differs");
             }
         }
-        assert!(self.asked.is_empty(), "{} requests were never answered", self.asked.len());
+        let waiting: Vec<_> =
+            self.asked.iter().map(|(key, a)| (key, a.at / MS, a.write.as_ref().map(|w| &w.0))).collect();
+        assert!(waiting.is_empty(), "never answered at {}: {waiting:?}", self.now / MS);
         // Every acknowledged write is there once, at its sequence; what was certainly not applied is not there.
         let mut seen: BTreeMap<u64, Seq> = BTreeMap::new();
         for (at, bytes) in self.history.range(..=sequence) {
