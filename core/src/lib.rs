@@ -18,6 +18,7 @@ pub mod ids;
 pub mod journal;
 pub mod limits;
 pub mod log;
+mod mark;
 pub mod members;
 pub mod network;
 pub mod overlay;

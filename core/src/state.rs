@@ -24,6 +24,7 @@ use crate::journal::check::{self, invalid};
 use crate::journal::entry::{Author, OperationDraft, OperationKind, Principal};
 use crate::journal::key::Scope;
 use crate::limits::{EXPIRE_MAX, TAKES_OFF_MAX};
+use crate::mark::mark;
 use crate::members::{Member, MemberCommand};
 use crate::request::{Command, Outcome, Refusal, Reply, RequestId, WriteRequest};
 use crate::storage::Segment;
@@ -183,6 +184,7 @@ impl State {
         let Proposal { write, recorded_at, elapsed } = proposal;
         self.age = Age(self.age.0.saturating_add(elapsed));
         if let Some(outcome) = self.sessions.meet(self.age, write.request) {
+            mark!(request_met_again);
             return (outcome, Vec::new());
         }
         let request = write.request;

@@ -102,7 +102,8 @@ impl Committed {
         for record in records.iter() {
             let LogRecord::Entries(entries) = record else { continue };
             for entry in entries.iter().filter(|entry| entry.index > self.applied) {
-                self.offered.entry((entry.index, entry.term)).or_insert_with(|| entry.clone());
+                // The newest counts: a sole voter that forgot a term before anybody heard of it uses it again.
+                self.offered.insert((entry.index, entry.term), entry.clone());
             }
         }
     }

@@ -116,6 +116,7 @@ fn as_json(file: &Path, report: &Report) -> serde_json::Value {
         "acknowledged": report.acknowledged,
         "excused": report.excused,
         "marks": report.marks,
+        "missed": report.missed,
         "failure": report.found.as_ref().map(|found| json!({
             "property": found.oracle,
             "source": found.source,
@@ -183,6 +184,8 @@ struct Sum {
     acknowledged: u64,
     excused: u64,
     marks: BTreeMap<&'static str, u64>,
+    /// By story: how many runs missed each mark it wants, and how many runs there were.
+    missed: BTreeMap<PathBuf, (u64, BTreeMap<String, u64>)>,
 }
 
 fn run_all(run: &Run, json: bool) -> Result<bool, Vec<Problem>> {
@@ -232,6 +235,11 @@ fn run_all(run: &Run, json: bool) -> Result<bool, Vec<Problem>> {
                     for mark in &report.marks {
                         *sum.marks.entry(mark).or_default() += 1;
                     }
+                    let missed = sum.missed.entry(file.clone()).or_default();
+                    missed.0 += 1;
+                    for mark in &report.missed {
+                        *missed.1.entry(mark.clone()).or_default() += 1;
+                    }
                     if report.found.is_some() {
                         sum.failed += 1;
                     }
@@ -267,7 +275,21 @@ fn run_all(run: &Run, json: bool) -> Result<bool, Vec<Problem>> {
             print(&format!("  mark {mark}: in {count} of {} runs", sum.runs));
         }
     }
-    Ok(sum.failed == 0)
+    let mut good = sum.failed == 0;
+    for (file, (runs, missed)) in &sum.missed {
+        for (mark, times) in missed {
+            // One run says little about where luck must help.
+            let always = times == runs && *runs > 1;
+            good &= !always;
+            if always && !json {
+                print(&format!(
+                    "{}: none of {runs} runs reached the mark {mark}, which the story wants",
+                    file.display()
+                ));
+            }
+        }
+    }
+    Ok(good)
 }
 
 /// Keeps the drawn story of a failure, for replay and for shrinking.

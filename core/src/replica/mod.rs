@@ -32,6 +32,7 @@ use crate::ids::{Index, ReplicaId, Term, Time, WallTime, WriteId};
 use crate::journal::check::system_part;
 use crate::journal::entry::{Author, Principal, Role};
 use crate::log::{Configuration, LogRecord, Write};
+use crate::mark::mark;
 use crate::members::{Member, MemberCommand, MemberWish};
 use crate::peer::{Envelope, PeerMessage, RaftMessage, RaftMessageKind};
 use crate::request::{
@@ -360,6 +361,7 @@ impl Replica {
 
     fn refuse(&mut self, envelope_from: ReplicaId, why: &str) {
         self.refused += 1;
+        mark!(peer_message_refused);
         warn!(replica = self.identity.replica.0, peer = envelope_from.0, why, "refused a peer's message");
     }
 
@@ -622,6 +624,7 @@ impl Replica {
         });
         self.raft.advance_append_async(ready);
         info!(replica = self.identity.replica.0, index = index.0, sequence = meta.sequence.0, "installed a snapshot");
+        mark!(snapshot_installed);
         self.state = staged.state;
         self.applied = index;
         self.configuration = meta.configuration.clone();
@@ -888,6 +891,10 @@ impl Replica {
         let leader = ReplicaId(self.raft.raft.leader_id);
         if leads && self.leadership.as_ref().is_none_or(|leadership| leadership.term != term) {
             info!(replica = self.identity.replica.0, term, "leads");
+            // The last entry is this term's own first one.
+            if self.raft.raft.raft_log.last_index() > self.raft.raft.raft_log.committed + 1 {
+                mark!(leader_changed_with_entries_in_flight);
+            }
             self.attempts = 0;
             self.leadership = Some(Leadership {
                 term,
@@ -1397,6 +1404,7 @@ impl Replica {
         self.snapshot_saving = false;
         if meta.index > self.snapshot_index() {
             info!(replica = self.identity.replica.0, index = meta.index.0, bytes = meta.bytes, "snapshot saved");
+            mark!(snapshot_taken);
             let configuration = configuration_to_raft(&meta.configuration);
             self.raft.mut_store().set_snapshot(meta.index.0, meta.term.0, configuration);
             self.snapshot = Some(meta);

@@ -49,7 +49,9 @@ impl Oracle for CommittedNeverChanges {
                 // What is applied is committed, whatever the published commit index says.
                 let to = status.applied;
                 if to > from {
-                    self.compare(*replica, &known.log, Index(from.0 + 1), to)?;
+                    // What an installed snapshot covers is not in this log; its records may not even be written yet.
+                    let first = Index((from.0 + 1).max(status.first.0));
+                    self.compare(*replica, &known.log, first, to)?;
                     self.compared.insert((*replica, *run), to);
                 }
                 if status.role == RaftRole::Leader && self.led.insert(status.term, *replica).is_none() {

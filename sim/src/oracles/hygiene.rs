@@ -1,7 +1,7 @@
-//! An error-level log line that no fault explains fails the run.
+//! An error-level log line, or a replica that stops by itself, that no fault explains fails the run.
 
 use super::{Oracle, Violation, must};
-use crate::event::Event;
+use crate::event::{Ending, Event};
 use crate::world::Facts;
 
 #[derive(Default)]
@@ -9,14 +9,26 @@ pub(super) struct Hygiene;
 
 impl Oracle for Hygiene {
     fn name(&self) -> &'static str {
-        "every error in the log is explained by a fault"
+        "every error in the log and every replica that stops is explained by a fault"
     }
     fn source(&self) -> &'static str {
         "style guide: `error` means we stop"
     }
     fn on_event(&mut self, facts: &Facts, event: &Event) -> Result<(), Violation> {
-        let Event::Log { error: true, line } = event else { return Ok(()) };
-        let explained = !facts.disk_faults.is_empty() && line.contains("storage failed");
-        must(explained, || "no error without a disk fault".into(), || line.to_string())
+        match event {
+            Event::Log { error: true, line } => {
+                let explained = !facts.disk_faults.is_empty() && line.contains("storage failed");
+                must(explained, || "no error without a disk fault".into(), || line.to_string())
+            }
+            Event::Stop { replica, why: Ending::Fault(problem), .. } => must(
+                facts.disk_faults.contains_key(replica),
+                || format!("replica {replica}, whose disk kept what it was told to keep, to go on"),
+                || format!("it stop: {problem}"),
+            ),
+            Event::Stop { replica, why: Ending::Ended, .. } => {
+                Err(Violation::new(format!("replica {replica} to go on until it is told to stop"), "it end"))
+            }
+            _ => Ok(()),
+        }
     }
 }

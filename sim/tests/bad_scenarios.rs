@@ -1,0 +1,87 @@
+//! Bad stories are refused before anything runs, with line, key and what would be accepted.
+
+use muster_sim::scenario::Scenario;
+
+fn problems(text: &str) -> Vec<String> {
+    match Scenario::parse("story.toml", "story", text) {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn refuses(text: &str, line: usize, words: &str) {
+    let all = problems(text);
+    let place = format!("story.toml:{line}: ");
+    assert!(
+        all.iter().any(|problem| problem.starts_with(&place) && problem.contains(words)),
+        "expected {words:?} at line {line}, got {all:#?}"
+    );
+}
+
+#[test]
+fn a_good_story_is_taken() {
+    assert_eq!(problems("about = \"x\"\n"), Vec::<String>::new());
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_known_ones() {
+    refuses("about = \"x\"\n[cluster]\nvoter = 3\n", 3, "unknown key voter: expected one of voters, learners");
+    refuses("about = \"x\"\ncolour = 1\n", 2, "unknown key colour");
+}
+
+#[test]
+fn an_impossible_value_is_refused_with_what_is_possible() {
+    refuses("about = \"x\"\n[cluster]\nvoters = 12\n", 3, "voters is 12: expected a whole number from 1 to 9");
+    refuses("about = \"x\"\n[time]\nrun = \"5 minutes\"\n", 3, "expected a time like \"5s\"");
+    refuses("about = \"x\"\n[load]\nmix = { commit = 0 }\n", 3, "mix asks for nothing");
+    let text = "about = \"x\"\n[[fault]]\nid = \"a\"\nat = \"1s\"\ncrash = { who = \"boss\" }\n";
+    refuses(text, 5, "who is \"boss\": expected a replica's number or one of leader, follower, all");
+    refuses("about = \"x\"\n[[fault]]\nid = \"a\"\nat = \"1s\"\nlink = { loss = 101 }\n", 5, "expected percent");
+}
+
+#[test]
+fn a_crash_of_replica_nine_of_five_is_refused() {
+    let text = "about = \"x\"\n[cluster]\nvoters = 5\n[[fault]]\nid = \"a\"\nat = \"1s\"\ncrash = { who = 9 }\ndown = \"1s\"\n";
+    refuses(text, 4, "replica 9 of 5: expected 1 to 5");
+}
+
+#[test]
+fn overlapping_contradictory_faults_are_refused() {
+    let one = |id: &str, at: &str, what: &str| format!("[[fault]]\nid = \"{id}\"\nat = \"{at}\"\n{what}\n");
+    let text = format!(
+        "about = \"x\"\n{}{}",
+        one("a", "1s", "crash = { who = 2 }\ndown = \"5s\""),
+        one("b", "3s", "pause = { who = 2 }\nfor = \"1s\"")
+    );
+    refuses(&text, 7, "b and a (line 2) both decide whether replica 2 runs");
+}
+
+#[test]
+fn more_than_the_budget_allows_is_refused() {
+    let fault = "[[fault]]\nid = \"a\"\nat = \"1s\"\nwipe = { who = 1 }\ndown = \"1s\"\n";
+    refuses(&format!("about = \"x\"\n{fault}"), 2, "more than the standard budget allows");
+    assert_eq!(problems(&format!("about = \"x\"\n{fault}[nemesis]\nbudget = \"beyond\"\n")), Vec::<String>::new());
+}
+
+#[test]
+fn an_item_without_a_name_or_time_or_with_two_kinds_is_refused() {
+    refuses("about = \"x\"\n[[fault]]\nat = \"1s\"\nring = {}\n", 2, "id is missing");
+    refuses("about = \"x\"\n[[fault]]\nid = \"a\"\nring = {}\n", 2, "at is missing");
+    refuses("about = \"x\"\n[[fault]]\nid = \"a\"\nat = \"1s\"\nring = {}\npause = { who = 1 }\n", 2, "has 2 kinds");
+    let twice = "about = \"x\"\n[[fault]]\nid = \"a\"\nat = \"1s\"\nring = {}\n[[operation]]\nid = \"a\"\nat = \"1s\"\ntransfer = 0\n";
+    refuses(twice, 6, "the id a is taken by line 2");
+}
+
+#[test]
+fn a_fault_after_the_end_is_refused() {
+    refuses(
+        "about = \"x\"\n[time]\nrun = \"5s\"\n[[fault]]\nid = \"a\"\nat = \"9s\"\nring = {}\n",
+        4,
+        "after the run's end",
+    );
+}
+
+#[test]
+fn what_is_not_toml_is_refused_with_its_line() {
+    refuses("about = \"x\"\n[cluster\n", 2, "");
+}
