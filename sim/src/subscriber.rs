@@ -67,8 +67,8 @@ impl Subscriber {
                 to = None;
                 self.world.agenda.sleep(20 * MS).await;
             }
-            // What comes meanwhile comes together.
-            let pause = self.draw.around(100 * MS);
+            // At the end of what there is, what comes meanwhile comes together.
+            let pause = if self.reached >= all { self.draw.around(100 * MS) } else { MS };
             self.world.agenda.sleep(pause).await;
         }
         crowd.behind.fetch_sub(1, Ordering::Relaxed);
