@@ -109,7 +109,7 @@ pub(crate) struct ClientArgs {
         value_hint = ValueHint::Hostname
     )]
     pub(crate) servers: Vec<String>,
-    /// How long to try, in seconds
+    /// How long to try, in seconds. A write that finds no quorum ends by then: with 5 if it reached no log, else with 6
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(crate) timeout: Duration,
 }

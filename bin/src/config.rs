@@ -7,7 +7,6 @@
 
 use crate::document::{Document, Problems, Reader};
 use muster_core::ids::ReplicaName;
-use muster_core::limits::PAGE_BYTES;
 use muster_core::replica::Timing;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -42,7 +41,7 @@ pub(crate) struct Config {
     pub(crate) timing: Timing,
     /// Log entries between two snapshots, at least.
     pub(crate) snapshot_threshold: u64,
-    /// The largest piece in which snapshots travel. They are kept in pages of 256 KiB, so every maximum from there on holds.
+    /// The largest chunk in which snapshot pages and history records travel.
     pub(crate) snapshot_chunk_bytes: u64,
     /// The largest request.
     pub(crate) payload_bytes_max: u64,
@@ -153,7 +152,7 @@ impl Config {
         });
         let timing = read_timing(&document, &mut raft, &mut client);
         let snapshot_threshold = raft.number("snapshot_threshold", 1..=1_000_000_000, "entries");
-        let chunk = raft.number("snapshot_max_chunk_size", PAGE_BYTES as u64..=67_108_864, "bytes");
+        let chunk = raft.number("snapshot_max_chunk_size", 4_096..=33_554_432, "bytes");
         let payload = raft.number("max_payload_size", 65_536..=67_108_864, "bytes");
         let snapshot_chunk_bytes = chunk.as_ref().map_or(1_048_576, |(bytes, _)| *bytes);
         let payload_bytes_max = payload.as_ref().map_or(4_194_304, |(bytes, _)| *bytes);

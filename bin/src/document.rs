@@ -48,12 +48,15 @@ impl std::error::Error for Problems {}
 pub(crate) struct Document<'a> {
     file: &'a str,
     text: &'a str,
+    /// Where each line ends.
+    line_ends: Vec<usize>,
     problems: RefCell<Vec<Problem>>,
 }
 
 impl<'a> Document<'a> {
     pub(crate) fn new(file: &'a str, text: &'a str) -> Self {
-        Self { file, text, problems: RefCell::default() }
+        let line_ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect();
+        Self { file, text, line_ends, problems: RefCell::default() }
     }
 
     /// The outermost table. Text that is not TOML gives its problems, and whatever could be read besides.
@@ -78,8 +81,7 @@ impl<'a> Document<'a> {
 
     /// The line of a byte offset.
     pub(crate) fn line(&self, offset: usize) -> usize {
-        let upto = offset.min(self.text.len());
-        self.text.as_bytes()[..upto].split(|byte| *byte == b'\n').count()
+        self.line_ends.partition_point(|end| *end < offset) + 1
     }
 
     /// What was found wrong, if anything was.

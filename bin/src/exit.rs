@@ -136,7 +136,7 @@ impl From<ClientError> for Failure {
             ClientError::Refused(refusal) => refused(&refusal),
             ClientError::NotAnswered(why) => not_applied(&why),
             ClientError::Lagging { known, sequence } => Self::error(
-                format!("the node holds overlay version {known}, the replicas asked are at sequence {sequence}"),
+                format!("sequence {known} is asked for, the replicas asked are at sequence {sequence}"),
                 "ask again in a moment, or another replica with --server",
             ),
             ClientError::Invalid { problem } => Self::error(format!("the request is wrong: {problem}"), ""),
@@ -182,6 +182,11 @@ pub(crate) fn parse_request(text: &str) -> Result<OneShot, String> {
 }
 
 fn unknown(why: &UnknownWhy, request: Option<OneShot>) -> Failure {
+    // What the cluster does not keep any more it will not know later.
+    let may_be_told_yet = match why {
+        UnknownWhy::TimedOut | UnknownWhy::ForwardTimedOut | UnknownWhy::ConnectionLost => true,
+        UnknownWhy::SessionUnknown | UnknownWhy::AlreadyAcknowledged | UnknownWhy::OneShotExpired => false,
+    };
     let why = match why {
         UnknownWhy::TimedOut => "it is in a log, and no quorum answered in time",
         UnknownWhy::ForwardTimedOut => "it was passed on to the leader, and no answer came in time",
@@ -192,7 +197,7 @@ fn unknown(why: &UnknownWhy, request: Option<OneShot>) -> Failure {
         }
         UnknownWhy::ConnectionLost => "the connection was lost before the answer",
     };
-    let next = request.map_or_else(
+    let next = request.filter(|_| may_be_told_yet).map_or_else(
         || "look with `muster log` whether it is there, then decide".to_owned(),
         |request| {
             let id = request_text(request);

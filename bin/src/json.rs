@@ -251,6 +251,7 @@ pub(crate) fn status(address: &str, status: &Status) -> Value {
         "name": status.name.as_str(),
         "incarnation": status.incarnation.to_string(),
         "version": status.build_version,
+        "disk_bytes": status.disk_bytes,
         "raft": replica(&status.replica),
         "journal": summary(&status.summary),
         "members": status.members.iter().map(member).collect::<Vec<_>>(),

@@ -30,6 +30,7 @@ use muster_net::peer::{GrpcNetwork, PeerCounters, PeerOptions};
 use muster_net::server::{ClientLimits, HttpPages, Listener, Replica, serve_clients, serve_peers};
 use muster_storage::{Lock, Opened, RealDisk, WalOptions, ready};
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -40,6 +41,9 @@ use tracing::{Instrument as _, Span, error, info, info_span, warn};
 
 /// How long handing leadership over and writing what waits may take before the process ends anyway.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is checked that the data directory is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs a replica until it is told to stop.
 pub(crate) fn run(config: &Config, until_stdin_closes: bool) -> Result<(), Failure> {
@@ -97,9 +101,15 @@ async fn serve(
     warn_of_other_addresses(config, &handle, &identity);
 
     let counters = PeerCounters::default();
-    let options = PeerOptions { peer_address: config.peer_address.as_str().into(), ..PeerOptions::default() };
+    let options = PeerOptions {
+        peer_address: config.peer_address.as_str().into(),
+        chunk_bytes: usize::try_from(config.snapshot_chunk_bytes).unwrap_or(usize::MAX),
+        ..PeerOptions::default()
+    };
     let network = GrpcNetwork::new(&identity, options, counters.clone());
-    let replica = Replica::new(handle.clone(), library, identity.clone(), env!("CARGO_PKG_VERSION"));
+    let dir = config.data_dir.clone();
+    let replica = Replica::new(handle.clone(), library, identity.clone(), env!("CARGO_PKG_VERSION"))
+        .with_disk_bytes(move || disk_bytes(&dir));
     let limits = ClientLimits {
         payload_bytes_max: usize::try_from(config.payload_bytes_max).unwrap_or(usize::MAX),
         ..ClientLimits::default()
@@ -126,7 +136,7 @@ async fn serve(
     let clients = tokio::spawn(serve_clients(clients, replica.clone(), limits, pages).instrument(span.clone()));
     let peers = tokio::spawn(serve_peers(peers, replica.clone(), peer_network).instrument(span.clone()));
 
-    let outcome = until_the_end(&handle, end, until_stdin_closes).await;
+    let outcome = until_the_end(&handle, end, until_stdin_closes, &config.data_dir).await;
     replica.end();
     for server in [clients, peers] {
         if let Ok(Err(problem)) = server.await {
@@ -159,7 +169,9 @@ async fn until_the_end(
     handle: &Handle,
     mut end: oneshot::Receiver<Result<(), StorageError>>,
     until_stdin_closes: bool,
+    dir: &Path,
 ) -> Result<(), Failure> {
+    let mut gone = None;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let why = tokio::select! {
@@ -167,11 +179,15 @@ async fn until_the_end(
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
         () = stdin_closes(), if until_stdin_closes => "standard input closed",
+        () = directory_is_gone(dir) => {
+            gone = Some(lost_directory(dir));
+            "the data directory is gone"
+        }
     };
     info!(why, "stopping: leadership is handed over first");
     handle.stop();
     tokio::select! {
-        ended = &mut end => explain(ended),
+        ended = &mut end => gone.map_or_else(|| explain(ended), Err),
         () = tokio::time::sleep(STOP_PATIENCE) => {
             Err(Failure::error(
                 format!("the replica did not stop within {} s", STOP_PATIENCE.as_secs()),
@@ -181,6 +197,30 @@ async fn until_the_end(
         _ = terminate.recv() => Err(impatient()),
         _ = interrupt.recv() => Err(impatient()),
     }
+}
+
+/// Waits until the directory that was opened is not there any more under its name. Open files go on taking writes after that,
+/// and a restart would find none of them: the sooner it is told, the less is lost.
+async fn directory_is_gone(dir: &Path) {
+    let identity = dir.join("identity");
+    let place = || std::fs::metadata(&identity).map(|found| (found.dev(), found.ino()));
+    let Ok(opened) = place() else { return };
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        match place() {
+            Ok(found) if found == opened => {}
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {}
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+fn lost_directory(dir: &Path) -> Failure {
+    Failure::error(
+        format!("{} was removed or moved while the replica ran", dir.display()),
+        "if it was moved, move it back and start again; if it is lost, this replica's promises are lost with it: take its \
+         place with `muster replace`",
+    )
 }
 
 fn impatient() -> Failure {

@@ -49,6 +49,7 @@ enum ArchiveTask {
     Missing { done: oneshot::Sender<Vec<Segment>> },
 }
 
+#[allow(clippy::large_enum_variant, reason = "a handful exist, each moved once")]
 enum FetchTask {
     Snapshot { from: ReplicaId, meta: SnapshotMeta },
     History,

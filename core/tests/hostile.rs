@@ -90,55 +90,67 @@ fn what_no_honest_replica_sends_is_refused_and_counted() {
     let table: Vec<(&str, u64, RaftMessage)> = vec![
         ("no term", 2, RaftMessage { term: Term(0), ..base(Kind::Heartbeat) }),
         ("commit beyond the log", 2, RaftMessage { commit: Index(last.0 + 1), ..base(Kind::Heartbeat) }),
-        ("a gap between entries", 2, RaftMessage {
-            index: last,
-            log_term: term,
-            entries: vec![entry(term.0, last.0 + 2)],
-            ..base(Kind::Append)
-        }),
-        ("a gap among entries", 2, RaftMessage {
-            index: last,
-            log_term: term,
-            entries: vec![entry(term.0, last.0 + 1), entry(term.0, last.0 + 3)],
-            ..base(Kind::Append)
-        }),
-        ("an entry of a later term", 2, RaftMessage {
-            index: last,
-            log_term: term,
-            entries: vec![entry(term.0 + 1, last.0 + 1)],
-            ..base(Kind::Append)
-        }),
+        (
+            "a gap between entries",
+            2,
+            RaftMessage { index: last, log_term: term, entries: vec![entry(term.0, last.0 + 2)], ..base(Kind::Append) },
+        ),
+        (
+            "a gap among entries",
+            2,
+            RaftMessage {
+                index: last,
+                log_term: term,
+                entries: vec![entry(term.0, last.0 + 1), entry(term.0, last.0 + 3)],
+                ..base(Kind::Append)
+            },
+        ),
+        (
+            "an entry of a later term",
+            2,
+            RaftMessage {
+                index: last,
+                log_term: term,
+                entries: vec![entry(term.0 + 1, last.0 + 1)],
+                ..base(Kind::Append)
+            },
+        ),
         ("a position without a term", 2, RaftMessage { index: Index(last.0 + 5), ..base(Kind::Append) }),
-        ("terms that descend", 2, RaftMessage {
-            index: last,
-            log_term: term,
-            entries: vec![entry(term.0, last.0 + 1), entry(term.0 - 1, last.0 + 2)],
-            ..base(Kind::Append)
-        }),
-        ("the end of numbers", 2, RaftMessage {
-            index: Index(u64::MAX),
-            entries: vec![entry(1, 0)],
-            ..base(Kind::Append)
-        }),
+        (
+            "terms that descend",
+            2,
+            RaftMessage {
+                index: last,
+                log_term: term,
+                entries: vec![entry(term.0, last.0 + 1), entry(term.0 - 1, last.0 + 2)],
+                ..base(Kind::Append)
+            },
+        ),
+        (
+            "the end of numbers",
+            2,
+            RaftMessage { index: Index(u64::MAX), entries: vec![entry(1, 0)], ..base(Kind::Append) },
+        ),
         ("the last term", 2, RaftMessage { term: Term(u64::MAX), ..base(Kind::Vote) }),
-        ("an acknowledgement of what is not there", 1, RaftMessage {
-            index: Index(last.0 + 1),
-            ..base(Kind::AppendReply)
-        }),
-        ("a hint beyond what is rejected", 1, RaftMessage {
-            index: last,
-            reject: true,
-            reject_hint: Index(u64::MAX >> 1),
-            ..base(Kind::AppendReply)
-        }),
+        (
+            "an acknowledgement of what is not there",
+            1,
+            RaftMessage { index: Index(last.0 + 1), ..base(Kind::AppendReply) },
+        ),
+        (
+            "a hint beyond what is rejected",
+            1,
+            RaftMessage { index: last, reject: true, reject_hint: Index(u64::MAX >> 1), ..base(Kind::AppendReply) },
+        ),
         ("entries in a heartbeat", 2, RaftMessage { entries: vec![entry(1, 1)], ..base(Kind::Heartbeat) }),
         ("a context without end", 2, RaftMessage { context: vec![0; 65].into(), ..base(Kind::Heartbeat) }),
         ("a request for a snapshot", 1, RaftMessage { request_snapshot: Index(1), ..base(Kind::AppendReply) }),
         ("a snapshot of nothing", 2, base(Kind::Snapshot)),
-        ("a snapshot in a heartbeat", 2, RaftMessage {
-            snapshot: Some(snapshot(99, 1, voters(&[1, 2, 3]))),
-            ..base(Kind::Heartbeat)
-        }),
+        (
+            "a snapshot in a heartbeat",
+            2,
+            RaftMessage { snapshot: Some(snapshot(99, 1, voters(&[1, 2, 3]))), ..base(Kind::Heartbeat) },
+        ),
         ("no voters", 2, offer(snapshot(99, 1, voters(&[])))),
         ("nobody votes", 2, offer(snapshot(99, 1, voters(&[0, 2])))),
         ("a voter twice", 2, offer(snapshot(99, 1, voters(&[2, 2])))),
@@ -204,11 +216,9 @@ fn any_message() -> impl Strategy<Value = RaftMessage> {
         3 => prop::collection::vec(0..8_u64, 0..4).prop_map(Ok),
     ];
     let snapshot_of = (number(), number(), configuration()).prop_map(|(i, t, c)| snapshot(i, t, c));
-    let context = prop::sample::select(vec![Bytes::new(), Bytes::from_static(b"CampaignTransfer"), Bytes::from_static(&[7; 16])]);
-    (
-        (kind, number(), number(), number(), entries),
-        (number(), number(), any::<bool>(), number(), context, snapshot_of),
-    )
+    let context =
+        prop::sample::select(vec![Bytes::new(), Bytes::from_static(b"CampaignTransfer"), Bytes::from_static(&[7; 16])]);
+    ((kind, number(), number(), number(), entries), (number(), number(), any::<bool>(), number(), context, snapshot_of))
         .prop_map(|((kind, term, log_term, index, entries), (commit, commit_term, reject, hint, context, snapshot))| {
             let entries = match (kind, entries) {
                 (Kind::Append, Ok(mut terms)) => {

@@ -5,10 +5,11 @@
 mod stage;
 
 use muster_core::ids::{Incarnation, Index, ReplicaId, Term};
+use muster_core::log::LogRecord;
 use muster_core::members::{MemberCommand, MemberWish};
 use muster_core::peer::{Envelope, PeerMessage, RaftMessageKind};
 use muster_core::replica::{Answer, Input};
-use muster_core::request::{AdminRequest, Command, NotApplied, Outcome, Reply, UnknownWhy};
+use muster_core::request::{AdminRequest, Command, Freshness, NotApplied, Outcome, Reply, UnknownWhy};
 use stage::{Disk, Stage, admission, kind, raft_message};
 
 fn between(a: u64, b: u64) -> impl Fn(&Envelope) -> bool {
@@ -18,6 +19,45 @@ fn between(a: u64, b: u64) -> impl Fn(&Envelope) -> bool {
 /// Everybody but one hear each other.
 fn without(cut: u64) -> impl Fn(&Envelope) -> bool {
     move |e| e.from.0 != cut && e.to.0 != cut
+}
+
+// ---- rule 1 -----------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn old_acknowledgements_release_no_younger_read() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    stage.sent.clear();
+    stage.step(1, vec![Input::Read { token: 1, freshness: Freshness::Linearizable }]);
+    stage.step(2, vec![Input::Read { token: 2, freshness: Freshness::Linearizable }]);
+    stage.play(300, |_| true);
+    assert!(stage.players[&1].answers.contains(&(1, Answer::Read(Ok(())))));
+    assert!(stage.players[&2].answers.contains(&(2, Answer::Read(Ok(())))));
+    let old = stage.sent.clone();
+    assert!(old.iter().any(|e| kind(e) == Some(RaftMessageKind::HeartbeatReply)));
+    // The others elect one and commit; replica 1 was paused and still believes that it leads.
+    let pause = |e: &Envelope| e.from.0 != 1 && e.to.0 != 1;
+    while stage.leader() == Some(1) {
+        stage.now += 10;
+        for id in 2..=3 {
+            stage.step(id, vec![Input::Wake]);
+            stage.persist(id);
+        }
+        stage.deliver(pause);
+        stage.persist(2);
+        stage.persist(3);
+        stage.deliver(pause);
+        assert!(stage.now < 60_000, "the others elect nobody");
+    }
+    assert!(stage.replica(1).is_leader());
+    // A read that begins now must see what the others commit: everything that was ever said before releases it not.
+    stage.step(1, vec![Input::Read { token: 3, freshness: Freshness::Linearizable }]);
+    for _ in 0..3 {
+        for envelope in &old {
+            stage.step(envelope.to.0, vec![Input::Peer(envelope.clone())]);
+        }
+    }
+    assert!(!stage.players[&1].answers.iter().any(|(token, _)| *token == 3), "a stale read");
 }
 
 // ---- rule 2 -----------------------------------------------------------------------------------------------------------------
@@ -226,7 +266,9 @@ fn a_write_that_went_into_the_log_twice_is_not_called_superseded() {
     let second = [2, 3].into_iter().find(|id| stage.replica(*id).is_leader()).expect("the others elect one");
     let third = 5 - second;
     let last = stage.replica(1).status().last;
-    stage.play(600, |e| between(1, second)(e) && raft_message(e).is_some() && kind(e) != Some(RaftMessageKind::AppendReply));
+    stage.play(600, |e| {
+        between(1, second)(e) && raft_message(e).is_some() && kind(e) != Some(RaftMessageKind::AppendReply)
+    });
     assert_eq!(stage.replica(1).status().last, last, "the second leader's entry took the place of the write");
     assert_eq!(stage.replica(1).status().leader, ReplicaId(second));
     assert_eq!(stage.replica(1).status().applied, applied);
@@ -374,4 +416,219 @@ fn a_snapshot_that_is_asked_for_is_answered_even_if_one_from_a_peer_comes_first(
     assert_eq!(stage.replica(3).status().applied, stage.replica(1).status().applied);
     assert!(stage.replica(3).status().snapshot > Index(2), "it came by snapshot");
     assert!(stage.players[&3].answers.iter().any(|(t, a)| *t == 5 && matches!(a, Answer::Admin(_))), "never answered");
+}
+
+// ---- rule 3 -----------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn every_commit_index_is_handed_to_the_log_in_order_even_if_nothing_waits_for_it() {
+    let mut stage = Stage::new(&[1, 2, 3], &[4]);
+    stage.make_leader(1);
+    for token in 0..10 {
+        let write = stage.some_write(1);
+        stage.write(1, token, write, false);
+        stage.play(50, |_| true);
+    }
+    stage.play(500, |_| true);
+    for id in 1..=4 {
+        let mut commit = Index(0);
+        for record in &stage.players[&id].disk.log {
+            if let LogRecord::HardState(state) = record {
+                assert!(state.commit >= commit, "replica {id}");
+                commit = state.commit;
+            }
+        }
+        assert_eq!(commit, stage.replica(id).status().commit, "replica {id}");
+    }
+}
+
+#[test]
+fn all_three_voters_are_replaced_one_by_one_while_everybody_crashes_in_between() {
+    let mut stage = Stage::new(&[1, 2, 3], &[4, 5, 6]);
+    for (old, new) in [(1, 4), (2, 5), (3, 6)] {
+        let leader = if old == 3 { 4 } else { old + 1 };
+        stage.make_leader(leader);
+        for id in 1..=6 {
+            stage.step(id, vec![Input::HistoryComplete(true)]);
+        }
+        stage.play(1_500, |_| true);
+        let replace = MemberCommand::Replace { old: ReplicaId(old), new: ReplicaId(new) };
+        let replace = stage.request(leader, Command::Members(replace));
+        stage.write(leader, new, replace, false);
+        // All lose power somewhere on the way into the joint configuration and out of it.
+        for round in 0..6 {
+            for _ in 0..=round {
+                for id in 1..=6 {
+                    stage.persist(id);
+                }
+                stage.deliver(|_| true);
+            }
+            stage.mail.clear();
+            for id in 1..=6 {
+                stage.crash(id);
+                stage.start(id);
+            }
+            stage.play(300 + 200 * round, |_| true);
+        }
+        stage.play(4_000, |_| true);
+        let leader = stage.leader().expect("somebody leads");
+        let mut configuration = stage.replica(leader).status().configuration;
+        if configuration.is_voter(ReplicaId(old)) {
+            // It was lost in the first crash.
+            stage.make_leader(if old == 3 { 4 } else { old + 1 });
+            let leader = stage.leader().unwrap();
+            for id in 1..=6 {
+                stage.step(id, vec![Input::HistoryComplete(true)]);
+            }
+            stage.play(1_500, |_| true);
+            let replace = MemberCommand::Replace { old: ReplicaId(old), new: ReplicaId(new) };
+            let replace = stage.request(leader, Command::Members(replace));
+            stage.write(leader, 50 + new, replace, false);
+            stage.play(1_500, |_| true);
+            configuration = stage.replica(leader).status().configuration;
+        }
+        assert!(!configuration.is_joint());
+        assert!(!configuration.is_voter(ReplicaId(old)) && configuration.is_voter(ReplicaId(new)), "{configuration:?}");
+    }
+    let states: Vec<_> =
+        [4, 5, 6].map(|id| (stage.replica(id).status().applied, stage.replica(id).state().digest())).into();
+    assert!(states.windows(2).all(|pair| pair[0] == pair[1]), "{states:?}");
+}
+
+// ---- snapshots --------------------------------------------------------------------------------------------------------------
+
+/// Replica 3 of three lags behind what the others keep, and was offered a snapshot that it is fetching.
+fn fetching() -> Stage {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.limits.log_bytes_behind_snapshot = 0;
+    stage.limits.snapshot_patience_ms = 1_000;
+    for id in 1..=3 {
+        stage.crash(id);
+        stage.start(id);
+    }
+    stage.make_leader(1);
+    stage.slow_fetches = true;
+    newer_snapshot(&mut stage);
+    stage.play(2_000, |_| true);
+    assert_eq!(stage.players[&3].fetches.len(), 1);
+    stage
+}
+
+/// The others write and take snapshots that replica 3 misses.
+fn newer_snapshot(stage: &mut Stage) {
+    for token in 0..3 {
+        let write = stage.some_write(1);
+        stage.write(1, 1_000 + stage.now + token, write, false);
+        stage.play(700, without(3));
+    }
+    for id in 1..=2 {
+        stage.step(id, vec![Input::Admin { token: 2_000_000 + stage.now, request: AdminRequest::Snapshot }]);
+    }
+    stage.play(1_000, without(3));
+}
+
+#[test]
+fn a_slow_fetch_is_not_thrown_away_for_a_newer_offer() {
+    let mut stage = fetching();
+    let first = stage.players[&3].fetches[0].clone();
+    let kept: Vec<_> = stage.players[&1].disk.snapshots.clone();
+    newer_snapshot(&mut stage);
+    stage.play(3_000, |_| true);
+    assert_eq!(stage.players[&3].fetches.len(), 1, "another fetch was begun meanwhile");
+    assert_eq!(stage.players[&3].fetches[0], first);
+    stage.players.get_mut(&1).unwrap().disk.snapshots.splice(0..0, kept);
+    stage.fetch(3);
+    stage.persist(3);
+    assert_eq!(stage.replica(3).status().applied, first.1.index);
+    stage.slow_fetches = false;
+    stage.play(4_000, |_| true);
+    assert_eq!(stage.replica(3).status().applied, stage.replica(1).status().applied);
+}
+
+#[test]
+fn a_fetched_snapshot_is_installed_under_the_next_leader_too() {
+    let mut stage = fetching();
+    stage.step(1, vec![Input::Admin { token: 1, request: AdminRequest::Transfer { to: ReplicaId(2) } }]);
+    stage.play(1_000, |_| true);
+    assert!(stage.replica(2).is_leader());
+    let index = stage.players[&3].fetches[0].1.index;
+    stage.fetch(3);
+    stage.persist(3);
+    assert!(stage.replica(3).status().applied >= index);
+    // It crashes before anything else happens.
+    stage.crash(3);
+    stage.start(3);
+    assert_eq!(stage.replica(3).status().applied, index);
+    stage.slow_fetches = false;
+    stage.play(3_000, |_| true);
+    assert_eq!(stage.replica(3).status().applied, stage.replica(2).status().applied);
+}
+
+#[test]
+fn after_a_lost_fetch_the_offer_that_came_meanwhile_is_taken_up() {
+    let mut stage = fetching();
+    let (_, lost) = stage.players[&3].fetches[0].clone();
+    newer_snapshot(&mut stage);
+    stage.play(3_000, |_| true);
+    stage.players.get_mut(&3).unwrap().fetches.clear();
+    stage.step(3, vec![Input::SnapshotLost { index: lost.index }]);
+    assert_eq!(stage.players[&3].fetches.len(), 1);
+    assert!(stage.players[&3].fetches[0].1.index > lost.index);
+}
+
+// ---- time, reads, the end ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_transfer_that_fails_does_not_end_expiry_for_the_rest_of_the_term() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    let write = stage.some_write(1);
+    stage.write(1, 1, write, false);
+    stage.play(500, |_| true);
+    stage.crash(3);
+    stage.play(58_500, |_| true);
+    // Leadership is being handed to somebody who is not there at the moment time is due to be recorded.
+    for token in 0..40 {
+        stage.step(1, vec![Input::Admin { token: 100 + token, request: AdminRequest::Transfer { to: ReplicaId(3) } }]);
+        stage.play(100, |_| true);
+    }
+    stage.play(3_000, |_| true);
+    assert!(stage.replica(1).is_leader());
+    let age = stage.replica(1).state().age();
+    assert!(age.0 > 55_000_000, "replicated time stands still at {age}");
+}
+
+#[test]
+fn a_read_at_a_follower_whose_leader_stepped_down_does_not_flood_it() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    // Replica 2 has not heard yet that replica 3 leads.
+    stage.step(1, vec![Input::Admin { token: 1, request: AdminRequest::Transfer { to: ReplicaId(3) } }]);
+    stage.play(200, without(2));
+    assert!(stage.replica(3).is_leader());
+    stage.sent.clear();
+    stage.step(2, vec![Input::Read { token: 9, freshness: Freshness::Linearizable }]);
+    for _ in 0..50 {
+        stage.deliver(|e| between(1, 2)(e) && raft_message(e).is_none());
+        stage.step(2, vec![]);
+    }
+    let asked = stage.sent.iter().filter(|e| matches!(e.message, PeerMessage::ReadIndex { .. })).count();
+    assert!(asked <= 2, "asked {asked} times within an instant");
+    stage.play(2_000, |_| true);
+    assert!(stage.players[&2].answers.iter().any(|(t, a)| *t == 9 && *a == Answer::Read(Ok(()))));
+}
+
+#[test]
+fn who_is_told_to_stop_hands_leadership_over_and_takes_nothing_new() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    let term = stage.replica(1).status().term;
+    stage.step(1, vec![Input::Stop]);
+    let write = stage.some_write(1);
+    stage.write(1, 1, write, true);
+    assert_eq!(stage.outcome(1, 1), Some(Outcome::NotApplied(NotApplied::Stopping)));
+    stage.play(100, |_| true);
+    let leader = stage.leader().expect("handed over without waiting for an election timeout");
+    assert_ne!(leader, 1);
+    assert_eq!(stage.replica(leader).status().term, Term(term.0 + 1));
 }

@@ -97,13 +97,11 @@ impl Agenda {
     }
 
     /// Waits until a time.
-    #[must_use]
     pub fn sleep_until(&self, time: Time) -> Sleep {
         Sleep { agenda: self.clone(), time, entry: None }
     }
 
     /// Waits so many nanoseconds.
-    #[must_use]
     pub fn sleep(&self, nanos: u64) -> Sleep {
         self.sleep_until(Time(self.now().0 + nanos))
     }

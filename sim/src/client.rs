@@ -79,7 +79,7 @@ impl Client {
         // Clients begin anywhere.
         let turn = draw.place(addresses.len());
         addresses.rotate_left(turn);
-        let targets = Targets::new(addresses, draw.next());
+        let targets = Targets::new(addresses, draw.number());
         Self { world, id, draw, targets, session: None, number: 0, seen: Seq(0), wrote: BTreeMap::new() }
     }
 

@@ -73,7 +73,7 @@ impl Point {
     fn is_at(self, op: DiskOp, path: &Path, after: bool) -> bool {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
         let parent = path.parent().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or("");
-        let log = parent == "wal" && name.ends_with(".wal");
+        let log = parent == "wal" && path.extension().is_some_and(|ending| ending == "wal");
         let changes = !matches!(op, DiskOp::Open | DiskOp::Length | DiskOp::Read | DiskOp::List);
         match self {
             Self::BeforeWrite => !after && log && op == DiskOp::Write,

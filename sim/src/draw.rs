@@ -4,7 +4,7 @@
 #[derive(Clone, Debug)]
 pub struct Draw(u64);
 
-/// SplitMix64's output function.
+/// `SplitMix64`'s output function.
 const fn scramble(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -29,19 +29,19 @@ impl Draw {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         scramble(self.0)
     }
 
     /// The next 128 bits.
     pub fn wide(&mut self) -> u128 {
-        u128::from(self.next()) << 64 | u128::from(self.next())
+        u128::from(self.number()) << 64 | u128::from(self.number())
     }
 
     /// A number below `n`; 0 if `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        if n == 0 { 0 } else { self.next() % n }
+        if n == 0 { 0 } else { self.number() % n }
     }
 
     /// A number from `low` to `high`, both possible.
@@ -67,12 +67,12 @@ impl Draw {
     /// Around `mean`, exponentially: mostly less, sometimes much more; at most 16 times as much.
     pub fn around(&mut self, mean: u64) -> u64 {
         // -ln(u) by the position of the highest set bit and a linear rest: no floating point, the same everywhere.
-        let u = self.next() | 1;
+        let u = self.number() | 1;
         let zeros = u64::from(u.leading_zeros());
         let rest = (u << zeros << 1) >> 54;
         // ln 2 is 710 of 1024.
         let thousandths = (zeros * 1024 + (1024 - rest)) * 710 / 1024;
-        (u128::from(mean) * u128::from(thousandths) / 1024).min(u128::from(mean) * 16) as u64
+        (mean / 1024 * thousandths + mean % 1024 * thousandths / 1024).min(mean.saturating_mul(16))
     }
 }
 
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn purposes_do_not_share_draws() {
-        assert_ne!(Draw::of(1, "disk", 1).next(), Draw::of(1, "disk", 2).next());
-        assert_ne!(Draw::of(1, "disk", 1).next(), Draw::of(1, "wire", 1).next());
+        assert_ne!(Draw::of(1, "disk", 1).number(), Draw::of(1, "disk", 2).number());
+        assert_ne!(Draw::of(1, "disk", 1).number(), Draw::of(1, "wire", 1).number());
     }
 }

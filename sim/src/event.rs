@@ -345,13 +345,15 @@ struct Out<'a>(&'a mut Vec<u8>);
 impl Out<'_> {
     fn number(&mut self, mut x: u64) {
         while x >= 0x80 {
-            self.0.push(x as u8 | 0x80);
+            self.0.push((x & 0x7f).to_le_bytes()[0] | 0x80);
             x >>= 7;
         }
-        self.0.push(x as u8);
+        self.0.push(x.to_le_bytes()[0]);
     }
     fn numbers<const N: usize>(&mut self, all: [u64; N]) {
-        all.into_iter().for_each(|x| self.number(x));
+        for x in all {
+            self.number(x);
+        }
     }
     fn text(&mut self, text: &str) {
         self.number(text.len() as u64);
@@ -393,6 +395,7 @@ impl Out<'_> {
 
 impl Event {
     /// Appends the compact form.
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind, and nothing else")]
     pub(crate) fn feed(&self, to: &mut Vec<u8>) {
         let mut out = Out(to);
         match self {
@@ -403,7 +406,9 @@ impl Event {
             Self::Start { replica, run, hard_state, log_start, terms, snapshot } => {
                 out.numbers([2, replica.0, *run, log_start.0.0, log_start.1.0]);
                 out.hard_state(*hard_state);
-                terms.iter().for_each(|term| out.number(term.0));
+                for term in terms.iter() {
+                    out.number(term.0);
+                }
                 if let Some(meta) = snapshot {
                     out.0.extend_from_slice(&meta.digest.0);
                 }
@@ -436,7 +441,9 @@ impl Event {
             }
             Self::Records { replica, run, first, records } => {
                 out.numbers([9, replica.0, *run, first.0]);
-                records.iter().for_each(|record| out.bytes(record));
+                for record in records.iter() {
+                    out.bytes(record);
+                }
             }
             Self::Snapshot { replica, run, installed, meta } => {
                 out.numbers([10, replica.0, *run, u64::from(*installed), meta.index.0, meta.term.0]);

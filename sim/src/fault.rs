@@ -257,7 +257,11 @@ impl Faults {
         match &fault {
             Fault::Crash { point, nth, power, .. } => self.crash(id, &victims, on, *point, *nth, *power),
             Fault::CrashLoop { every, power, .. } => self.crash_loop(id, &victims, on, *every, *power),
-            Fault::Pause { .. } => victims.iter().for_each(|victim| self.pause(*victim, on)),
+            Fault::Pause { .. } => {
+                for victim in &victims {
+                    self.pause(*victim, on);
+                }
+            }
             Fault::SlowProcess { percent, .. } => {
                 for victim in &victims {
                     self.pause(*victim, on);
@@ -412,7 +416,9 @@ impl Faults {
                 return;
             }
             if let Some(victims) = me.active(&id, |active| active.victims.clone()) {
-                victims.iter().for_each(|victim| me.pause(*victim, !paused));
+                for victim in &victims {
+                    me.pause(*victim, !paused);
+                }
                 me.slow_process(&id, percent, !paused);
             }
         });

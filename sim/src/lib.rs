@@ -11,6 +11,7 @@
 //! - all draws come from [`draw::Draw`]s that are children of the run's seed, one per purpose, so that taking one fault out
 //!   of a story leaves the draws of the others as they were;
 //! - no map here has an order that differs between runs.
+#![allow(clippy::missing_panics_doc, reason = "the simulator's own assertions end the run, and that is told")]
 #[cfg(not(madsim))]
 compile_error!(
     "the simulator needs `--cfg madsim`. The workspace's .cargo/config.toml sets it, but a RUSTFLAGS (or \
@@ -20,6 +21,12 @@ compile_error!(
 pub mod scenario;
 
 pub mod run;
+
+pub mod chronicle;
+pub mod diagram;
+pub mod mutants;
+pub mod shrink;
+pub mod swarm;
 
 pub mod agenda;
 pub mod audit;
@@ -37,5 +44,6 @@ pub mod oracles;
 pub mod replica;
 pub mod subscriber;
 pub mod tool;
+mod verbs;
 pub mod watch;
 pub mod world;

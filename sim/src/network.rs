@@ -199,7 +199,7 @@ fn transmit(world: &Arc<World>, id: u64, envelope: &Arc<Envelope>, frame: Bytes,
     let mut old = None;
     if quality.replay_ppm > 0 && !again {
         let replays = wire.draw.ppm(quality.replay_ppm);
-        let place = wire.draw.next();
+        let place = wire.draw.number();
         let link = wire.links.entry(key).or_default();
         if replays && !link.old.is_empty() {
             let place = usize::try_from(place % link.old.len() as u64).unwrap_or(0);

@@ -105,7 +105,7 @@ async fn process(
         terms: recovered.entries.iter().map(|entry| entry.term).collect(),
         snapshot: recovered.snapshot.clone().map(Arc::new),
     });
-    let seed = world.draw("replica", id.0 << 32 | life.run).next();
+    let seed = world.draw("replica", id.0 << 32 | life.run).number();
     let cluster = &world.scenario.cluster;
     let settings = Settings { timing: cluster.timing, limits: cluster.limits, seed };
     let assembly = driver::assemble(opened.identity, settings, opened.recovered, state, clock.now());
@@ -117,9 +117,7 @@ async fn process(
         machine.handle = Some(handle.clone());
         machine.library = Some(opened.library);
     }
-    if let Some(here) = world.runtime.get_node(world.here) {
-        drop(here.spawn(views(world.clone(), life.clone(), handle.clone())));
-    }
+    world.spawn(views(world.clone(), life.clone(), handle.clone()));
     let log = Watched::new(opened.wal, world.clone(), life.clone());
     let archive = Watched::new(opened.archive, world.clone(), life.clone());
     drop(madsim::task::spawn_local(driver::run_log(log, assembly.log)));

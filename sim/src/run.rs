@@ -125,7 +125,7 @@ pub fn play(scenario: &Scenario, seed: u64, trace: Option<Trace>) -> Report {
 
 fn broken(message: String, step: u64, time: Time) -> Found {
     let violation = Violation::new("no assertion to fail", message);
-    Found { oracle: "no assertion of the code under test fails", source: "style guide, bugs", violation, step, time }
+    Found { oracle: BROKEN, source: "style guide, bugs", violation, step, time }
 }
 
 struct Tally {
@@ -147,6 +147,8 @@ fn one(drawn: Scenario, seed: u64, trace: Option<Trace>) -> Played {
                 *inside.lock().unwrap_or_else(PoisonError::into_inner) = Some(world.clone());
                 let tally = story(&world).await;
                 world.close();
+                // The executor drops killed tasks when it comes to them.
+                madsim::time::sleep(std::time::Duration::from_millis(1)).await;
                 tally
             })
         })
@@ -158,8 +160,11 @@ fn one(drawn: Scenario, seed: u64, trace: Option<Trace>) -> Played {
     (world, outcome)
 }
 
+/// The property that fails when the code under test panics.
+pub const BROKEN: &str = "no assertion of the code under test fails";
 const SETUP: &str = "the cluster forms";
-const LIVENESS: &str = "after healing a quorum there is a leader, requests end and replicas agree";
+/// The property that fails when a healed cluster stalls.
+pub const LIVENESS: &str = "after healing a quorum there is a leader, requests end and replicas agree";
 const LIVENESS_SOURCE: &str = "simulation, liveness; demand U10";
 
 fn name_of(number: u64) -> ReplicaName {
@@ -208,7 +213,7 @@ async fn until(world: &Arc<World>, nanos: u64, is_so: impl Fn() -> bool) -> bool
 async fn story(world: &Arc<World>) -> Tally {
     let crowd = Arc::new(Crowd::default());
     let mut tally = Tally { crowd: crowd.clone(), excused: None };
-    drop(madsim::task::spawn(world.agenda.clone().run()));
+    world.spawn(world.agenda.clone().run());
     world.wire().set_quality(Quality::default());
 
     world.emit(&Event::Phase("set-up"));
@@ -223,10 +228,10 @@ async fn story(world: &Arc<World>) -> Tally {
     faults.plan(&world.scenario.faults);
     let began = world.now();
     for item in world.scenario.operations.clone() {
-        drop(madsim::task::spawn(operate(world.clone(), began, item)));
+        world.spawn(operate(world.clone(), began, item));
     }
     for id in 1..=world.scenario.load.clients {
-        drop(madsim::task::spawn(Client::new(world.clone(), id).run(crowd.clone())));
+        world.spawn(Client::new(world.clone(), id).run(crowd.clone()));
     }
     for id in 1..=world.scenario.load.subscribers {
         drop(madsim::task::spawn(Subscriber::new(world.clone(), 3_000_000 + id).run(crowd.clone())));
@@ -400,7 +405,13 @@ fn agree(world: &Arc<World>, who: &BTreeSet<ReplicaId>) -> bool {
     let machines = world.machines();
     let views: Vec<_> = who
         .iter()
-        .map(|id| machines.get(id).filter(|m| !m.life.is_over()).and_then(|m| m.handle.as_ref()).map(|h| h.view()))
+        .map(|id| {
+            machines
+                .get(id)
+                .filter(|m| !m.life.is_over())
+                .and_then(|m| m.handle.as_ref())
+                .map(muster_core::front::Handle::view)
+        })
         .collect();
     let Some(Some(first)) = views.first() else { return true };
     views.iter().all(|view| {

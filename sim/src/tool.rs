@@ -6,6 +6,7 @@
 use crate::event::Fingerprint;
 use crate::run::{Report, play};
 use crate::scenario::{Problem, SECOND, Scenario};
+use crate::verbs;
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
@@ -35,6 +36,12 @@ enum Verb {
     Same(One),
     /// Writes the story that a seed makes of a scenario, every fault written out.
     Draw(One),
+    /// Makes a short story of a failure: leaves out faults, operations, replicas and time while the same property fails.
+    Shrink(verbs::shrink::Shrink),
+    /// Plays random stories at random seeds until told to stop; keeps the smallest failure per property.
+    Swarm(verbs::swarm::Swarm),
+    /// Puts known bugs back into a copy of the sources and tells how soon they are found.
+    Mutants(verbs::mutants::Mutants),
 }
 
 #[derive(Args)]
@@ -69,6 +76,15 @@ struct Replay {
     /// Prints every event.
     #[arg(long)]
     trace: bool,
+    /// Prints only events whose line contains this, like "r2", "term" or "#17".
+    #[arg(long, value_name = "TEXT", requires = "trace")]
+    only: Option<String>,
+    /// Writes a space-time diagram, one page that needs nothing else.
+    #[arg(long, value_name = "FILE", conflicts_with = "trace")]
+    html: Option<PathBuf>,
+    /// How many events the diagram draws, up to the end.
+    #[arg(long, default_value_t = crate::diagram::EVENTS, value_name = "COUNT")]
+    events: usize,
 }
 
 fn seeds(text: &str) -> Result<(u64, u64), String> {
@@ -79,7 +95,7 @@ fn seeds(text: &str) -> Result<(u64, u64), String> {
 }
 
 /// The commit this was built from, where there is a repository.
-fn commit() -> String {
+pub(crate) fn commit() -> String {
     let output = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
     let text = output.ok().filter(|output| output.status.success()).map(|output| output.stdout);
     text.map_or_else(|| "unknown".into(), |text| String::from_utf8_lossy(&text).trim().to_owned())
@@ -91,7 +107,10 @@ pub fn failure(file: &Path, report: &Report) -> String {
     let Some(found) = &report.found else { return String::new() };
     format!(
         "{file} fails at seed {seed}\n  property: {oracle}\n    source: {source}\n      step: {step} at {time}\n  expected: {expected}\n       \
-         saw: {saw}\n    commit: {commit}\n    replay: cargo run -p muster-sim -- replay {file} --seed {seed} --trace",
+         saw: {saw}\n    commit: {commit}\n    replay: cargo run -p muster-sim -- replay {file} --seed {seed} --trace\n   \
+         diagram: cargo run -p muster-sim -- replay {file} --seed {seed} --html target/muster-sim/{name}-{seed}.html\n    \
+         shrink: cargo run -p muster-sim -- shrink {file} --seed {seed} --out target/muster-sim/{name}-short.toml",
+        name = report.scenario,
         file = file.display(),
         seed = report.seed,
         oracle = found.oracle,
@@ -141,6 +160,9 @@ pub fn main() -> ExitCode {
             print(&scenario.drawn(one.seed).to_toml());
             true
         }),
+        Verb::Shrink(shrink) => shrink.run(line.json),
+        Verb::Swarm(swarm) => swarm.run(line.json),
+        Verb::Mutants(mutants) => mutants.run(line.json),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -154,16 +176,16 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     // Whoever closed the pipe does not want more.
     let _closed_pipe = writeln!(std::io::stdout(), "{text}");
 }
 
-fn complain(text: &str) {
+pub(crate) fn complain(text: &str) {
     let _closed_pipe = writeln!(std::io::stderr(), "{text}");
 }
 
-fn read(file: &Path) -> Result<Scenario, Vec<Problem>> {
+pub(crate) fn read(file: &Path) -> Result<Scenario, Vec<Problem>> {
     Scenario::read(file)
 }
 
@@ -171,7 +193,8 @@ fn read(file: &Path) -> Result<Scenario, Vec<Problem>> {
 #[must_use]
 pub fn fresh_seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    crate::draw::Draw::of(u64::from(std::process::id()), "fresh", now.as_nanos().try_into().unwrap_or(u64::MAX)).next()
+    crate::draw::Draw::of(u64::from(std::process::id()), "fresh", now.as_nanos().try_into().unwrap_or(u64::MAX))
+        .number()
         >> 16
 }
 
@@ -306,10 +329,29 @@ fn keep(story: &Scenario, seed: u64) {
 fn replay_one(replay: &Replay, json: bool) -> Result<bool, Vec<Problem>> {
     let story = read(&replay.one.file)?;
     let trace: Option<crate::world::Trace> = replay.trace.then(|| {
-        let trace: crate::world::Trace = Box::new(|step, time, event| print(&format!("{step:>7} {time} {event}")));
+        let only = replay.only.clone();
+        let trace: crate::world::Trace = Box::new(move |step, time, event| {
+            let line = format!("{step:>7} {time} {event}");
+            if only.as_ref().is_none_or(|only| line.contains(only)) {
+                print(&line);
+            }
+        });
         trace
     });
-    let report = play(&story, replay.one.seed, trace);
+    let report = if let Some(html) = &replay.html {
+        let command = format!(
+            "cargo run -p muster-sim -- replay {} --seed {} --trace",
+            replay.one.file.display(),
+            replay.one.seed
+        );
+        let (report, words) = verbs::draw(&story, replay.one.seed, Some(html), replay.events, &command)?;
+        if !json {
+            print(&format!("{words}\n\n diagram: {}", html.display()));
+        }
+        report
+    } else {
+        play(&story, replay.one.seed, trace)
+    };
     if json {
         print(&as_json(&replay.one.file, &report).to_string());
     } else if report.found.is_some() {

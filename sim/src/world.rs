@@ -281,7 +281,7 @@ pub struct World {
     pub agenda: Agenda,
     /// The executor.
     pub runtime: Runtime,
-    /// The node of the world itself, which is never killed.
+    /// The node of the world itself: clients, operators, observers. Killed when the run is over.
     pub here: NodeId,
     /// When the story began: scenario times count from here.
     pub began: Mutex<Time>,
@@ -307,7 +307,7 @@ impl World {
             scenario,
             agenda: Agenda::new(),
             runtime: Runtime::current(),
-            here: madsim::plugin::node(),
+            here: Runtime::current().create_node().name("world").build().id(),
             began: Mutex::new(Time(0)),
             machines: Mutex::new(BTreeMap::new()),
             wire: Mutex::new(Wire::new(seed)),
@@ -389,8 +389,16 @@ impl World {
         record.found.get_or_insert(Found { oracle, source, violation, step, time });
     }
 
-    /// Takes everything apart, so that nothing holds on to the world.
+    /// Runs something that belongs to no replica.
+    pub fn spawn(&self, what: impl Future<Output = ()> + Send + 'static) {
+        if let Some(here) = self.runtime.get_node(self.here) {
+            drop(here.spawn(what));
+        }
+    }
+
+    /// Takes everything apart, so that nothing holds on to the world. The executor drops what was killed when it runs next.
     pub(crate) fn close(&self) {
+        self.runtime.kill(self.here);
         self.over.store(true, Ordering::Relaxed);
         for id in self.replicas() {
             self.kill(id, Ending::Killed);

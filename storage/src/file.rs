@@ -177,7 +177,10 @@ impl Header {
             trailer: u64_at(sector, TRAILER),
         };
         match owner.and_then(|here| header.owner.difference(here)) {
-            Some(problem) => Err(StorageError::Foreign { file: printed(path), problem }),
+            Some(problem) => Err(StorageError::Foreign {
+                file: printed(path),
+                problem: format!("{problem}; nothing was changed: put each file back into the directory it came from"),
+            }),
             None => Ok(header),
         }
     }

@@ -96,7 +96,7 @@ pub(crate) fn status_text(found: &BTreeMap<String, Result<Status, String>>) -> S
     let mut rows = Vec::new();
     for (address, answer) in &replicas {
         let Ok(status) = answer else {
-            let mut row = vec![String::from("-"); 10];
+            let mut row = vec![String::from("-"); 11];
             row[2].replace_range(.., "unreachable");
             row.push((*address).clone());
             rows.push(row);
@@ -117,10 +117,12 @@ pub(crate) fn status_text(found: &BTreeMap<String, Result<Status, String>>) -> S
             matched,
             next,
             raft.snapshot.to_string(),
+            text::bytes(status.disk_bytes),
             (*address).clone(),
         ]);
     }
-    let headings = ["ID", "NAME", "ROLE", "TERM", "COMMIT", "APPLIED", "LAG", "MATCH", "NEXT", "SNAPSHOT", "ADDRESS"];
+    let headings =
+        ["ID", "NAME", "ROLE", "TERM", "COMMIT", "APPLIED", "LAG", "MATCH", "NEXT", "SNAPSHOT", "DISK", "ADDRESS"];
     out.push_str(&text::table(&headings, &rows));
     if lead.is_none() {
         out.push_str("nobody leads: writes wait for a majority of the voters; reads with --local go on\n");
@@ -152,7 +154,9 @@ pub(crate) async fn members_verb(verb: MembersVerb, json: bool) -> Result<(), Fa
         MembersVerb::Add(args) => change(args, json, "is a learner", MemberCommand::AddLearner).await,
         MembersVerb::Promote(args) => change(args, json, "votes", MemberCommand::Promote).await,
         MembersVerb::Demote(args) => change(args, json, "is a learner", MemberCommand::Demote).await,
-        MembersVerb::Remove(args) => change(args, json, "is out; its directory can go", MemberCommand::Remove).await,
+        MembersVerb::Remove(args) => {
+            change(args, json, "is out; stop its process, then its directory can go", MemberCommand::Remove).await
+        }
         MembersVerb::Transfer { to, client } => transfer(to, &client, json).await,
     }
 }

@@ -6,7 +6,7 @@ use super::show;
 use crate::exit::Failure;
 use crate::text;
 use muster_core::log::LogEntryKind;
-use muster_core::storage::{Segment, SnapshotMeta};
+use muster_core::storage::{Segment, SnapshotMeta, StorageError};
 use muster_storage::inspect::{HistoryFile, SnapshotFile, WalContent, WalSegment};
 use muster_storage::{Inspection, Lock, RealDisk, ready};
 use serde_json::{Value, json as object};
@@ -37,6 +37,10 @@ pub(crate) fn inspect(dir: &Path, json: bool) -> Result<(), Failure> {
         return Ok(());
     }
     let problems: Vec<_> = found.problems.iter().map(ToString::to_string).collect();
+    if found.problems.iter().all(|problem| matches!(problem, StorageError::Format { .. })) {
+        // Nothing is damaged, and each says what reads it.
+        return Err(Failure::error(problems.join("\n"), ""));
+    }
     Err(Failure::error(
         format!("{} is damaged:\n  {}", dir.display(), problems.join("\n  ")),
         format!(

@@ -151,7 +151,9 @@ pub(crate) async fn audit(args: AuditArgs, json: bool) -> Result<(), Failure> {
 
 pub(crate) async fn show_record(args: ShowArgs, json: bool) -> Result<(), Failure> {
     let client = connect(&args.client).await?;
-    match record(&client, args.sequence, false).await? {
+    // Sequence 0 stands for "before the first": nothing is recorded there.
+    let found = if args.sequence == Seq(0) { None } else { record(&client, args.sequence, false).await? };
+    match found {
         Some(record) => show(json, &json::record(&record), &text::record(&record)),
         None => Err(Failure::error(
             format!("there is no sequence {}", args.sequence),

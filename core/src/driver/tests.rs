@@ -21,6 +21,8 @@ use std::sync::Mutex;
 
 // ---- devices ----------------------------------------------------------------------------------------------------------------
 
+type Filling = (Segment, Vec<Bytes>);
+
 #[derive(Clone, Default)]
 struct Disk {
     records: Arc<Mutex<Vec<Vec<LogRecord>>>>,
@@ -31,7 +33,7 @@ struct Disk {
     /// Appends wait while set.
     hanging: Arc<AtomicBool>,
     missing: Arc<Mutex<Vec<Segment>>>,
-    filled: Arc<Mutex<Vec<(Segment, Vec<Bytes>)>>>,
+    filled: Arc<Mutex<Vec<Filling>>>,
 }
 
 fn io() -> StorageError {
@@ -149,10 +151,10 @@ impl<T> Task<T> {
         Self { future: Box::pin(future), output: None }
     }
     fn poll(&mut self) {
-        if self.output.is_none() {
-            if let Poll::Ready(output) = self.future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                self.output = Some(output);
-            }
+        if self.output.is_none()
+            && let Poll::Ready(output) = self.future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        {
+            self.output = Some(output);
         }
     }
 }

@@ -94,6 +94,7 @@ pub enum Answer {
 
 /// Something for the log's writer, in order.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "installs are rare, and tasks are moved once")]
 pub enum LogTask {
     /// Make it durable.
     Write(Write),

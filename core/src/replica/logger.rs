@@ -1,6 +1,6 @@
 //! The library's log lines, as tracing events of ours. Its `info` is our `debug`: it tells every step.
 
-use alloc::format;
+use core::fmt::Write as _;
 use slog::{Drain, KV, Level, Logger, Never, OwnedKVList, Record, Serializer, o};
 
 struct ToTracing;
@@ -9,8 +9,7 @@ struct Pairs(alloc::string::String);
 
 impl Serializer for Pairs {
     fn emit_arguments(&mut self, key: slog::Key, value: &core::fmt::Arguments<'_>) -> slog::Result {
-        self.0.push_str(&format!(" {key}={value}"));
-        Ok(())
+        Ok(write!(self.0, " {key}={value}")?)
     }
 }
 

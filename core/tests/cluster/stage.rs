@@ -47,6 +47,8 @@ pub(crate) struct Stage {
     /// Everything that was ever sent, in order.
     pub(crate) sent: Vec<Envelope>,
     pub(crate) limits: Limits,
+    /// Whether snapshots are fetched only when the story says so.
+    pub(crate) slow_fetches: bool,
     first: (SnapshotMeta, Vec<Bytes>),
     drawn: u128,
 }
@@ -127,6 +129,7 @@ impl Stage {
             mail: Vec::new(),
             sent: Vec::new(),
             limits: Limits::default(),
+            slow_fetches: false,
             first: (meta, pages),
             drawn: 1_000,
         };
@@ -319,7 +322,9 @@ impl Stage {
                 for id in &ids {
                     self.persist(*id);
                     self.save(*id);
-                    self.fetch(*id);
+                    if !self.slow_fetches {
+                        self.fetch(*id);
+                    }
                 }
                 self.deliver(&passes);
             }

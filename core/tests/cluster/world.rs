@@ -76,6 +76,7 @@ pub(crate) struct Node {
 }
 
 #[derive(PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "events are moved once")]
 enum What {
     Deliver(Envelope),
     LogDone(ReplicaId, u64),
@@ -273,13 +274,8 @@ impl World {
     }
 
     fn add_node(&mut self, id: ReplicaId, incarnation: Incarnation, disk: Disk) {
-        let identity = Identity {
-            cluster: self.cluster,
-            group: GroupId(1),
-            replica: id,
-            incarnation,
-            name: name(id.0),
-        };
+        let identity =
+            Identity { cluster: self.cluster, group: GroupId(1), replica: id, incarnation, name: name(id.0) };
         let node = Node {
             identity,
             replica: None,
@@ -591,12 +587,11 @@ impl World {
             let took = (self.now - asked.at) / MS;
             assert!(took <= Timing::LAN.request_ms + 100, "{id} took {took} ms to answer {answer:?}");
         }
-        if let (Some(number), Answer::Write(outcome)) = (asked.session, &answer) {
-            if !matches!(outcome, Outcome::Unknown(_)) {
-                if let Some(session) = &mut self.session {
-                    session.open.remove(&number);
-                }
-            }
+        if let (Some(number), Answer::Write(outcome)) = (asked.session, &answer)
+            && !matches!(outcome, Outcome::Unknown(_))
+            && let Some(session) = &mut self.session
+        {
+            session.open.remove(&number);
         }
         match answer {
             Answer::Write(Outcome::Applied { reply, .. }) => {
@@ -654,7 +649,10 @@ impl World {
         self.next_token += 1;
         let token = self.next_token;
         let run = self.nodes[&id].run;
-        self.asked.insert((id, run, token), Asked { at: self.now, session, floor: Seq(0), write: Some((write.clone(), number)) });
+        self.asked.insert(
+            (id, run, token),
+            Asked { at: self.now, session, floor: Seq(0), write: Some((write.clone(), number)) },
+        );
         self.step(id, vec![Input::Write { token, write, forward }]);
     }
 
@@ -795,10 +793,10 @@ impl World {
             };
             self.write(Command::Members(command));
         }
-        if self.draw.percent(self.faults.crashes) {
-            if let Some(id) = self.random_up() {
-                self.crash(id);
-            }
+        if self.draw.percent(self.faults.crashes)
+            && let Some(id) = self.random_up()
+        {
+            self.crash(id);
         }
         if self.draw.percent(self.faults.cuts) {
             let ids: Vec<ReplicaId> = self.nodes.keys().copied().collect();
@@ -980,7 +978,12 @@ impl World {
 
     /// What became of everything, in one line.
     pub(crate) fn story(&self) -> String {
-        let last = self.nodes.values().filter_map(|n| n.replica.as_ref()).map(|r| r.status()).max_by_key(|s| s.applied);
+        let last = self
+            .nodes
+            .values()
+            .filter_map(|n| n.replica.as_ref())
+            .map(muster_core::replica::Replica::status)
+            .max_by_key(|s| s.applied);
         let last = last.expect("somebody is up");
         format!(
             "{} asked, {} acknowledged, {} unknown, {} refused, {} not applied, {} reads, {} terms led, applied {}, snapshot {}, first {}",
@@ -1030,7 +1033,10 @@ impl World {
         assert!(!status.configuration.is_joint(), "a joint configuration was never left");
         for (id, other, other_digest, _) in &states {
             if status.configuration.everybody().contains(id) {
-                assert_eq!(other.applied, status.applied, "replica {id} has not caught up: {other:?}, leader {status:?}");
+                assert_eq!(
+                    other.applied, status.applied,
+                    "replica {id} has not caught up: {other:?}, leader {status:?}"
+                );
                 assert_eq!(*other_digest, digest, "replica {id} differs");
             }
         }
@@ -1042,12 +1048,12 @@ impl World {
         for (at, bytes) in self.history.range(..=sequence) {
             let record = codec::decode_record(bytes).unwrap();
             assert_eq!(record.sequence(), *at);
-            if let Record::Entry(entry) = record {
-                if entry.entry_type == EntryType::Commit {
-                    let number = entry.message.strip_prefix("write ").unwrap().parse().unwrap();
-                    let twice = seen.insert(number, *at);
-                    assert!(twice.is_none(), "write {number} is recorded twice, at {twice:?} and {at}");
-                }
+            if let Record::Entry(entry) = record
+                && entry.entry_type == EntryType::Commit
+            {
+                let number = entry.message.strip_prefix("write ").unwrap().parse().unwrap();
+                let twice = seen.insert(number, *at);
+                assert!(twice.is_none(), "write {number} is recorded twice, at {twice:?} and {at}");
             }
         }
         for number in &self.never {

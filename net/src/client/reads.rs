@@ -80,7 +80,8 @@ where
     F: Future<Output = Asked<T>>,
 {
     let mut tried: Vec<(String, String)> = Vec::new();
-    let mut advice = None;
+    // Who said why there is no answer. It outlives others that cannot be reached: a minority is told "no quorum", not "nobody".
+    let mut advice: Option<(Arc<str>, NotApplied)> = None;
     loop {
         let address = connections.current();
         let stub = connections.stub(&address)?;
@@ -94,12 +95,12 @@ where
             Ok(Err(Miss::Elsewhere(problem))) => {
                 tried.retain(|(known, _)| **known != *address);
                 tried.push((address.to_string(), problem));
-                advice = None;
+                advice = advice.filter(|(adviser, _)| *adviser != address);
                 connections.targets().failed(&address)
             }
             Ok(Err(Miss::Advice(why))) => {
                 let next = again(&why);
-                advice = Some(why.clone());
+                advice = Some((address.clone(), why.clone()));
                 match next {
                     None => return Err(ClientError::NotAnswered(why)),
                     Some((Turn::Same, after_ms)) => after_ms,
@@ -119,7 +120,7 @@ where
         let everyone_failed = tried.len() >= connections.targets().addresses().len();
         // Servers that refuse connections are told about at once; those that are there but cannot answer get their time.
         if wake >= deadline || (everyone_failed && advice.is_none()) {
-            return Err(advice.map_or(ClientError::Unreachable { tried }, ClientError::NotAnswered));
+            return Err(advice.map_or(ClientError::Unreachable { tried }, |(_, why)| ClientError::NotAnswered(why)));
         }
         tokio::time::sleep_until(connections.at(wake)).await;
     }
@@ -207,7 +208,13 @@ pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result
     let deadline = read_deadline(connections);
     let mut lagging = Vec::new();
     loop {
-        let booted = ask(connections, deadline, |address, stub| boot_from(address, stub, request.clone())).await?;
+        let asked = ask(connections, deadline, |address, stub| boot_from(address, stub, request.clone())).await;
+        let booted = match asked {
+            Err(error @ ClientError::Unreachable { .. }) if ask_for.at_least > Seq(0) => {
+                return Err(behind(connections, ask_for.at_least).await.unwrap_or(error));
+            }
+            asked => asked?,
+        };
         let sequence = match booted {
             Booted::Boot(boot) => return Ok(*boot),
             Booted::Lagging(sequence) => sequence,
@@ -221,6 +228,12 @@ pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result
         }
         connections.targets().failed(&address);
     }
+}
+
+/// Whether the replicas are there, but have not got as far as was demanded.
+async fn behind(connections: &Connections, demanded: Seq) -> Option<ClientError> {
+    let sequence = query(connections, Freshness::Local, &Query::Summary).await.ok()?.sequence;
+    (sequence < demanded).then_some(ClientError::Lagging { known: demanded, sequence })
 }
 
 async fn boot_from(address: Arc<str>, mut stub: MusterClient<Channel>, request: wire::BootRequest) -> Asked<Booted> {
@@ -471,7 +484,10 @@ pub(super) async fn verify(
     })
     .await?;
     loop {
-        let message = stream.message().await.map_err(|status| broken(address, status.message()))?;
+        let message = stream.message().await.map_err(|status| match status.code() {
+            Code::OutOfRange => ClientError::Invalid { problem: status.message().to_owned() },
+            _ => broken(address, status.message()),
+        })?;
         let Some(wire::VerifyReply { reply: Some(reply) }) = message else {
             return Err(broken(address, "the verification broke off"));
         };

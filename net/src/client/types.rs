@@ -240,6 +240,8 @@ pub struct Status {
     pub summary: Summary,
     /// Everybody.
     pub members: Vec<Member>,
+    /// What its data directory takes on disk, in bytes; 0 if it was not told.
+    pub disk_bytes: u64,
 }
 
 /// What a new replica writes into its data directory.

@@ -152,6 +152,7 @@ impl Wire for Status {
             replica: Some(self.replica.to_wire()),
             summary: Some(self.summary.to_wire()),
             members: all(&self.members),
+            disk_bytes: self.disk_bytes,
         }
     }
     fn from_wire(wire: Self::Wire) -> Result<Self, Malformed> {
@@ -164,6 +165,7 @@ impl Wire for Status {
             replica: need("replica", wire.replica)?,
             summary: need("summary", wire.summary)?,
             members: many("members", wire.members)?,
+            disk_bytes: wire.disk_bytes,
         })
     }
 }

@@ -28,6 +28,9 @@ use tonic::{Code, Status};
 pub struct PeerOptions {
     /// Where this replica's own peers reach it, told to whoever it calls. Empty: a joiner that knows nobody cannot answer.
     pub peer_address: Arc<str>,
+    /// Snapshot pages and records are given to peers in chunks of at most this many bytes. Larger: fewer messages; smaller: less is
+    /// sent again after a break.
+    pub chunk_bytes: usize,
     /// Bytes of control messages that may wait for one peer.
     pub control_bytes_max: usize,
     /// Bytes of bulk messages that may wait for one peer. More rides out longer stalls; a leader holds this much per follower.
@@ -44,6 +47,7 @@ impl Default for PeerOptions {
     fn default() -> Self {
         Self {
             peer_address: Arc::from(""),
+            chunk_bytes: 1 << 20,
             control_bytes_max: 1 << 20,
             bulk_bytes_max: 64 << 20,
             connect_timeout: Duration::from_secs(1),
@@ -111,6 +115,11 @@ impl GrpcNetwork {
         self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How large the chunks are in which peers are given pages and records.
+    pub(super) fn chunk_bytes(&self) -> usize {
+        self.shared.options.chunk_bytes.max(1)
+    }
+
     /// What went wrong so far.
     #[must_use]
     pub fn counters(&self) -> &PeerCounters {
@@ -138,7 +147,8 @@ impl GrpcNetwork {
                 options: options.clone(),
                 counters: self.shared.counters.clone(),
             };
-            self.shared.runtime.spawn(link.keep_up())
+            let span = tracing::info_span!("replica", id = self.shared.here.replica.0);
+            self.shared.runtime.spawn(tracing::Instrument::instrument(link.keep_up(), span))
         };
         let control = Arc::new(Queue::new(options.control_bytes_max));
         let bulk = Arc::new(Queue::new(options.bulk_bytes_max));

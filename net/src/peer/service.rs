@@ -18,8 +18,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// How long a caller may take to say hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
-/// Chunks of pages and records are at most this long.
-const CHUNK_BYTES: usize = 1 << 20;
 /// About this many bytes of records are given for one question.
 const RECORDS_BYTES: usize = 4 << 20;
 
@@ -160,7 +158,7 @@ impl<L: Library> Peer for PeerApi<L> {
         if offset > page.len() {
             return Err(Status::out_of_range(format!("the page has {total} bytes, there is nothing at {offset}")));
         }
-        let chunks = parts(page.slice(offset..)).map(move |data| {
+        let chunks = parts(page.slice(offset..), self.network.chunk_bytes()).map(move |data| {
             let checksum = crc32fast::hash(&data);
             Ok(wire::Chunk { data, checksum, total })
         });
@@ -176,13 +174,14 @@ impl<L: Library> Peer for PeerApi<L> {
         let records = self.replica.library.records(Seq(request.after), Seq(request.upto), RECORDS_BYTES).await;
         let records = records.map_err(|error| Status::unavailable(error.to_string()))?;
         let mut chunks = vec![wire::RecordsChunk::default()];
-        let mut room = CHUNK_BYTES;
+        let chunk_bytes = self.network.chunk_bytes();
+        let mut room = chunk_bytes;
         for (sequence, bytes) in records {
-            let mut parts = parts(bytes).peekable();
+            let mut parts = parts(bytes, chunk_bytes).peekable();
             while let Some(data) = parts.next() {
                 if data.len() > room {
                     chunks.push(wire::RecordsChunk::default());
-                    room = CHUNK_BYTES;
+                    room = chunk_bytes;
                 }
                 room -= data.len();
                 let checksum = crc32fast::hash(&data);
@@ -196,8 +195,8 @@ impl<L: Library> Peer for PeerApi<L> {
     }
 }
 
-/// The bytes in parts of at most [`CHUNK_BYTES`]; one empty part if there are none.
-fn parts(bytes: Bytes) -> impl Iterator<Item = Bytes> + Send {
-    let count = bytes.len().div_ceil(CHUNK_BYTES).max(1);
-    (0..count).map(move |place| bytes.slice(place * CHUNK_BYTES..((place + 1) * CHUNK_BYTES).min(bytes.len())))
+/// The bytes in parts of at most `chunk_bytes`; one empty part if there are none.
+fn parts(bytes: Bytes, chunk_bytes: usize) -> impl Iterator<Item = Bytes> + Send {
+    let count = bytes.len().div_ceil(chunk_bytes).max(1);
+    (0..count).map(move |place| bytes.slice(place * chunk_bytes..((place + 1) * chunk_bytes).min(bytes.len())))
 }

@@ -286,6 +286,7 @@ impl<L: Library> Muster for MusterApi<L> {
             replica: view.status.clone(),
             summary,
             members: view.state.members.all().cloned().collect(),
+            disk_bytes: (self.replica.disk_bytes)(),
         };
         Ok(Response::new(report.to_wire()))
     }

@@ -374,7 +374,8 @@ async fn verified<L: Library>(
     let mut matched = false;
     if let Some((sequence, digest)) = expected {
         if sequence > upto {
-            return failed(sequence, format!("the journal ends at {upto} here: ask a replica that is further"));
+            let problem = format!("sequence {sequence} lies in the future: the journal's head here is {upto}");
+            return Err(Status::out_of_range(problem));
         }
         matched = sequence == Seq(0) && digest == Digest::default();
     }

@@ -2,8 +2,8 @@
 
 use super::Replica;
 use axum::Router;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use muster_core::storage::Library;
 use std::sync::Arc;
@@ -33,6 +33,16 @@ pub(super) fn router<L: Library>(replica: Replica<L>, pages: HttpPages) -> Route
             get(move || async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics()) }),
         )
         .merge(pages.more)
+}
+
+/// A call of a service that is not here is answered as gRPC asks; anything else gets a plain 404.
+pub(super) async fn unknown(headers: HeaderMap) -> Response {
+    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    if grpc {
+        tonic::Status::unimplemented("this replica has no such service").into_http()
+    } else {
+        (StatusCode::NOT_FOUND, "there is no such page: expected /health or /metrics\n").into_response()
+    }
 }
 
 /// 200 while the replica knows a leader; 503 with the reason otherwise. Local reads and boots are served either way.

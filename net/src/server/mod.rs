@@ -40,6 +40,8 @@ pub struct Replica<L> {
     pub identity: Arc<Identity>,
     /// The version of the binary, for status.
     pub build_version: &'static str,
+    /// What its data directory takes on disk, in bytes. Asked for every status.
+    disk_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
     ending: watch::Receiver<bool>,
     end: Arc<watch::Sender<bool>>,
 }
@@ -49,11 +51,25 @@ impl<L: Library> Replica<L> {
     #[must_use]
     pub fn new(handle: Handle, library: L, identity: Identity, build_version: &'static str) -> Self {
         let (end, ending) = watch::channel(false);
-        Self { handle, library, identity: Arc::new(identity), build_version, ending, end: Arc::new(end) }
+        Self {
+            handle,
+            library,
+            identity: Arc::new(identity),
+            build_version,
+            disk_bytes: Arc::new(|| 0),
+            ending,
+            end: Arc::new(end),
+        }
     }
 }
 
 impl<L> Replica<L> {
+    /// The same replica, telling what its data directory takes on disk.
+    #[must_use]
+    pub fn with_disk_bytes(self, disk_bytes: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self { disk_bytes: Arc::new(disk_bytes), ..self }
+    }
+
     /// Ends every stream and both servers. Call it when the process is asked to stop, or the replica has stopped.
     pub fn end(&self) {
         self.end.send_replace(true);
@@ -212,7 +228,8 @@ pub async fn serve_clients<L: Library>(
         .add_service(describe().build_v1().map_err(reflection)?)
         .add_service(describe().build_v1alpha().map_err(reflection)?)
         .into_axum_router()
-        .merge(http::router(replica.clone(), pages));
+        .merge(http::router(replica.clone(), pages))
+        .fallback(http::unknown);
     let ending = replica.clone();
     let signal = async move {
         ending.ending().await;

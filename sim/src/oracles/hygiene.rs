@@ -1,4 +1,5 @@
-//! An error-level log line, or a replica that stops by itself, that no fault explains fails the run.
+//! An error-level log line, or a replica that stops by itself, that no fault explains fails the run. So does one that talks to
+//! itself.
 
 use super::{Oracle, Violation, must};
 use crate::event::{Ending, Event};
@@ -25,6 +26,10 @@ impl Oracle for Hygiene {
                 || format!("replica {replica}, whose disk kept what it was told to keep, to go on"),
                 || format!("it stop: {problem}"),
             ),
+            Event::Send { envelope, .. } if envelope.from == envelope.to => Err(Violation::new(
+                format!("replica {} to talk to others", envelope.from),
+                "it send a message to itself",
+            )),
             Event::Stop { replica, why: Ending::Ended, .. } => {
                 Err(Violation::new(format!("replica {replica} to go on until it is told to stop"), "it end"))
             }

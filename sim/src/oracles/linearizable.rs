@@ -54,8 +54,8 @@ impl Oracle for Linearizable {
             Event::Answer { client, number, told } => {
                 let Some(open) = self.open.remove(&(*client, *number)) else { return Ok(()) };
                 let sequence = match told {
-                    Told::Head { sequence, .. } => *sequence,
-                    Told::Outcome(Outcome::Applied { reply: Reply::Recorded { sequence }, .. }) => *sequence,
+                    Told::Head { sequence, .. }
+                    | Told::Outcome(Outcome::Applied { reply: Reply::Recorded { sequence }, .. }) => *sequence,
                     Told::Outcome(_) | Told::Booted { .. } | Told::Records { .. } | Told::Nothing(_) => return Ok(()),
                 };
                 if let Some(mark) = open.append {

@@ -70,7 +70,9 @@ pub(super) fn problems(file: &str, story: &Scenario) -> Vec<Problem> {
         }
     };
     for item in &story.faults {
-        whom(&item.fault).iter().for_each(|pick| there(item.line, &item.id, pick));
+        for pick in &whom(&item.fault) {
+            there(item.line, &item.id, pick);
+        }
     }
     for item in &story.operations {
         match &item.operation {

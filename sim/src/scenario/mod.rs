@@ -387,6 +387,8 @@ impl Scenario {
         if let Some(nemesis) = drawn.nemesis.take() {
             drawn.faults.extend(nemesis.faults(seed, self));
             drawn.faults.sort_by_key(|item| item.at);
+            // What may break more must still be allowed to when the drawn story is read again.
+            drawn.nemesis = (nemesis.budget == Budget::Beyond).then_some(Nemesis { every: 0, ..nemesis });
         }
         drawn
     }

@@ -12,7 +12,7 @@ use crate::draw::Draw;
 pub struct Nemesis {
     /// How much may break at once.
     pub budget: Budget,
-    /// About how often something breaks.
+    /// About how often something breaks; 0: nothing besides what the story names.
     pub every: u64,
 }
 
@@ -23,6 +23,9 @@ impl Nemesis {
     /// The faults of a seed.
     #[must_use]
     pub fn faults(&self, seed: u64, story: &Scenario) -> Vec<FaultItem> {
+        if self.every == 0 {
+            return Vec::new();
+        }
         let mut draw = Draw::of(seed, "nemesis", 0);
         // Swarm: a run has some kinds and not others, else every run is the same soup.
         let mut on: Vec<u64> = (0..KINDS).filter(|_| draw.percent(45)).collect();

@@ -44,7 +44,7 @@ struct Page<'t> {
 
 impl Page<'_> {
     fn line(&self, at: usize) -> usize {
-        self.text.as_bytes()[..at.min(self.text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+        self.text.char_indices().take_while(|(place, _)| *place < at).filter(|(_, c)| *c == '\n').count() + 1
     }
     fn wrong(&mut self, at: usize, problem: impl Into<String>) {
         let line = self.line(at);
@@ -211,16 +211,15 @@ impl<'a, 't> Keys<'a, 't> {
                 }
                 _ => None,
             };
-            match pick {
-                Some(pick) => picks.push(pick),
-                None => {
-                    let words: Vec<&str> = WHO.iter().chain(extra).map(|(word, _)| *word).collect();
-                    let shown = shown(page, value);
-                    page.wrong(
-                        value.span().start,
-                        format!("{key} is {shown}: expected a replica's number or one of {}", words.join(", ")),
-                    );
-                }
+            if let Some(pick) = pick {
+                picks.push(pick);
+            } else {
+                let words: Vec<&str> = WHO.iter().chain(extra).map(|(word, _)| *word).collect();
+                let shown = shown(page, value);
+                page.wrong(
+                    value.span().start,
+                    format!("{key} is {shown}: expected a replica's number or one of {}", words.join(", ")),
+                );
             }
         }
         Some(picks)
@@ -235,7 +234,7 @@ impl<'a, 't> Keys<'a, 't> {
 
     /// Nothing else may be here.
     fn done(self, page: &mut Page<'_>) {
-        for (name, _) in self.table.iter() {
+        for (name, _) in self.table {
             let key = name.get_ref();
             if !self.accepted.contains(&key.as_ref()) {
                 page.wrong(
@@ -314,12 +313,11 @@ fn list<T>(
     one: impl Fn(&mut Page<'_>, Value<'_, '_>) -> Option<T>,
 ) -> Vec<T> {
     let Some(value) = value else { return Vec::new() };
-    match value.get_ref() {
-        DeValue::Array(array) => array.iter().filter_map(|value| one(page, value)).collect(),
-        _ => {
-            page.wrong(value.span().start, format!("{what} is not a list: write [[{what}]]"));
-            Vec::new()
-        }
+    if let DeValue::Array(array) = value.get_ref() {
+        array.iter().filter_map(|value| one(page, value)).collect()
+    } else {
+        page.wrong(value.span().start, format!("{what} is not a list: write [[{what}]]"));
+        Vec::new()
     }
 }
 
@@ -454,7 +452,7 @@ fn expect(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Expect {
     if let Some(value) = keys.take("marks") {
         match value.get_ref() {
             DeValue::Array(array) => {
-                for mark in array.iter() {
+                for mark in array {
                     match mark.get_ref() {
                         DeValue::String(text) => expect.marks.push(text.clone().into_owned()),
                         other => page.wrong(mark.span().start, format!("a mark is {}: expected text", kind_of(other))),
@@ -494,11 +492,11 @@ fn fault(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<FaultItem> {
     let lasts = keys.span(page, "for");
     let mut faults = Vec::new();
     for (kind, read) in FAULTS {
-        if let Some(value) = keys.take(kind) {
-            if let Some(mut inner) = Keys::of(page, value, kind) {
-                faults.extend(read(page, &mut inner));
-                inner.done(page);
-            }
+        if let Some(value) = keys.take(kind)
+            && let Some(mut inner) = Keys::of(page, value, kind)
+        {
+            faults.extend(read(page, &mut inner));
+            inner.done(page);
         }
     }
     let kinds = FAULTS.iter().filter(|(kind, _)| keys.has(kind)).count();
@@ -583,6 +581,7 @@ fn cut(page: &mut Page<'_>, keys: &mut Keys<'_, '_>) -> Option<Fault> {
     Some(Fault::Cut { from: from?, to: to?, way, flap })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is one of a table of readers")]
 fn link(page: &mut Page<'_>, keys: &mut Keys<'_, '_>) -> Option<Fault> {
     let latency = keys.span(page, "latency").map(|nanos| nanos / 1_000);
     Some(Fault::Link(LinkChange {
@@ -616,6 +615,8 @@ fn disk(page: &mut Page<'_>, keys: &mut Keys<'_, '_>) -> Option<Fault> {
     Some(Fault::Disk { who: who(page, keys)?, how })
 }
 
+type Make = fn(Pick) -> Operation;
+
 fn operation(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<OperationItem> {
     let mut keys = Keys::of(page, value, "operation")?;
     let line = page.line(value.span().start);
@@ -637,7 +638,7 @@ fn operation(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<OperationItem>
             _ => found.extend(keys.word(page, "join", &wishes).map(Operation::Join)),
         }
     }
-    let one: [(&'static str, fn(Pick) -> Operation); 4] = [
+    let one: [(&'static str, Make); 4] = [
         ("promote", Operation::Promote),
         ("demote", Operation::Demote),
         ("remove", Operation::Remove),
