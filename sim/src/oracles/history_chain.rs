@@ -7,15 +7,18 @@ use crate::world::Facts;
 use muster_core::codec;
 use muster_core::ids::{Digest, Seq};
 use muster_core::journal::entry::{Principal, Record};
+use std::collections::BTreeMap;
 
 pub(super) struct HistoryChain {
     /// The head at every sequence, from 0.
     heads: Vec<Digest>,
+    /// Heads that were told while their records still waited to be finished on every replica.
+    waiting: BTreeMap<Seq, (Digest, String)>,
 }
 
 impl Default for HistoryChain {
     fn default() -> Self {
-        Self { heads: vec![Digest::default()] }
+        Self { heads: vec![Digest::default()], waiting: BTreeMap::new() }
     }
 }
 
@@ -24,12 +27,14 @@ impl HistoryChain {
         self.heads.get(usize::try_from(sequence.0).ok()?).copied()
     }
 
-    fn told(&self, sequence: Seq, head: Digest, by: &str) -> Result<(), Violation> {
+    fn told(&mut self, sequence: Seq, head: Digest, by: &str) -> Result<(), Violation> {
         let Some(known) = self.head(sequence) else {
-            return Err(Violation::new(
-                format!("a head of one of the {} records that were finished", self.heads.len() - 1),
-                format!("{by} tell a head at sequence {sequence}"),
-            ));
+            let (other, first) = self.waiting.entry(sequence).or_insert_with(|| (head, by.to_owned()));
+            return must(
+                *other == head,
+                || format!("the head {other} at sequence {sequence}, as {first} told"),
+                || format!("{by} tell {head}"),
+            );
         };
         must(known == head, || format!("the head {known} at sequence {sequence}"), || format!("{by} tell {head}"))
     }
@@ -69,6 +74,9 @@ impl Oracle for HistoryChain {
                     };
                     must(named, || format!("an author of record {sequence}"), || "none".into())?;
                     self.heads.push(last.chain(bytes));
+                    if let Some((head, by)) = self.waiting.remove(&Seq(sequence)) {
+                        self.told(Seq(sequence), head, &by)?;
+                    }
                 }
                 Ok(())
             }
@@ -80,5 +88,12 @@ impl Oracle for HistoryChain {
             }
             _ => Ok(()),
         }
+    }
+    fn at_end(&mut self, _: &Facts) -> Result<(), Violation> {
+        must(
+            self.waiting.is_empty(),
+            || format!("heads of the {} records that were finished", self.heads.len() - 1),
+            || format!("{:?}", self.waiting.first_key_value()),
+        )
     }
 }
