@@ -183,6 +183,7 @@ impl Chronicle {
             | Event::Call { .. }
             | Event::Answer { .. }
             | Event::Log { .. }
+            | Event::Kept { .. }
             | Event::Mark(_) => {}
         }
         true

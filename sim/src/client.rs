@@ -8,11 +8,12 @@ use crate::scenario::{Kind, SECOND};
 use crate::world::World;
 use futures_util::future::{Either, select};
 use muster_core::client::{Session, Step, Targets, Turn, WriteAttempts, again};
-use muster_core::ids::{Age, OneShotId, ReplicaId, Seq, Time, VClusterId};
+use muster_core::ids::{Age, NodeId, OneShotId, ReplicaId, Seq, Time, VClusterId};
 use muster_core::journal::command::JournalCommand;
 use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType, Principal, Role};
 use muster_core::journal::key::{Key, Scope, Setting};
 use muster_core::journal::policy::Policy;
+use muster_core::limits::TTL_SECONDS_MIN;
 use muster_core::request::{Command, Freshness, NotApplied, Outcome, Reply, RequestId, UnknownWhy, WriteRequest};
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -36,6 +37,8 @@ pub struct Crowd {
     pub acknowledged: AtomicU64,
     /// Requests that were asked.
     pub asked: AtomicU64,
+    /// Subscribers that have not seen everything.
+    pub behind: AtomicU64,
 }
 
 /// A client.
@@ -53,6 +56,11 @@ pub struct Client {
 
 fn author(id: ClientId) -> Author {
     Author { principal: Principal::Claimed { name: format!("client-{id}").as_str().into() }, role: Role::Admin }
+}
+
+/// The name of a node.
+fn node(which: u64) -> NodeId {
+    NodeId::new(&format!("n{which}")).expect("a good name")
 }
 
 fn scope(which: usize) -> Scope {
@@ -216,6 +224,28 @@ impl Client {
         }
     }
 
+    async fn boot(&mut self, node: &NodeId, at_least: Seq, deadline: Time) -> Told {
+        loop {
+            let (address, to) = self.current();
+            let answer = {
+                let call = pin!(network::boot(&self.world, to, node.clone(), at_least));
+                let late = pin!(self.world.agenda.sleep_until(deadline));
+                match select(call, late).await {
+                    Either::Left((answer, _)) => answer,
+                    Either::Right(_) => return Told::Nothing("no boot in time".into()),
+                }
+            };
+            if let Ok(Ok(told)) = answer {
+                self.targets.answered();
+                return told;
+            }
+            if self.now() >= deadline {
+                return Told::Nothing(format!("{answer:?}"));
+            }
+            self.turn(Turn::Next, 0, &address).await;
+        }
+    }
+
     fn draft(&mut self, kind: Kind, mark: &Arc<str>) -> Option<EntryDraft> {
         let which = self.draw.place(1 + VCLUSTERS.len());
         let load = &self.world.scenario.load;
@@ -246,12 +276,36 @@ impl Client {
         }
         value.truncate(size.max(1));
         let key = format!("kernel:k{}", self.draw.below(load.keys));
-        let change = Change {
-            key: Key::new(&key).expect("a good key"),
-            previous: Setting::Unset,
-            next: Setting::Value(value.as_str().into()),
-        };
-        Some(EntryDraft { changes: vec![change], ..draft })
+        let change =
+            |key: Key, value: &str| Change { key, previous: Setting::Unset, next: Setting::Value(value.into()) };
+        let changes = vec![change(Key::new(&key).expect("a good key"), &value)];
+        match kind {
+            Kind::Temporary => {
+                let ttl_seconds = Some(TTL_SECONDS_MIN + u32::try_from(self.draw.below(60)).unwrap_or(0));
+                Some(EntryDraft { changes, ttl_seconds, ..draft })
+            }
+            Kind::Assign => {
+                let which = self.draw.below(self.world.scenario.load.nodes);
+                let changes = vec![change(Key::vcluster(), VCLUSTERS[self.draw.place(VCLUSTERS.len())])];
+                Some(EntryDraft {
+                    entry_type: EntryType::BootConfig,
+                    scope: Scope::Node(node(which)),
+                    changes,
+                    ..draft
+                })
+            }
+            Kind::NodeCommit => {
+                let which = self.draw.below(self.world.scenario.load.nodes);
+                Some(EntryDraft { scope: Scope::Node(node(which)), changes, ..draft })
+            }
+            Kind::Commit
+            | Kind::Rollback
+            | Kind::Policy
+            | Kind::Read
+            | Kind::LocalRead
+            | Kind::ReadAtLeast
+            | Kind::Boot => Some(EntryDraft { changes, ..draft }),
+        }
     }
 
     fn tell(&self, told: Told) {
@@ -267,15 +321,17 @@ impl Client {
     async fn request(&mut self, kind: Kind, crowd: &Crowd) {
         let deadline = Time(self.now().0 + self.world.scenario.load.patience);
         match kind {
-            Kind::Commit | Kind::Rollback => {
+            Kind::Commit | Kind::Rollback | Kind::Temporary | Kind::Assign | Kind::NodeCommit => {
                 let mark: Arc<str> = format!("{MARK}c{}-{}", self.id, self.number + 1).into();
                 let Some(draft) = self.draft(kind, &mark) else { return };
-                let which = (0..=VCLUSTERS.len()).find(|which| scope(*which) == draft.scope).unwrap_or(0);
+                let which = (0..=VCLUSTERS.len()).find(|which| scope(*which) == draft.scope);
                 self.ask(Ask::Write { mark });
                 let outcome = self.write(Command::Journal(JournalCommand::AppendEntry(draft)), deadline).await;
                 if let Outcome::Applied { reply: Reply::Recorded { sequence }, .. } = &outcome {
                     self.seen = self.seen.max(*sequence);
-                    self.wrote.insert(which, *sequence);
+                    if let Some(which) = which {
+                        self.wrote.insert(which, *sequence);
+                    }
                     crowd.acknowledged.fetch_add(1, Ordering::Relaxed);
                 }
                 self.tell(Told::Outcome(outcome));
@@ -289,13 +345,28 @@ impl Client {
                 let outcome = self.write(command, deadline).await;
                 self.tell(Told::Outcome(outcome));
             }
+            Kind::Boot => {
+                let node = node(self.draw.below(self.world.scenario.load.nodes));
+                let at_least = if self.draw.percent(50) { self.seen } else { Seq(0) };
+                self.ask(Ask::Boot { node: node.clone(), at_least });
+                let told = self.boot(&node, at_least, deadline).await;
+                if let Told::Booted { booted, .. } = &told {
+                    self.seen = self.seen.max(booted.sequence);
+                }
+                self.tell(told);
+            }
             Kind::Read | Kind::LocalRead | Kind::ReadAtLeast => {
                 let (ask, freshness) = match kind {
                     Kind::Read => (Ask::Read, Freshness::Linearizable),
                     Kind::ReadAtLeast => (Ask::ReadAtLeast { sequence: self.seen }, Freshness::AtLeast(self.seen)),
-                    Kind::LocalRead | Kind::Commit | Kind::Rollback | Kind::Policy => {
-                        (Ask::LocalRead, Freshness::Local)
-                    }
+                    Kind::LocalRead
+                    | Kind::Commit
+                    | Kind::Rollback
+                    | Kind::Policy
+                    | Kind::Temporary
+                    | Kind::Assign
+                    | Kind::NodeCommit
+                    | Kind::Boot => (Ask::LocalRead, Freshness::Local),
                 };
                 self.ask(ask);
                 let told = self.read(freshness, deadline).await;

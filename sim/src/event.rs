@@ -6,9 +6,10 @@
 //! The printed form has time, then the replica, then what happened; ASCII, one line.
 
 use bytes::Bytes;
+use muster_core::boot::{BootPlan, BootRefusal};
 use muster_core::codec;
 use muster_core::front::View;
-use muster_core::ids::{Digest, Index, ReplicaId, Seq, Term, Time};
+use muster_core::ids::{Digest, Index, NodeId, ReplicaId, Seq, Term, Time};
 use muster_core::log::{HardState, LogEntryKind, LogRecord};
 use muster_core::peer::{Envelope, PeerMessage, RaftMessage, RaftMessageKind};
 use muster_core::request::{NotApplied, Outcome, Reply};
@@ -103,6 +104,29 @@ pub enum Ask {
         /// The sequence.
         sequence: Seq,
     },
+    /// A boot of a node, not before a sequence.
+    Boot {
+        /// The node.
+        node: NodeId,
+        /// The sequence; 0 for whatever there is.
+        at_least: Seq,
+    },
+    /// The records after a sequence.
+    Subscribe {
+        /// The sequence.
+        after: Seq,
+    },
+}
+
+/// What a boot request was answered with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Booted {
+    /// The position of the log it reflects.
+    pub applied: Index,
+    /// The journal's last sequence there.
+    pub sequence: Seq,
+    /// The boot, or why there is none.
+    pub plan: Result<BootPlan, BootRefusal>,
 }
 
 /// What a client is told.
@@ -122,6 +146,20 @@ pub enum Told {
         sequence: Seq,
         /// The chain's head there.
         head: Digest,
+    },
+    /// A node has its boot.
+    Booted {
+        /// Who answered.
+        replica: ReplicaId,
+        /// What.
+        booted: Arc<Booted>,
+    },
+    /// A subscriber has more records.
+    Records {
+        /// Who answered.
+        replica: ReplicaId,
+        /// The records, in order.
+        records: Arc<[(Seq, Bytes)]>,
     },
     /// A read came to nothing.
     Nothing(String),
@@ -279,6 +317,17 @@ pub enum Event {
         /// What.
         told: Told,
     },
+    /// What a replica that says it is a full copy holds, read from its disk at the end.
+    Kept {
+        /// Whose.
+        replica: ReplicaId,
+        /// The last sequence it must hold.
+        upto: Seq,
+        /// What it holds, from sequence 1.
+        records: Arc<[Bytes]>,
+        /// Why it could not be read.
+        problem: Option<String>,
+    },
     /// A log line of a process, `warn` or `error`.
     Log {
         /// Whether it is an error.
@@ -428,6 +477,11 @@ impl Event {
                     Ask::Read => out.number(1),
                     Ask::LocalRead => out.number(2),
                     Ask::ReadAtLeast { sequence } => out.number(sequence.0),
+                    Ask::Boot { node, at_least } => {
+                        out.text(node.as_str());
+                        out.number(at_least.0);
+                    }
+                    Ask::Subscribe { after } => out.numbers([3, after.0]),
                 }
             }
             Self::Answer { client, number, told } => {
@@ -438,12 +492,32 @@ impl Event {
                         out.numbers([replica.0, *run, applied.0, sequence.0]);
                         out.0.extend_from_slice(&head.0);
                     }
+                    Told::Booted { replica, booted } => {
+                        out.numbers([replica.0, booted.applied.0, booted.sequence.0]);
+                        match &booted.plan {
+                            Ok(plan) => {
+                                out.0.extend_from_slice(&plan.overlay.checksum.0);
+                                out.bytes(&plan.delta);
+                            }
+                            Err(refusal) => out.text(&refusal.to_string()),
+                        }
+                    }
+                    Told::Records { replica, records } => {
+                        out.numbers([replica.0, records.len() as u64]);
+                        records.iter().for_each(|(sequence, bytes)| {
+                            out.number(sequence.0);
+                            out.bytes(bytes);
+                        });
+                    }
                     Told::Nothing(why) => out.text(why),
                 }
             }
             Self::Log { error, line } => {
                 out.numbers([17, u64::from(*error)]);
                 out.text(line);
+            }
+            Self::Kept { replica, upto, records, .. } => {
+                out.numbers([19, replica.0, upto.0, records.len() as u64]);
             }
             Self::Mark(name) => {
                 out.number(18);
@@ -463,7 +537,8 @@ impl Event {
             | Self::Records { replica, .. }
             | Self::Snapshot { replica, .. }
             | Self::View { replica, .. }
-            | Self::Disk { replica, .. } => Some(*replica),
+            | Self::Disk { replica, .. }
+            | Self::Kept { replica, .. } => Some(*replica),
             Self::Send { envelope, .. } => Some(envelope.from),
             Self::Deliver { envelope, .. } | Self::Drop { envelope, .. } => Some(envelope.to),
             Self::Phase(_)
@@ -625,6 +700,8 @@ impl fmt::Display for Event {
                     Ask::Read => write!(f, "read"),
                     Ask::LocalRead => write!(f, "local read"),
                     Ask::ReadAtLeast { sequence } => write!(f, "read at least {sequence}"),
+                    Ask::Boot { node, at_least } => write!(f, "boot of {node} at least {at_least}"),
+                    Ask::Subscribe { after } => write!(f, "records after {after}"),
                 }
             }
             Self::Answer { client, number, told } => {
@@ -634,10 +711,25 @@ impl fmt::Display for Event {
                     Told::Head { replica, applied, sequence, .. } => {
                         write!(f, "r{replica} applied {applied} sequence {sequence}")
                     }
+                    Told::Booted { replica, booted } => match &booted.plan {
+                        Ok(plan) => write!(
+                            f,
+                            "r{replica} boots it at {} from {} at {}",
+                            booted.sequence, plan.vcluster, plan.overlay.version
+                        ),
+                        Err(refusal) => write!(f, "r{replica} at {}: {refusal}", booted.sequence),
+                    },
+                    Told::Records { replica, records } => {
+                        write!(f, "r{replica} {} records up to {:?}", records.len(), records.last().map(|(s, _)| s.0))
+                    }
                     Told::Nothing(why) => write!(f, "nothing: {why}"),
                 }
             }
             Self::Log { error, line } => write!(f, "{} {line}", if *error { "ERROR" } else { "warn" }),
+            Self::Kept { upto, records, problem, .. } => {
+                write!(f, "keeps {} records of {upto}", records.len())?;
+                problem.as_ref().map_or(Ok(()), |problem| write!(f, ", {problem}"))
+            }
             Self::Mark(name) => write!(f, "mark {name}"),
         }
     }

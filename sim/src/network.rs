@@ -6,14 +6,17 @@
 //! Directions are cut one by one; how many faults cut one is counted, so overlapping ones heal in any order.
 
 use crate::draw::Draw;
-use crate::event::{Event, Lost, Run, Told};
+use crate::event::{Booted, Event, Lost, Run, Told};
 use crate::world::{Life, World};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
+use muster_core::boot::{self, BootRefusal};
 use muster_core::codec;
-use muster_core::ids::{Index, ReplicaId, Seq, Term, Time};
+use muster_core::driver;
+use muster_core::ids::{Index, NodeId, ReplicaId, Seq, Term, Time};
 use muster_core::members::Member;
 use muster_core::network::{FetchError, Network};
+use muster_core::overlay;
 use muster_core::peer::{Envelope, Lane};
 use muster_core::request::{AdminOutcome, AdminRequest, Freshness, Outcome, WriteRequest};
 use muster_core::storage::Library as _;
@@ -417,6 +420,55 @@ pub async fn read(
             };
             (view, told)
         })
+    })
+    .await
+}
+
+/// A node boots from a replica, as a server answers it: from the stored overlay, or from one built on the spot, which the leader
+/// is asked to store.
+///
+/// # Errors
+/// [`Broken`].
+pub async fn boot(
+    world: &Arc<World>,
+    to: ReplicaId,
+    node: NodeId,
+    at_least: Seq,
+) -> Result<Result<Told, muster_core::request::NotApplied>, Broken> {
+    let id = world.wire().draw.wide();
+    connect(world, End::Clients, to, move |world, life| async move {
+        let Some((handle, _)) = world.front(life.replica) else { return std::future::pending().await };
+        let freshness = if at_least == Seq(0) { Freshness::Local } else { Freshness::AtLeast(at_least) };
+        let view = handle.read(freshness).await?;
+        let plan = match boot::plan(&view.state, &node) {
+            Err(BootRefusal::NoOverlay { vcluster }) => match overlay::build(&view.state, &vcluster) {
+                Ok(built) => {
+                    let store = driver::store_overlay(&view.state, vcluster, built.clone(), id);
+                    drop(madsim::task::spawn(async move { handle.write(store, true).await }));
+                    boot::plan_with(&view.state, &node, built)
+                }
+                Err(_) => Err(BootRefusal::NoOverlay { vcluster }),
+            },
+            planned => planned,
+        };
+        let booted = Booted { applied: view.status.applied, sequence: view.state.sequence(), plan };
+        Ok(Told::Booted { replica: life.replica, booted: Arc::new(booted) })
+    })
+    .await
+}
+
+/// A subscriber waits for records after a sequence, as a server answers it.
+///
+/// # Errors
+/// [`Broken`].
+pub async fn records(world: &Arc<World>, to: ReplicaId, after: Seq) -> Result<Option<Told>, Broken> {
+    connect(world, End::Clients, to, move |world, life| async move {
+        let Some((handle, _)) = world.front(life.replica) else { return std::future::pending().await };
+        handle.recorded(after.next()).await;
+        let upto = handle.view().state.sequence();
+        let library = world.machines().get(&life.replica).and_then(|machine| machine.library.clone());
+        let records = library?.records(after, upto, 16 << 10).await.ok()?;
+        (!records.is_empty()).then(|| Told::Records { replica: life.replica, records: records.into() })
     })
     .await
 }

@@ -18,10 +18,12 @@ use crate::network::{self, Quality};
 use crate::oracles::Violation;
 use crate::replica;
 use crate::scenario::{MS, Operation, OperationItem, Pick, SECOND, Scenario};
+use crate::subscriber::Subscriber;
 use crate::world::{Found, Trace, World};
 use muster_core::ids::{ClusterId, GroupId, Incarnation, ReplicaId, ReplicaName, Time};
 use muster_core::members::{Admission, Member, MemberCommand, MemberWish};
 use muster_core::request::{AdminOutcome, AdminRequest, Command, Outcome, Reply};
+use muster_core::state::State;
 use muster_core::storage::Identity;
 use std::collections::BTreeSet;
 use std::panic::PanicHookInfo;
@@ -231,6 +233,9 @@ async fn story(world: &Arc<World>) -> Tally {
     for id in 1..=world.scenario.load.clients {
         world.spawn(Client::new(world.clone(), id).run(crowd.clone()));
     }
+    for id in 1..=world.scenario.load.subscribers {
+        drop(madsim::task::spawn(Subscriber::new(world.clone(), 3_000_000 + id).run(crowd.clone())));
+    }
     until(world, world.scenario.time.run, || false).await;
 
     world.emit(&Event::Phase("heal"));
@@ -253,6 +258,7 @@ async fn form(world: &Arc<World>) -> Result<(), String> {
         wish: MemberWish::Voter,
         feature_level: 1,
     };
+    world.note_first_state(State::new(identity(world.seed, 1).cluster, member.clone()));
     world.add_machine(identity(world.seed, 1), address_of(1));
     replica::start(world, ReplicaId(1), Some(member));
     if !until(world, 30 * SECOND, || world.leader().is_some()).await {
@@ -497,8 +503,13 @@ async fn heal(world: &Arc<World>, faults: &Arc<Faults>, crowd: &Arc<Crowd>, tall
         let within = format!("all to agree within {} ms of the last fault's end", times.heal / MS);
         world.fail(LIVENESS, LIVENESS_SOURCE, Violation::new(within, describe(world)));
     }
+    if tally.excused.is_none() && !until(world, times.heal, || crowd.behind.load(Ordering::Relaxed) == 0).await {
+        let within = format!("every subscriber at the end within {} ms of the last fault's end", times.heal / MS);
+        world.fail(LIVENESS, LIVENESS_SOURCE, Violation::new(within, describe(world)));
+    }
     // Views are told by their own task; let it.
     until(world, 50 * MS, || false).await;
+    crate::audit::histories(world).await;
 }
 
 fn expectations(world: &Arc<World>, crowd: &Crowd) {

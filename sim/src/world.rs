@@ -7,6 +7,7 @@
 
 use crate::agenda::Agenda;
 use crate::clock::{Oscillator, SimClock};
+use crate::committed::Committed;
 use crate::disk::{SimDisk, Store};
 use crate::draw::Draw;
 use crate::event::{Ending, Event, Fingerprint, Hash, Run};
@@ -18,6 +19,8 @@ use madsim::task::NodeId;
 use muster_core::front::{Handle, View};
 use muster_core::ids::{Index, ReplicaId, Term, Time};
 use muster_core::log::{HardState, LogRecord};
+use muster_core::replica::Limits;
+use muster_core::state::State;
 use muster_core::storage::Identity;
 use muster_storage::FileLibrary;
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,10 +111,15 @@ pub struct Facts {
     pub disk_faults: BTreeMap<ReplicaId, String>,
     /// Places reached.
     pub marks: BTreeSet<&'static str>,
+    /// What replicas are told to hold.
+    pub limits: Limits,
+    /// The committed log.
+    pub committed: Committed,
 }
 
 impl Facts {
     fn take(&mut self, event: &Event) {
+        self.committed.fresh.clear();
         match event {
             Event::Phase(name) => self.phase = name,
             Event::Start { replica, run, hard_state, log_start, terms, .. } => {
@@ -139,6 +147,7 @@ impl Facts {
                 if let Some(facts) = self.replicas.get_mut(replica) {
                     facts.log.take(records);
                 }
+                self.committed.offer(records);
             }
             Event::Durable { replica, records, .. } => {
                 if let Some(facts) = self.replicas.get_mut(replica) {
@@ -154,6 +163,7 @@ impl Facts {
                 if let Some(facts) = self.replicas.get_mut(replica) {
                     facts.view = Some(view.clone());
                 }
+                self.committed.follow(&self.replicas);
             }
             Event::Fault { id, begins, what } => {
                 if *begins {
@@ -175,6 +185,7 @@ impl Facts {
             | Event::Operation { .. }
             | Event::Call { .. }
             | Event::Answer { .. }
+            | Event::Kept { .. }
             | Event::Log { .. } => {}
         }
     }
@@ -289,7 +300,8 @@ impl World {
     /// Outside of a runtime.
     #[must_use]
     pub fn new(seed: u64, scenario: Scenario, trace: Option<Trace>) -> Arc<Self> {
-        let record = Record { hash: Hash::new(), facts: Facts::default(), oracles: oracles::all(), found: None, trace };
+        let facts = Facts { limits: scenario.cluster.limits, ..Facts::default() };
+        let record = Record { hash: Hash::new(), facts, oracles: oracles::all(), found: None, trace };
         Arc::new(Self {
             seed,
             scenario,
@@ -440,6 +452,11 @@ impl World {
     /// Notes that a replica's disk was made to fail or to forget.
     pub fn note_disk_fault(&self, replica: ReplicaId, words: &str) {
         self.record().facts.disk_faults.insert(replica, words.to_owned());
+    }
+
+    /// The cluster begins with this state.
+    pub(crate) fn note_first_state(&self, state: State) {
+        self.record().facts.committed.begin(state);
     }
 
     /// A place in the code was reached.

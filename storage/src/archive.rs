@@ -270,17 +270,21 @@ impl<D: Disk> FileArchive<D> {
 
     async fn append_records(&mut self, first: Seq, records: Vec<Bytes>) -> Result<(), StorageError> {
         for (record, sequence) in records.into_iter().zip(first.0..) {
-            let open = lock(&self.shared).open;
-            assert_eq!(Seq(sequence), open.last.next(), "records must follow the history");
-            if open.is_full() {
+            let last = lock(&self.shared).open.last;
+            assert_eq!(Seq(sequence), last.next(), "records must follow the history");
+            self.pending.extend_from_slice(&frame::head(sequence, &record));
+            self.pending.extend_from_slice(&record);
+            let is_full = {
+                let mut table = lock(&self.shared);
+                table.push(record);
+                table.open.is_full()
+            };
+            // Sealed with the record that fills it, as live state does: a manifest may end right here.
+            if is_full {
                 self.flush().await?;
                 self.unsynced.extend(self.open.take().map(|open| open.file));
                 lock(&self.shared).seal();
-            }
-            self.pending.extend_from_slice(&frame::head(sequence, &record));
-            self.pending.extend_from_slice(&record);
-            lock(&self.shared).push(record);
-            if self.pending.len() >= PENDING_BYTES {
+            } else if self.pending.len() >= PENDING_BYTES {
                 self.flush().await?;
             }
         }

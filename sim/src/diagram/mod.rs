@@ -459,7 +459,11 @@ impl Page<'_> {
             Event::Call { .. } | Event::Answer { .. } => {
                 (layout.clients(), "client", event.to_string().trim().to_owned())
             }
-            Event::Send { .. } | Event::Deliver { .. } | Event::Drop { .. } | Event::Records { .. } => return None,
+            Event::Send { .. }
+            | Event::Deliver { .. }
+            | Event::Drop { .. }
+            | Event::Records { .. }
+            | Event::Kept { .. } => return None,
         })
     }
 }

@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 pub(super) struct HistoryChain {
     /// The head at every sequence, from 0.
     heads: Vec<Digest>,
-    /// Heads that were told before their records were handed over: a slow archive takes them later than readers see them.
-    early: BTreeMap<Seq, (Digest, String)>,
+    /// Heads that were told while their records still waited to be finished on every replica.
+    waiting: BTreeMap<Seq, (Digest, String)>,
 }
 
 impl Default for HistoryChain {
     fn default() -> Self {
-        Self { heads: vec![Digest::default()], early: BTreeMap::new() }
+        Self { heads: vec![Digest::default()], waiting: BTreeMap::new() }
     }
 }
 
@@ -28,9 +28,13 @@ impl HistoryChain {
     }
 
     fn told(&mut self, sequence: Seq, head: Digest, by: &str) -> Result<(), Violation> {
-        let Some(known) = self.head(sequence).or_else(|| Some(self.early.get(&sequence)?.0)) else {
-            self.early.insert(sequence, (head, by.to_owned()));
-            return Ok(());
+        let Some(known) = self.head(sequence) else {
+            let (other, first) = self.waiting.entry(sequence).or_insert_with(|| (head, by.to_owned()));
+            return must(
+                *other == head,
+                || format!("the head {other} at sequence {sequence}, as {first} told"),
+                || format!("{by} tell {head}"),
+            );
         };
         must(known == head, || format!("the head {known} at sequence {sequence}"), || format!("{by} tell {head}"))
     }
@@ -69,10 +73,9 @@ impl Oracle for HistoryChain {
                         Principal::System { part } => !part.is_empty(),
                     };
                     must(named, || format!("an author of record {sequence}"), || "none".into())?;
-                    let head = last.chain(bytes);
-                    self.heads.push(head);
-                    if let Some((told, by)) = self.early.remove(&Seq(sequence)) {
-                        self.told(Seq(sequence), told, &by)?;
+                    self.heads.push(last.chain(bytes));
+                    if let Some((head, by)) = self.waiting.remove(&Seq(sequence)) {
+                        self.told(Seq(sequence), head, &by)?;
                     }
                 }
                 Ok(())
@@ -87,10 +90,10 @@ impl Oracle for HistoryChain {
         }
     }
     fn at_end(&mut self, _: &Facts) -> Result<(), Violation> {
-        let Some((sequence, (_, by))) = self.early.first_key_value() else { return Ok(()) };
-        Err(Violation::new(
-            format!("a head of one of the {} records that were finished", self.heads.len() - 1),
-            format!("{by} tell a head at sequence {sequence}"),
-        ))
+        must(
+            self.waiting.is_empty(),
+            || format!("heads of the {} records that were finished", self.heads.len() - 1),
+            || format!("{:?}", self.waiting.first_key_value()),
+        )
     }
 }

@@ -39,7 +39,12 @@ impl Oracle for Linearizable {
             Event::Call { client, number, ask } => {
                 let append = match ask {
                     Ask::Write { mark } => Some(mark.clone()),
-                    Ask::OtherWrite { .. } | Ask::Read | Ask::LocalRead | Ask::ReadAtLeast { .. } => None,
+                    Ask::OtherWrite { .. }
+                    | Ask::Read
+                    | Ask::LocalRead
+                    | Ask::ReadAtLeast { .. }
+                    | Ask::Boot { .. }
+                    | Ask::Subscribe { .. } => None,
                 };
                 let linearizable = append.is_some() || *ask == Ask::Read;
                 let open = Open { since: facts.now, floor: self.known, append, linearizable };
@@ -51,7 +56,7 @@ impl Oracle for Linearizable {
                 let sequence = match told {
                     Told::Head { sequence, .. }
                     | Told::Outcome(Outcome::Applied { reply: Reply::Recorded { sequence }, .. }) => *sequence,
-                    Told::Outcome(_) | Told::Nothing(_) => return Ok(()),
+                    Told::Outcome(_) | Told::Booted { .. } | Told::Records { .. } | Told::Nothing(_) => return Ok(()),
                 };
                 if let Some(mark) = open.append {
                     must(

@@ -1,4 +1,4 @@
-//! Two entries of the same position and term are the same, and follow the same entry, wherever they are: in logs on disk and in
+//! Two entries of the same position and term are the same, and follow the same entry, wherever they are: durable in logs and in
 //! messages. Contents are compared, not lengths.
 
 use super::{Oracle, Violation, must};
@@ -54,8 +54,9 @@ impl Oracle for LogMatching {
                 }
                 Ok(())
             }
-            Event::Append { replica, records, .. } => {
-                let log = facts.replicas.get(replica).map(|facts| &facts.log);
+            // What was neither durable nor sent nobody knows of: a sole voter that forgot it uses its term again.
+            Event::Durable { replica, records, .. } => {
+                let log = facts.replicas.get(replica).map(|facts| &facts.durable);
                 for record in records.iter() {
                     let LogRecord::Entries(entries) = record else { continue };
                     for entry in entries {

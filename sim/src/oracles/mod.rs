@@ -5,15 +5,24 @@
 
 mod acknowledged_writes;
 mod applied_in_order;
+mod boots;
+mod bounds;
 mod committed_never_changes;
+mod durable_on_a_quorum;
+mod expiry;
+mod full_copies;
 mod history_chain;
 mod hygiene;
 mod linearizable;
 mod local_reads;
+mod log_alone;
 mod log_matching;
 mod one_leader;
+mod overlays;
 mod promises_are_durable;
 mod same_state;
+mod sessions_at_most_once;
+mod subscriptions;
 mod terms_and_votes;
 
 use crate::event::Event;
@@ -81,8 +90,17 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<committed_never_changes::CommittedNeverChanges>::default(),
         Box::<terms_and_votes::TermsAndVotes>::default(),
         Box::<promises_are_durable::PromisesAreDurable>::default(),
+        Box::<durable_on_a_quorum::DurableOnAQuorum>::default(),
         Box::<applied_in_order::AppliedInOrder>::default(),
         Box::<same_state::SameState>::default(),
+        Box::<log_alone::LogAlone>::default(),
+        Box::<sessions_at_most_once::SessionsAtMostOnce>::default(),
+        Box::<expiry::Expiry>::default(),
+        Box::<overlays::Overlays>::default(),
+        Box::<boots::Boots>::default(),
+        Box::<subscriptions::Subscriptions>::default(),
+        Box::<full_copies::FullCopies>::default(),
+        Box::<bounds::Bounds>::default(),
         Box::<history_chain::HistoryChain>::default(),
         Box::<acknowledged_writes::AcknowledgedWrites>::default(),
         Box::<linearizable::Linearizable>::default(),

@@ -79,6 +79,10 @@ pub struct Load {
     pub keys: u64,
     /// How long a client tries one request.
     pub patience: u64,
+    /// Who follow the journal from its beginning.
+    pub subscribers: u32,
+    /// Of how many nodes is spoken.
+    pub nodes: u64,
 }
 
 /// A kind of request.
@@ -96,17 +100,29 @@ pub enum Kind {
     LocalRead,
     /// Reads from any replica, not before what the client saw last.
     ReadAtLeast,
+    /// Commits a value that expires.
+    Temporary,
+    /// Assigns a node to a vCluster.
+    Assign,
+    /// Commits a value for one node.
+    NodeCommit,
+    /// Boots a node from any replica, sometimes not before what the client saw last.
+    Boot,
 }
 
 impl Kind {
     /// Every kind with its word.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 10] = [
         ("commit", Self::Commit),
         ("rollback", Self::Rollback),
         ("policy", Self::Policy),
         ("read", Self::Read),
         ("local_read", Self::LocalRead),
         ("read_at_least", Self::ReadAtLeast),
+        ("temporary", Self::Temporary),
+        ("assign", Self::Assign),
+        ("node_commit", Self::NodeCommit),
+        ("boot", Self::Boot),
     ];
 }
 

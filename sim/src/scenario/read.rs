@@ -352,6 +352,24 @@ fn cluster(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Cluster {
     if let Some(bytes) = keys.number(page, "log_bytes_behind_snapshot", 0..=1 << 30) {
         cluster.limits.log_bytes_behind_snapshot = bytes;
     }
+    if let Some(bytes) = keys.number(page, "log_bytes_max", 1_000..=1 << 30) {
+        cluster.limits.log_bytes_max = bytes;
+    }
+    if let Some(bytes) = keys.number(page, "payload_bytes_max", 1_000..=16 << 20) {
+        cluster.limits.payload_bytes_max = bytes;
+    }
+    if let Some(bytes) = keys.number(page, "append_bytes_max", 1_000..=16 << 20) {
+        cluster.limits.append_bytes_max = bytes;
+    }
+    if let Some(count) = keys.number(page, "appends_inflight_max", 1..=100_000) {
+        cluster.limits.appends_inflight_max = usize::try_from(count).unwrap_or(usize::MAX);
+    }
+    if let Some(count) = keys.number(page, "writes_waiting_max", 1..=1_000_000) {
+        cluster.limits.writes_waiting_max = usize::try_from(count).unwrap_or(usize::MAX);
+    }
+    if let Some(count) = keys.number(page, "reads_waiting_max", 1..=1_000_000) {
+        cluster.limits.reads_waiting_max = usize::try_from(count).unwrap_or(usize::MAX);
+    }
     if let Some(bytes) = keys.number(page, "segment_bytes", 4_096..=16 << 20) {
         cluster.segment_bytes = bytes;
     }
@@ -360,9 +378,19 @@ fn cluster(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Cluster {
 }
 
 fn load(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Load {
-    let mix =
-        vec![(Kind::Commit, 6), (Kind::Rollback, 1), (Kind::Read, 3), (Kind::LocalRead, 1), (Kind::ReadAtLeast, 1)];
-    let mut load = Load { clients: 6, rate: 50, mix, value_bytes: 40, keys: 20, patience: 12 * SECOND };
+    let mix = vec![
+        (Kind::Commit, 12),
+        (Kind::Rollback, 2),
+        (Kind::Policy, 1),
+        (Kind::Read, 6),
+        (Kind::LocalRead, 2),
+        (Kind::ReadAtLeast, 2),
+        (Kind::Assign, 1),
+        (Kind::NodeCommit, 1),
+        (Kind::Boot, 3),
+    ];
+    let mut load =
+        Load { clients: 6, rate: 50, mix, value_bytes: 40, keys: 20, patience: 12 * SECOND, subscribers: 1, nodes: 4 };
     let Some(mut keys) = value.and_then(|value| Keys::of(page, value, "load")) else { return load };
     if let Some(clients) = keys.number(page, "clients", 0..=10_000) {
         load.clients = u32::try_from(clients).unwrap_or(u32::MAX);
@@ -375,6 +403,12 @@ fn load(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Load {
     }
     if let Some(count) = keys.number(page, "keys", 1..=1_000_000) {
         load.keys = count;
+    }
+    if let Some(count) = keys.number(page, "nodes", 1..=1_000_000) {
+        load.nodes = count;
+    }
+    if let Some(count) = keys.number(page, "subscribers", 0..=1_000) {
+        load.subscribers = u32::try_from(count).unwrap_or(u32::MAX);
     }
     if let Some(patience) = keys.span(page, "patience") {
         load.patience = patience;

@@ -139,10 +139,17 @@ impl Scenario {
         writeln!(out, "timing = \"{}\"\nsnapshot_entries = {}", cluster.timing_name, cluster.limits.snapshot_entries)?;
         writeln!(out, "snapshot_pause_ms = {}", cluster.limits.snapshot_pause_ms)?;
         writeln!(out, "log_bytes_behind_snapshot = {}", cluster.limits.log_bytes_behind_snapshot)?;
+        let limits = &cluster.limits;
+        writeln!(out, "log_bytes_max = {}\npayload_bytes_max = {}", limits.log_bytes_max, limits.payload_bytes_max)?;
+        writeln!(out, "append_bytes_max = {}", limits.append_bytes_max)?;
+        writeln!(out, "appends_inflight_max = {}", limits.appends_inflight_max)?;
+        writeln!(out, "writes_waiting_max = {}", limits.writes_waiting_max)?;
+        writeln!(out, "reads_waiting_max = {}", limits.reads_waiting_max)?;
         writeln!(out, "segment_bytes = {}\n", cluster.segment_bytes)?;
         writeln!(out, "[load]\nclients = {}\nrate = {}\nvalue_bytes = {}", load.clients, load.rate, load.value_bytes)?;
         let word = |kind: &Kind| Kind::ALL.iter().find(|(_, other)| other == kind).map_or("", |(word, _)| word);
         let mix: Vec<String> = load.mix.iter().map(|(kind, share)| format!("{} = {share}", word(kind))).collect();
+        writeln!(out, "nodes = {}\nsubscribers = {}", load.nodes, load.subscribers)?;
         writeln!(
             out,
             "keys = {}\npatience = \"{}\"\nmix = {{ {} }}\n",
