@@ -276,7 +276,8 @@ impl Client {
         }
         value.truncate(size.max(1));
         let key = format!("kernel:k{}", self.draw.below(load.keys));
-        let change = |key: Key, value: &str| Change { key, previous: Setting::Unset, next: Setting::Value(value.into()) };
+        let change =
+            |key: Key, value: &str| Change { key, previous: Setting::Unset, next: Setting::Value(value.into()) };
         let changes = vec![change(Key::new(&key).expect("a good key"), &value)];
         match kind {
             Kind::Temporary => {
@@ -286,7 +287,12 @@ impl Client {
             Kind::Assign => {
                 let which = self.draw.below(self.world.scenario.load.nodes);
                 let changes = vec![change(Key::vcluster(), VCLUSTERS[self.draw.place(VCLUSTERS.len())])];
-                Some(EntryDraft { entry_type: EntryType::BootConfig, scope: Scope::Node(node(which)), changes, ..draft })
+                Some(EntryDraft {
+                    entry_type: EntryType::BootConfig,
+                    scope: Scope::Node(node(which)),
+                    changes,
+                    ..draft
+                })
             }
             Kind::NodeCommit => {
                 let which = self.draw.below(self.world.scenario.load.nodes);

@@ -134,20 +134,13 @@ impl Committed {
             LogEntryKind::Normal => &entry.data,
             LogEntryKind::Membership => &entry.context,
         };
-        let mut step = Step {
-            index: entry.index,
-            term: entry.term,
-            request: None,
-            outcome: None,
-            records: 0,
-            age: state.age(),
-        };
+        let mut step =
+            Step { index: entry.index, term: entry.term, request: None, outcome: None, records: 0, age: state.age() };
         if let Some(proposal) = (!bytes.is_empty()).then(|| codec::decode_proposal(bytes).ok()).flatten() {
             step.request = Some(proposal.write.request);
             // What it marks and says is nobody's doing in the story.
             let nobody = tracing::subscriber::NoSubscriber::default();
-            let (outcome, finished) =
-                tracing::subscriber::with_default(nobody, || state.apply(entry.index, proposal));
+            let (outcome, finished) = tracing::subscriber::with_default(nobody, || state.apply(entry.index, proposal));
             step.records = finished.len();
             step.age = state.age();
             for finished in finished {

@@ -96,8 +96,8 @@ impl Declared {
     #[must_use]
     pub fn node(&self, node: &NodeId, sequence: Seq) -> BTreeMap<Key, Setting> {
         let vcluster = self.vcluster_of(node, sequence);
-        let mut settings = vcluster
-            .map_or_else(|| self.scope(&Scope::Global, sequence), |vcluster| self.common(&vcluster, sequence));
+        let mut settings =
+            vcluster.map_or_else(|| self.scope(&Scope::Global, sequence), |vcluster| self.common(&vcluster, sequence));
         settings.extend(self.scope(&Scope::Node(node.clone()), sequence));
         settings
     }

@@ -6,9 +6,9 @@
 //! The printed form has time, then the replica, then what happened; ASCII, one line.
 
 use bytes::Bytes;
+use muster_core::boot::{BootPlan, BootRefusal};
 use muster_core::codec;
 use muster_core::front::View;
-use muster_core::boot::{BootPlan, BootRefusal};
 use muster_core::ids::{Digest, Index, NodeId, ReplicaId, Seq, Term, Time};
 use muster_core::log::{HardState, LogEntryKind, LogRecord};
 use muster_core::peer::{Envelope, PeerMessage, RaftMessage, RaftMessageKind};

@@ -6,8 +6,8 @@
 //! - the first violation counts; the run ends after it.
 
 use crate::agenda::Agenda;
-use crate::committed::Committed;
 use crate::clock::{Oscillator, SimClock};
+use crate::committed::Committed;
 use crate::disk::{SimDisk, Store};
 use crate::draw::Draw;
 use crate::event::{Ending, Event, Fingerprint, Hash, Run};

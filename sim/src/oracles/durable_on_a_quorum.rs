@@ -23,9 +23,10 @@ fn holds(facts: &Facts, who: ReplicaId, index: Index, term: Term) -> bool {
 }
 
 fn quorum(facts: &Facts, configuration: &Configuration, index: Index, term: Term) -> bool {
-    [&configuration.voters, &configuration.voters_outgoing].into_iter().filter(|voters| !voters.is_empty()).all(
-        |voters| voters.iter().filter(|who| holds(facts, **who, index, term)).count() > voters.len() / 2,
-    )
+    [&configuration.voters, &configuration.voters_outgoing]
+        .into_iter()
+        .filter(|voters| !voters.is_empty())
+        .all(|voters| voters.iter().filter(|who| holds(facts, **who, index, term)).count() > voters.len() / 2)
 }
 
 impl Oracle for DurableOnAQuorum {
@@ -51,9 +52,16 @@ impl Oracle for DurableOnAQuorum {
             good(&status.configuration) || before.is_some_and(|(_, configuration)| good(&configuration)),
             || format!("position {} of term {term} durable on a quorum", status.commit),
             || {
-                let have: Vec<u64> =
-                    facts.replicas.keys().filter(|who| holds(facts, **who, status.commit, term)).map(|who| who.0).collect();
-                format!("it on {have:?} of {:?} {:?}", status.configuration.voters, status.configuration.voters_outgoing)
+                let have: Vec<u64> = facts
+                    .replicas
+                    .keys()
+                    .filter(|who| holds(facts, **who, status.commit, term))
+                    .map(|who| who.0)
+                    .collect();
+                format!(
+                    "it on {have:?} of {:?} {:?}",
+                    status.configuration.voters, status.configuration.voters_outgoing
+                )
             },
         )
     }

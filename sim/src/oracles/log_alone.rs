@@ -43,7 +43,11 @@ impl LogAlone {
             let Some(outcome) = log.outcomes.get(&index) else {
                 return Err(Violation::new(format!("a write at position {index}"), "none there".to_owned()));
             };
-            must(*outcome == told, || format!("at position {index}: {outcome:?}"), || format!("a client told {told:?}"))?;
+            must(
+                *outcome == told,
+                || format!("at position {index}: {outcome:?}"),
+                || format!("a client told {told:?}"),
+            )?;
         }
         Ok(())
     }

@@ -378,19 +378,19 @@ fn cluster(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Cluster {
 }
 
 fn load(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Load {
-    let mix =
-        vec![
-            (Kind::Commit, 12),
-            (Kind::Rollback, 2),
-            (Kind::Policy, 1),
-            (Kind::Read, 6),
-            (Kind::LocalRead, 2),
-            (Kind::ReadAtLeast, 2),
-            (Kind::Assign, 1),
-            (Kind::NodeCommit, 1),
-            (Kind::Boot, 3),
-        ];
-    let mut load = Load { clients: 6, rate: 50, mix, value_bytes: 40, keys: 20, patience: 12 * SECOND, subscribers: 1, nodes: 4 };
+    let mix = vec![
+        (Kind::Commit, 12),
+        (Kind::Rollback, 2),
+        (Kind::Policy, 1),
+        (Kind::Read, 6),
+        (Kind::LocalRead, 2),
+        (Kind::ReadAtLeast, 2),
+        (Kind::Assign, 1),
+        (Kind::NodeCommit, 1),
+        (Kind::Boot, 3),
+    ];
+    let mut load =
+        Load { clients: 6, rate: 50, mix, value_bytes: 40, keys: 20, patience: 12 * SECOND, subscribers: 1, nodes: 4 };
     let Some(mut keys) = value.and_then(|value| Keys::of(page, value, "load")) else { return load };
     if let Some(clients) = keys.number(page, "clients", 0..=10_000) {
         load.clients = u32::try_from(clients).unwrap_or(u32::MAX);
