@@ -52,7 +52,7 @@ enum ArchiveTask {
 #[allow(clippy::large_enum_variant, reason = "a handful exist, each moved once")]
 enum FetchTask {
     Snapshot { from: ReplicaId, meta: SnapshotMeta },
-    History,
+    History { after: Index },
 }
 
 /// The queues of the log's writer.
@@ -188,7 +188,7 @@ impl Driver {
     }
 
     async fn serve<N: Network, C: Clock>(&mut self, network: &N, clock: &C) -> Result<(), StorageError> {
-        let _ = self.fetch.unbounded_send(FetchTask::History);
+        let _ = self.fetch.unbounded_send(FetchTask::History { after: Index(0) });
         let mut wake_at = clock.now();
         let mut inputs = Vec::new();
         loop {
@@ -283,8 +283,8 @@ impl Driver {
         if let Some((from, meta)) = effects.fetch {
             let _ = self.fetch.unbounded_send(FetchTask::Snapshot { from, meta });
         }
-        if effects.look_for_history {
-            let _ = self.fetch.unbounded_send(FetchTask::History);
+        if let Some(after) = effects.look_for_history {
+            let _ = self.fetch.unbounded_send(FetchTask::History { after });
         }
         if let Some(view) = effects.view {
             self.shared.publish(view);
@@ -420,14 +420,14 @@ const FETCH_TRIES: u32 = 25;
 #[derive(Default)]
 struct FetchPlan {
     offer: Option<(ReplicaId, SnapshotMeta)>,
-    history: bool,
+    history: Option<Index>,
 }
 
 impl FetchPlan {
     fn add(&mut self, task: FetchTask) {
         match task {
             FetchTask::Snapshot { from, meta } => self.offer = Some((from, meta)),
-            FetchTask::History => self.history = true,
+            FetchTask::History { after } => self.history = Some(after),
         }
     }
 
@@ -443,7 +443,7 @@ pub async fn run_fetch<N: Network, C: Clock>(mut ends: FetchEnds, network: N, cl
     let mut plan = FetchPlan::default();
     loop {
         plan.collect(&mut ends);
-        if plan.offer.is_none() && !plan.history {
+        if plan.offer.is_none() && plan.history.is_none() {
             match ends.tasks.next().await {
                 Some(task) => plan.add(task),
                 None => return,
@@ -465,14 +465,15 @@ pub async fn run_fetch<N: Network, C: Clock>(mut ends: FetchEnds, network: N, cl
             }
             continue;
         }
+        let Some(after) = plan.history.take() else { continue };
         match fill_history(&mut ends, &mut plan, &network, &clock).await {
             Ok(Filled::All) => {
-                plan.history = false;
-                ends.shared.put(Event::Input(Input::HistoryComplete(true)));
+                ends.shared.put(Event::Input(Input::HistoryComplete { after, complete: true }));
             }
-            Ok(Filled::Interrupted) => {}
+            Ok(Filled::Interrupted) => plan.history = plan.history.max(Some(after)),
             Ok(Filled::Stuck) => {
-                ends.shared.put(Event::Input(Input::HistoryComplete(false)));
+                plan.history = plan.history.max(Some(after));
+                ends.shared.put(Event::Input(Input::HistoryComplete { after, complete: false }));
                 clock.sleep_until(clock.now().plus_ms(5 * FETCH_PAUSE_MS)).await;
             }
             Err(Ended) => return,

@@ -226,7 +226,7 @@ fn who_leaves_by_a_joint_change_can_be_reached_until_the_change_is_over() {
     stage.make_leader(1);
     let hold = stage.request(1, Command::Members(MemberCommand::Replace { old: ReplicaId(2), new: ReplicaId(4) }));
     for id in 2..=4 {
-        stage.step(id, vec![Input::HistoryComplete(true)]);
+        stage.step(id, vec![Input::HistoryComplete { after: Index(u64::MAX), complete: true }]);
     }
     stage.play(1_500, |_| true);
     stage.crash(3);
@@ -348,7 +348,7 @@ fn a_membership_change_is_not_refused_while_an_earlier_copy_of_it_may_still_be_a
     let mut stage = Stage::new(&[1, 2, 3], &[4]);
     stage.make_leader(1);
     for id in 2..=4 {
-        stage.step(id, vec![Input::HistoryComplete(true)]);
+        stage.step(id, vec![Input::HistoryComplete { after: Index(u64::MAX), complete: true }]);
     }
     stage.play(1_500, |_| true);
     let promote = stage.request(1, Command::Members(MemberCommand::Promote(ReplicaId(4))));
@@ -449,7 +449,7 @@ fn all_three_voters_are_replaced_one_by_one_while_everybody_crashes_in_between()
         let leader = if old == 3 { 4 } else { old + 1 };
         stage.make_leader(leader);
         for id in 1..=6 {
-            stage.step(id, vec![Input::HistoryComplete(true)]);
+            stage.step(id, vec![Input::HistoryComplete { after: Index(u64::MAX), complete: true }]);
         }
         stage.play(1_500, |_| true);
         let replace = MemberCommand::Replace { old: ReplicaId(old), new: ReplicaId(new) };
@@ -478,7 +478,7 @@ fn all_three_voters_are_replaced_one_by_one_while_everybody_crashes_in_between()
             stage.make_leader(if old == 3 { 4 } else { old + 1 });
             let leader = stage.leader().unwrap();
             for id in 1..=6 {
-                stage.step(id, vec![Input::HistoryComplete(true)]);
+                stage.step(id, vec![Input::HistoryComplete { after: Index(u64::MAX), complete: true }]);
             }
             stage.play(1_500, |_| true);
             let replace = MemberCommand::Replace { old: ReplicaId(old), new: ReplicaId(new) };

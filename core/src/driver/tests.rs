@@ -636,9 +636,9 @@ fn missing_history_comes_from_whichever_peer_has_the_right_bytes() {
     runs.insert(ReplicaId(3), VecDeque::from([numbered(0..1), Err(FetchError::Gone)]));
     runs.insert(ReplicaId(4), VecDeque::from([Err(unreachable_peer()), numbered(0..2), numbered(2..3)]));
     *fetching.wire.runs.lock().unwrap() = runs;
-    fetching.tasks.unbounded_send(FetchTask::History).unwrap();
+    fetching.tasks.unbounded_send(FetchTask::History { after: Index(u64::MAX) }).unwrap();
     let inputs = fetching.play(2_000);
-    assert!(matches!(inputs[..], [Input::HistoryComplete(true)]), "{inputs:?}");
+    assert!(matches!(inputs[..], [Input::HistoryComplete { after: Index(u64::MAX), complete: true }]), "{inputs:?}");
     assert_eq!(*fetching.disk.filled.lock().unwrap(), [(segment, records)]);
 }
 
@@ -648,9 +648,9 @@ fn a_lost_offer_does_not_make_it_forget_the_missing_history() {
     let records = vec![Bytes::from_static(b"record")];
     let segment = segment_of(&records);
     fetching.disk.missing.lock().unwrap().push(segment);
-    fetching.tasks.unbounded_send(FetchTask::History).unwrap();
+    fetching.tasks.unbounded_send(FetchTask::History { after: Index(u64::MAX) }).unwrap();
     let inputs = fetching.play(300);
-    assert!(matches!(inputs[..], [Input::HistoryComplete(false)]), "{inputs:?}");
+    assert!(matches!(inputs[..], [Input::HistoryComplete { after: Index(u64::MAX), complete: false }]), "{inputs:?}");
     // An offer comes while it waits to look again, and comes to nothing.
     fetching.offer(&meta_of(&State::new(ClusterId(7), member(1)), 9));
     let inputs = fetching.play(1_000);
@@ -658,5 +658,8 @@ fn a_lost_offer_does_not_make_it_forget_the_missing_history() {
     let run: Run = Ok(vec![(Seq(1), records[0].clone())]);
     fetching.wire.runs.lock().unwrap().insert(ReplicaId(3), VecDeque::from([run]));
     let inputs = fetching.play(5_000);
-    assert!(inputs.iter().any(|input| matches!(input, Input::HistoryComplete(true))), "{inputs:?}");
+    assert!(
+        inputs.iter().any(|input| matches!(input, Input::HistoryComplete { after: Index(u64::MAX), complete: true })),
+        "{inputs:?}"
+    );
 }

@@ -61,7 +61,12 @@ pub enum Input {
         index: Index,
     },
     /// Whether every history segment that the newest snapshot names is here.
-    HistoryComplete(bool),
+    HistoryComplete {
+        /// The snapshot installed when the look began; 0 for none in this run. An answer from before a later install is void.
+        after: Index,
+        /// Whether nothing is missing.
+        complete: bool,
+    },
     /// The process is about to stop: hand leadership over, take no new work.
     Stop,
     /// The deadline in `Effects::wake_at` has passed.
@@ -130,7 +135,7 @@ pub struct Effects {
     /// A snapshot to fetch from a peer.
     pub fetch: Option<(ReplicaId, SnapshotMeta)>,
     /// Look for missing history segments.
-    pub look_for_history: bool,
+    pub look_for_history: Option<Index>,
     /// The members changed: these are all of them.
     pub members: Option<Vec<Member>>,
     /// When to wake it at the latest.

@@ -134,6 +134,8 @@ pub struct Replica {
     offered: Option<(ReplicaId, RaftMessage)>,
     transfer: Option<(Token, ReplicaId, Time)>,
     full_copy: bool,
+    /// The last snapshot installed in this run.
+    installed: Index,
     report_due: Time,
     house_due: Time,
     refused: u64,
@@ -234,6 +236,7 @@ impl Replica {
             offered: None,
             transfer: None,
             full_copy: false,
+            installed: Index(0),
             report_due: now,
             house_due: now,
             refused: 0,
@@ -337,8 +340,8 @@ impl Replica {
                     self.fetch_offered(effects);
                 }
             }
-            Input::HistoryComplete(complete) => {
-                if self.full_copy != complete {
+            Input::HistoryComplete { after, complete } => {
+                if after >= self.installed && self.full_copy != complete {
                     self.full_copy = complete;
                     self.report_due = self.now;
                 }

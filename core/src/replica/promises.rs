@@ -90,6 +90,8 @@ impl Replica {
             self.raft.on_persist_ready(write.ready);
             if let Some(index) = write.install {
                 self.raft.advance_apply_to(index.0);
+                // Only now does the archive rest on it, and can tell what is missing.
+                effects.look_for_history = Some(index);
                 self.answer_snapshots(effects);
             }
             self.send_raft(write.promises, effects);

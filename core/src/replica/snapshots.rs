@@ -157,7 +157,7 @@ impl Replica {
         self.full_copy = false;
         self.members_told = false;
         self.report_due = self.now;
-        effects.look_for_history = true;
+        self.installed = index;
     }
 
     /// A follower that shows no progress under a snapshot is probed again.

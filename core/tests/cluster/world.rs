@@ -368,7 +368,7 @@ impl World {
         let replica = Replica::new(node.identity.clone(), settings, recovered, state, local);
         node.replica = Some(replica);
         let run = node.run;
-        self.step(id, vec![Input::HistoryComplete(true)]);
+        self.step(id, vec![Input::HistoryComplete { after: Index(u64::MAX), complete: true }]);
         let _ = run;
     }
 
@@ -933,7 +933,7 @@ impl World {
                     }
                     None => Input::SnapshotLost { index: meta.index },
                 };
-                self.step(id, vec![input, Input::HistoryComplete(true)]);
+                self.step(id, vec![input, Input::HistoryComplete { after: Index(u64::MAX), complete: true }]);
             }
             What::Wake(id, run) => {
                 if self.nodes[&id].run == run {
