@@ -1,6 +1,8 @@
 //! Every story under `scenarios/` is played: at fixed seeds, and at a fresh one that is printed. A sample is played once more in
 //! another process, and must be the same, event for event.
 //!
+//! `MUSTER_FRESH_SEED=N` takes the place of the fresh one: what decides whether a change may land is the same every time.
+//!
 //! The folder is walked when the test runs, so a story counts from the moment it is there.
 
 use muster_sim::run::play;
@@ -35,7 +37,10 @@ fn stories() -> Vec<PathBuf> {
 
 #[test]
 fn every_story_holds_at_fixed_seeds_and_a_fresh_one() {
-    let fresh = fresh_seed();
+    let fresh = match std::env::var("MUSTER_FRESH_SEED") {
+        Ok(seed) => seed.parse().expect("MUSTER_FRESH_SEED is a number"),
+        Err(_) => fresh_seed(),
+    };
     println!("the fresh seed is {fresh}");
     let binary = Path::new(env!("CARGO_BIN_EXE_muster-sim"));
     let work: Mutex<Vec<(usize, PathBuf)>> = Mutex::new(stories().into_iter().enumerate().collect());
