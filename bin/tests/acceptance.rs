@@ -339,3 +339,55 @@ fn a_server_s_lines_carry_replica_term_and_index() {
     }
     assert!(log.contains("leads"), "{log}");
 }
+
+/// Two vClusters of one node each.
+const TWO: &str = r#"
+[vcluster.a.kernel]
+"x" = 1
+[vcluster.b.kernel]
+"x" = 10
+[[nodes]]
+names = "n1"
+vcluster = "a"
+[[nodes]]
+names = "n2"
+vcluster = "b"
+"#;
+
+#[test]
+fn a_nodes_commit_is_in_its_boot_and_moves_no_other_overlay() {
+    let cluster = Cluster::start(1, 0);
+    let fleet = cluster.write("two.toml", TWO);
+    cluster.muster(&["apply", &fleet]).expect(0);
+    let version = |vcluster: &str, which: &str| {
+        let all = cluster.muster(&["vclusters", "--json"]).expect(0).json();
+        let one = all["vclusters"].as_array().unwrap().iter().find(|one| one["vcluster"] == vcluster).cloned().unwrap();
+        one[which].as_u64()
+    };
+    let settled = |vcluster| version(vcluster, "overlay_version") == version(vcluster, "config_version");
+    eventually("both overlays are stored", || (settled("a") && settled("b")).then_some(()));
+    let (a, b) = (version("a", "overlay_version"), version("b", "overlay_version"));
+    let boot = |node: &str| cluster.muster(&["boot", node, "--json"]).expect(0).json();
+    let in_delta = |boot: &serde_json::Value, key: &str| {
+        let found = boot["delta"].as_array().unwrap().iter().find(|line| line["key"] == key);
+        found.map(|line| line["setting"]["value"].clone())
+    };
+
+    cluster.muster(&["commit", "--scope", "node:n1", "kernel:mine=7", "-m", "by hand"]).expect(0);
+    let one = boot("n1");
+    assert_eq!(one["overlay"]["version"].as_u64(), a, "a node's commit moves no overlay");
+    assert_eq!(in_delta(&one, "kernel:mine"), Some("7".into()));
+    assert_eq!(in_delta(&boot("n2"), "kernel:mine"), None);
+
+    // The second commit comes before the overlay can be rebuilt a second time.
+    for x in ["2", "3"] {
+        cluster.muster(&["commit", "--scope", "vcluster:a", &format!("kernel:x={x}"), "-m", "again"]).expect(0);
+        let booted = boot("n1");
+        let overlay = booted["overlay"]["version"].as_u64();
+        let right = in_delta(&booted, "kernel:x") == Some(x.into()) || overlay == version("a", "config_version");
+        assert!(right, "a boot beside an overlay's rebuild: {booted}");
+    }
+    eventually("the overlay is rebuilt", || settled("a").then_some(()));
+    assert_eq!(in_delta(&boot("n1"), "kernel:x"), None, "a fresh overlay needs no delta");
+    assert_eq!(version("b", "overlay_version"), b, "another vCluster's overlay did not change");
+}
