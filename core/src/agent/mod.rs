@@ -2,5 +2,7 @@
 //! taken back.
 //!
 //! Nothing here knows a kernel, a file, a process or a clock: the node stands behind the trait [`host`], time is passed in.
+//! What values mean is in [`value`].
 
 pub mod host;
+pub mod value;
