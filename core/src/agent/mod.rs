@@ -5,9 +5,9 @@
 //! and the [`machine`] is stepped like the replica: inputs in, effects out, promises withheld until what they rest on is
 //! durable.
 //!
-//! Read in this order: [`drift`] (how far, and so how long), [`ledger`] (what survives a crash), [`event`] (what the journal
-//! must learn), [`effects`] (the one door), [`operator`] (what people ask), then [`plan`] and [`machine`]. [`rollout`] is the
-//! operator's side of a change to many nodes.
+//! Read in this order: [`value`] (what values mean), [`drift`] (how far, and so how long), [`ledger`] (what survives a crash),
+//! [`event`] (what the journal must learn), [`effects`] (the one door), [`operator`] (what people ask), then [`plan`] and
+//! [`machine`]. [`rollout`] is the operator's side of a change to many nodes.
 
 pub mod drift;
 pub mod effects;
@@ -15,3 +15,4 @@ pub mod event;
 pub mod host;
 pub mod ledger;
 pub mod operator;
+pub mod value;
