@@ -44,8 +44,6 @@ pub struct SaveNumber(pub u64);
 /// Everything that can happen to an agent.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// The process started. First, and once.
-    Started(Start),
     /// What the journal declares for the node: at the first contact, and again whenever an entry touched it
     /// ([`Declared::is_touched_by`]). Older than what was given before is harmless.
     Declared(Declared),
@@ -75,7 +73,7 @@ pub enum Input {
     Wake,
 }
 
-/// What the disk held when the process started.
+/// What the disk held when the process started: what [`super::machine::Machine::start`] begins from.
 #[derive(Clone, Debug)]
 pub struct Start {
     /// Which boot this is.
@@ -86,7 +84,8 @@ pub struct Start {
     pub declared: Option<Declared>,
     /// The events that the ledger says count, as far as they read, in order.
     pub spool: Vec<Event>,
-    /// What did not read and what was done about it, in words, for the journal.
+    /// What did not read and what was done about it, in words, for the journal. A ledger that did not read is none and said
+    /// here; then what differs is taken for drift, and nothing is brought back before a window of its own.
     pub repairs: Vec<Arc<str>>,
 }
 

@@ -2,11 +2,11 @@
 //!
 //! Events wait in the spool on the node's disk and are forwarded when the journal is there: never on an operator's path. Each
 //! is carried by a one-shot request, so it is recorded once however often it is sent; when the cluster has forgotten the
-//! request, the node's own records are searched for the event before it is sent again. An event is recognised there by its
-//! kind, its author and `occurred_at`, which is different for any two events that wait at the same time.
+//! request, the node's own records are searched for the event before it is sent again. An event is recognised there by what it
+//! says and by `occurred_at`, which is different for any two events that wait at the same time.
 
 use crate::ids::{NodeId, Seq, WallTime};
-use crate::journal::command::JournalCommand;
+use crate::journal::command::{ConfigState, JournalCommand};
 use crate::journal::entry::{Author, Change, EntryDraft, EntryType, OperationDraft, OperationKind, Record};
 use crate::journal::key::Scope;
 use alloc::sync::Arc;
@@ -65,6 +65,12 @@ pub enum Fact {
         /// The exit status, where it is known.
         exit_status: Option<i32>,
     },
+    /// Nothing differs any more because it was declared: the journal's word for the node is brought up to date, nothing is
+    /// recorded. May be told twice.
+    State {
+        /// The state.
+        state: ConfigState,
+    },
 }
 
 impl Event {
@@ -98,6 +104,7 @@ impl Event {
                 exit_status: *exit_status,
                 occurred_at: Some(self.occurred_at),
             }),
+            Fact::State { state } => JournalCommand::UpdateNodeState { node: node.clone(), state: *state },
         }
     }
 
@@ -107,27 +114,17 @@ impl Event {
         if record.sequence() <= self.after || *record.scope() != Scope::Node(node.clone()) {
             return false;
         }
-        match (record, &self.fact) {
-            (Record::Operation(operation), Fact::Operation { kind, detail, .. }) => {
-                operation.occurred_at == Some(self.occurred_at)
-                    && operation.author == self.author
-                    && operation.kind == *kind
-                    && operation.detail == *detail
+        match (record, self.command(node)) {
+            (Record::Operation(operation), JournalCommand::RecordOperation(ours)) => {
+                (operation.kind, &operation.detail, operation.occurred_at)
+                    == (ours.kind, &ours.detail, ours.occurred_at)
             }
-            (Record::Entry(entry), fact) => {
-                let kind = match fact {
-                    Fact::Drift { .. } => EntryType::DriftDetected,
-                    Fact::Undone { .. } => EntryType::Rollback,
-                    Fact::EmergencyStart { .. } => EntryType::EmergencyStart,
-                    Fact::EmergencyEnd { .. } => EntryType::EmergencyEnd,
-                    Fact::Operation { .. } => return false,
-                };
-                entry.occurred_at == Some(self.occurred_at) && entry.author == self.author && entry.entry_type == kind
+            (Record::Entry(entry), JournalCommand::AppendEntry(ours)) => {
+                (entry.entry_type, entry.occurred_at) == (ours.entry_type, ours.occurred_at)
+                    && (&entry.message, &entry.delta) == (&ours.message, &ours.changes)
+                    && entry.emergency_reason == ours.emergency_reason
             }
-            (
-                Record::Operation(_),
-                Fact::Drift { .. } | Fact::Undone { .. } | Fact::EmergencyStart { .. } | Fact::EmergencyEnd { .. },
-            ) => false,
+            (Record::Operation(_) | Record::Entry(_), _) => false,
         }
     }
 }

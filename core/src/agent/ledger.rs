@@ -117,6 +117,8 @@ pub struct LocalChange {
     pub before: Setting,
     /// What it was when it was last seen.
     pub value: Setting,
+    /// What its owner asked for: what a commit declares, as long as it is still there.
+    pub asked: Option<Setting>,
     /// When it began, for people.
     pub since: WallTime,
     /// Whether the spool holds this value, or the journal knows it.
@@ -201,8 +203,8 @@ pub enum Doing {
     Setting {
         /// Its number.
         change: ChangeId,
-        /// The keys it touches.
-        keys: BTreeSet<Key>,
+        /// The keys it touches, as they were.
+        keys: BTreeMap<Key, Before>,
     },
     /// Bringing keys back. After a crash it goes on.
     Returning {
@@ -211,6 +213,15 @@ pub enum Doing {
         /// Which.
         keys: BTreeSet<Key>,
     },
+}
+
+/// A key before an operator's change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// What it was.
+    pub value: Setting,
+    /// The change it was under already.
+    pub change: Option<LocalChange>,
 }
 
 /// A one-shot request that is, or may be, on its way to the journal.

@@ -15,4 +15,5 @@ pub mod event;
 pub mod host;
 pub mod ledger;
 pub mod operator;
+pub mod plan;
 pub mod value;

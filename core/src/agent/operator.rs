@@ -34,7 +34,7 @@ pub enum Which {
     Own,
     /// All.
     All,
-    /// These, which must be the caller's own.
+    /// These, which must be the caller's own or nobody's.
     Keys(BTreeSet<Key>),
 }
 
@@ -112,6 +112,15 @@ pub enum Reply {
         window: Option<WindowReport>,
         /// Why no window runs although something differs, in words.
         unguarded: Option<Arc<str>>,
+    },
+    /// The host refused some of it, and what was done was taken back, or was to be.
+    NotSet {
+        /// What the host refused.
+        errors: Vec<HostError>,
+        /// What came of taking back the rest.
+        taken_back: Returned,
+        /// The window that runs for what could not be taken back.
+        window: Option<WindowReport>,
     },
     /// Declared for this node by the journal.
     Committed {

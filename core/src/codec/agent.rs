@@ -1,14 +1,14 @@
 //! What an agent keeps on its node's disk, format 1: the ledger, the declared state, the events of the spool.
 
-use super::journal::{Author1, Change1, OperationKind1, Policy1, Setting1};
+use super::journal::{Author1, Change1, ConfigState1, OperationKind1, Policy1, Setting1};
 use super::mirror::{Age1, Key1, Mirror, OneShotId1, Seq1, VClusterId1, WallTime1, mirror_enum, mirror_struct};
 use super::{CodecError, decode, encode, malformed};
 use crate::agent::drift::DriftVector;
 use crate::agent::event::{Event, Fact};
 use crate::agent::host::{BootId, BootTime, Consumer, HostError};
 use crate::agent::ledger::{
-    Attempt, Cause, ChangeId, Conflict, Declared, Doing, Emergency, Frozen, Ledger, LocalChange, Owner, PendingCommit,
-    Spool, Window,
+    Attempt, Before, Cause, ChangeId, Conflict, Declared, Doing, Emergency, Frozen, Ledger, LocalChange, Owner,
+    PendingCommit, Spool, Window,
 };
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -96,6 +96,7 @@ mirror_struct!(
         owner: Owner1,
         before: Setting1,
         value: Setting1,
+        asked: Option<Setting1>,
         since: WallTime1,
         reported: bool,
         problem: Option<Arc<str>>,
@@ -141,10 +142,14 @@ mirror_enum!(
     /// The form of a cause.
     Cause1 of Cause { Boot, Declared, Expired, Asked(Author1), Conflict, Unfinished }
 );
+mirror_struct!(
+    /// The form of a key before a change.
+    Before1 of Before { value: Setting1, change: Option<LocalChange1> }
+);
 mirror_enum!(
     /// The form of what the host is being changed for.
     Doing1 of Doing {
-        Setting { change: ChangeId1, keys: Members<Key1> },
+        Setting { change: ChangeId1, keys: Pairs<Key1, Before1> },
         Returning { cause: Cause1, keys: Members<Key1> },
     }
 );
@@ -193,6 +198,7 @@ mirror_enum!(
         EmergencyStart { reason: Arc<str> },
         EmergencyEnd { message: Arc<str> },
         Operation { kind: OperationKind1, detail: Arc<str>, exit_status: Option<i32> },
+        State { state: ConfigState1 },
     }
 );
 mirror_struct!(
