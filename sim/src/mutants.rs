@@ -127,13 +127,20 @@ impl Workshop {
         Ok(Self { root: whole(root)?, folder, build })
     }
 
-    /// Builds the simulator with a mutant in it; without one: as it is. Gives the binary.
+    /// Builds the simulator with a mutant in it; without one: as it is. Gives the binary, which is built only once of the same
+    /// sources.
     ///
     /// # Errors
     /// What cargo said, or what the mutant does not fit.
     pub fn build(&self, mutant: Option<&Mutant>) -> Result<PathBuf, String> {
         let tree = self.folder.join("tree");
         let changes = mutant.map_or(&[] as &[Change], |mutant| &mutant.change);
+        let print = fingerprint(&self.root, changes).map_err(|error| format!("{}: {error}", self.root.display()))?;
+        let id = mutant.map_or("clean", |mutant| &mutant.id);
+        let binary = self.folder.join(format!("muster-sim-{id}-{print:016x}"));
+        if binary.exists() {
+            return Ok(binary);
+        }
         copy(&self.root, &tree, &ours(&self.root, changes)?, &|path: &Path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             name == "target" || (name.starts_with('.') && name != ".cargo")
@@ -152,7 +159,6 @@ impl Workshop {
         if !output.status.success() {
             return Err(format!("cargo build: {}", String::from_utf8_lossy(&output.stderr).trim()));
         }
-        let binary = self.folder.join(format!("muster-sim-{}", mutant.map_or("clean", |mutant| &mutant.id)));
         fs::copy(self.build.join("debug/muster-sim"), &binary)
             .map_err(|error| format!("{}: {error}", binary.display()))?;
         Ok(binary)
@@ -194,6 +200,26 @@ fn platform() -> Result<String, String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));
     host.map(str::to_owned).ok_or_else(|| format!("rustc -vV tells no host: {text}"))
+}
+
+/// What a build is made of, in a number.
+fn fingerprint(root: &Path, changes: &[Change]) -> std::io::Result<u64> {
+    fn walk(path: &Path, hasher: &mut blake3::Hasher) -> std::io::Result<()> {
+        if path.is_dir() {
+            let mut inside: Vec<PathBuf> = fs::read_dir(path)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+            inside.sort();
+            return inside.iter().try_for_each(|path| walk(path, hasher));
+        }
+        hasher.update(path.to_string_lossy().as_bytes()).update(&fs::read(path)?);
+        Ok(())
+    }
+    let mut hasher = blake3::Hasher::new();
+    for part in ["Cargo.toml", "Cargo.lock", ".cargo", "core", "storage", "sim/Cargo.toml", "sim/src"] {
+        walk(&root.join(part), &mut hasher)?;
+    }
+    hasher.update(format!("{changes:?}").as_bytes());
+    let bytes = hasher.finalize();
+    Ok(u64::from_le_bytes(bytes.as_bytes()[..8].try_into().expect("a digest has more than eight bytes")))
 }
 
 /// Changed files by their path, from the workspace's root.
