@@ -410,8 +410,30 @@ impl Store {
         content.rot.clear();
     }
 
-    /// Flips a bit of what is stored, for good, in a file whose path contains `part`. Gives file and offset.
-    pub fn rot(&self, part: &str) -> Option<(String, usize)> {
+    /// What a loss of power would change of the files in directories of this name: bytes, or which files there are.
+    #[must_use]
+    pub fn unsynced(&self, directory_name: &str) -> Option<String> {
+        let content = self.lock();
+        for (path, directory) in &content.image.directories {
+            if path.file_name().is_none_or(|name| name != directory_name) {
+                continue;
+            }
+            if directory.names != directory.durable {
+                return Some(format!("names in {}", path.display()));
+            }
+            for (name, number) in &directory.names {
+                let same = |inode: &Inode| inode.dirty.is_empty() && inode.cache == inode.durable;
+                if !content.image.inodes.get(number).is_some_and(same) {
+                    return Some(format!("bytes of {}", path.join(name).display()));
+                }
+            }
+        }
+        None
+    }
+
+    /// Flips a bit of what is stored, for good, in a file whose path contains `part`: anywhere in what was written to any such
+    /// file, or in the last written sector of the last one that has more than a header. Gives file and offset.
+    pub fn rot(&self, part: &str, last: bool) -> Option<(String, usize)> {
         let mut content = self.lock();
         let content = &mut *content;
         let mut files = Vec::new();
@@ -424,14 +446,24 @@ impl Store {
                 }
             }
         }
+        // Preallocated files are zero behind their written part; the written part is the interesting one.
+        let written =
+            |inode: &Inode, length| inode.durable.iter().rposition(|byte| *byte != 0).map_or(length, |at| at + 1);
+        if last {
+            let inodes = &content.image.inodes;
+            files
+                .retain(|(_, number, length)| inodes.get(number).is_some_and(|inode| written(inode, *length) > SECTOR));
+            files.sort();
+            files.drain(..files.len().saturating_sub(1));
+        }
         if files.is_empty() {
             return None;
         }
         let (path, number, length) = files.swap_remove(content.draw.place(files.len()));
         let inode = content.image.inodes.get_mut(&number)?;
-        // Preallocated files are zero behind their written part; the written part is the interesting one.
-        let written = inode.durable.iter().rposition(|byte| *byte != 0).map_or(length, |last| last + 1);
-        let at = content.draw.place(written);
+        let end = written(inode, length);
+        let begin = if last { (end - 1) / SECTOR * SECTOR } else { 0 };
+        let at = begin + content.draw.place(end - begin);
         let bit = 1 << content.draw.below(8);
         content.rot.insert((number, at, bit));
         inode.durable[at] ^= bit;
