@@ -22,6 +22,7 @@ mod overlays;
 mod promises_are_durable;
 mod same_state;
 mod sessions_at_most_once;
+mod storm;
 mod subscriptions;
 mod terms_and_votes;
 
@@ -106,5 +107,6 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<linearizable::Linearizable>::default(),
         Box::<local_reads::LocalReads>::default(),
         Box::<hygiene::Hygiene>::default(),
+        Box::<storm::Storm>::default(),
     ]
 }
