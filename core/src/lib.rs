@@ -8,6 +8,8 @@
 #![cfg_attr(not(test), warn(missing_docs))]
 extern crate alloc;
 
+pub mod admission;
+pub mod agent;
 pub mod boot;
 pub mod client;
 pub mod clock;
