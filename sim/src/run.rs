@@ -22,6 +22,7 @@ use crate::storm::{Storm, StormReport};
 use crate::subscriber::Subscriber;
 use crate::world::{Found, Trace, World};
 use muster_core::ids::{ClusterId, GroupId, Incarnation, ReplicaId, ReplicaName, Time};
+use muster_core::limits::FEATURE_LEVEL;
 use muster_core::members::{Admission, Member, MemberCommand, MemberWish};
 use muster_core::request::{AdminOutcome, AdminRequest, Command, Outcome, Reply};
 use muster_core::state::State;
@@ -188,7 +189,7 @@ fn admission(seed: u64, number: u64, wish: MemberWish) -> Admission {
         peer_address: format!("r{number}:9444").into(),
         client_address: address_of(number),
         wish,
-        feature_level: 1,
+        feature_level: FEATURE_LEVEL,
     }
 }
 
@@ -238,11 +239,13 @@ async fn story(world: &Arc<World>) -> Tally {
         world.spawn(operate(world.clone(), began, item));
     }
     let mut session = SharedSession::default();
+    let mut first = 1;
     for id in 1..=world.scenario.load.clients {
         if (id - 1) % world.scenario.load.together == 0 {
             session = SharedSession::default();
+            first = id;
         }
-        world.spawn(Client::new(world.clone(), id).within(session.clone()).run(crowd.clone()));
+        world.spawn(Client::new(world.clone(), id).within(session.clone(), first).run(crowd.clone()));
     }
     for id in 1..=world.scenario.load.subscribers {
         drop(madsim::task::spawn(Subscriber::new(world.clone(), 3_000_000 + id).run(crowd.clone())));
@@ -271,7 +274,7 @@ async fn form(world: &Arc<World>, storm: &Storm) -> Result<(), String> {
         peer_address: first.peer_address,
         client_address: first.client_address,
         wish: MemberWish::Voter,
-        feature_level: 1,
+        feature_level: FEATURE_LEVEL,
     };
     world.note_first_state(State::new(identity(world.seed, 1).cluster, member.clone()));
     world.add_machine(identity(world.seed, 1), address_of(1));
