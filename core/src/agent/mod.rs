@@ -4,3 +4,4 @@
 //! Nothing here knows a kernel, a file, a process or a clock: the node stands behind the trait [`host`], time is passed in.
 
 pub mod host;
+pub mod store;
