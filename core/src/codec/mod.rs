@@ -4,6 +4,7 @@
 //! that do, one submodule per family and format, with explicit conversions. Decoding never panics, never allocates beyond
 //! its limit, and refuses trailing bytes.
 
+mod agent;
 pub(crate) mod journal;
 pub mod log;
 pub(crate) mod mirror;
@@ -11,6 +12,7 @@ mod peer;
 pub(crate) mod request;
 pub(crate) mod state;
 
+pub use agent::{decode_declared, decode_event, decode_ledger, encode_declared, encode_event, encode_ledger};
 pub use journal::{decode_record, encode_record};
 pub use peer::{decode_changes, decode_envelope, encode_changes, encode_envelope};
 pub use request::{
