@@ -12,7 +12,9 @@
 pub mod drift;
 pub mod effects;
 pub mod event;
+pub mod fleet;
 pub mod host;
+pub mod journal;
 pub mod ledger;
 pub mod operator;
 pub mod plan;

@@ -2,24 +2,22 @@
 //!
 //! ```text
 //! file    │ header │ frame 0 │ frame 1 │ …
-//! header  8 magic MUSTERas, 4 format, 4 zero, 8 ordinal of the first event that may be in it, 4 zero, 4 CRC-32 of the bytes before
-//! frame   4 length, 4 CRC-32 over frame number, length and content; the content: 1 kind, 8 ordinal, then
+//! header  8 magic MUSTERas, 4 format, 4 zero, 12 zero, 4 CRC-32 of the bytes before
+//! frame   4 length, 4 CRC-32 over frame number, length and content; the content: 1 kind, 8 event number, then
 //!         kind 1  an event: its bytes
-//!         kind 2  it is being sent: 16 request id, 8 replicated age at which the id was drawn
-//!         kind 3  the journal has it
+//!         kind 2  events after this number did not happen: the ledger that would name them was never written
 //! ```
-//! Files are `{number:020}.spool`. Numbers are little-endian. Frames are appended and synced; a file that has grown past its bound is followed by another, and is
-//! removed once the journal has every event in it, oldest first. So that nothing is sent twice under two names, the id under which
-//! an event is sent is in the spool before it is sent.
+//! Files are `{number:020}.spool`. Numbers are little-endian. Frames are appended and synced; a file that has grown past its bound
+//! is followed by another, and is removed once the journal has every event in it, oldest first. Every run begins a file of its own.
 //!
 //! What a crash cuts off was never acknowledged to anybody, and is cut. A frame that is damaged between whole ones is left out,
 //! and the file it was in is kept beside under another name.
 
-use crate::disk::{Access, Disk, beside, printed};
+use crate::disk::{Access, Disk, beside, printed, read_whole, write_whole};
 use crate::file::{aside, frame, u32_at, u64_at};
 use bytes::Bytes;
-use muster_core::agent::store::Spooled;
-use muster_core::ids::{Age, OneShotId};
+use muster_core::agent::event::Event;
+use muster_core::codec::encode_event;
 use muster_core::storage::StorageError;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,88 +25,90 @@ use std::path::{Path, PathBuf};
 const MAGIC: [u8; 8] = *b"MUSTERas";
 const FORMAT: u32 = 1;
 const HEADER: usize = 32;
+const CHECKSUM: usize = HEADER - 4;
 
 const EVENT: u8 = 1;
-const SENDING: u8 = 2;
-const FORWARDED: u8 = 3;
-/// Kind and ordinal.
+const CUT: u8 = 2;
+/// Kind and event number.
 const FRAME_HEAD: usize = 1 + 8;
+
+/// A run of damaged frames longer than this ends what is read of a file.
+const LOST_MAX: u64 = 64;
 
 struct Segment {
     path: PathBuf,
-    /// Events in it that the journal has not got.
-    waiting: u64,
+    /// The highest event number in it.
+    last: u64,
 }
 
 pub(super) struct Spool<D: Disk> {
     disk: D,
-    file_bytes: u64,
     directory: PathBuf,
+    file_bytes: u64,
     /// Oldest first; the last one is written to.
     segments: Vec<Segment>,
     /// The last segment's file, its length, and how many frames it has.
     open: Option<(D::File, u64, u64)>,
-    /// Which segment each waiting event is in, by its place in `segments` plus `removed`.
-    places: BTreeMap<u64, u64>,
-    removed: u64,
     /// The highest number a file has had.
     files: u64,
-    /// The next event's ordinal.
-    next: u64,
+    /// The events that were there at the start, until they are counted.
+    found: BTreeMap<u64, Bytes>,
+    /// Events after this number lie in the files but did not happen: to be said before the next one is written.
+    cut: Option<u64>,
 }
 
 fn number_of(name: &str) -> Option<u64> {
     name.strip_suffix(".spool")?.parse().ok()
 }
 
-fn header(first: u64) -> [u8; HEADER] {
+fn header() -> [u8; HEADER] {
     let mut bytes = [0; HEADER];
     bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..12].copy_from_slice(&FORMAT.to_le_bytes());
-    bytes[16..24].copy_from_slice(&first.to_le_bytes());
-    let checksum = crc32fast::hash(&bytes[..28]);
-    bytes[28..].copy_from_slice(&checksum.to_le_bytes());
+    let checksum = crc32fast::hash(&bytes[..CHECKSUM]);
+    bytes[CHECKSUM..].copy_from_slice(&checksum.to_le_bytes());
     bytes
 }
 
-fn content(kind: u8, ordinal: u64, rest: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(FRAME_HEAD + rest.len());
-    bytes.push(kind);
-    bytes.extend_from_slice(&ordinal.to_le_bytes());
-    bytes.extend_from_slice(rest);
-    bytes
+fn framed(frame_number: u64, kind: u8, event: u64, rest: &[u8]) -> Vec<u8> {
+    let mut content = Vec::with_capacity(FRAME_HEAD + rest.len());
+    content.push(kind);
+    content.extend_from_slice(&event.to_le_bytes());
+    content.extend_from_slice(rest);
+    reframed(frame_number, &content)
 }
 
-fn framed(number: u64, content: &[u8]) -> Vec<u8> {
-    let mut bytes = frame::head(number, content).to_vec();
+fn reframed(frame_number: u64, content: &[u8]) -> Vec<u8> {
+    let mut bytes = frame::head(frame_number, content).to_vec();
     bytes.extend_from_slice(content);
     bytes
 }
 
-/// A file's whole frames, and what was wrong with it.
+/// What is whole of a file.
 struct Scan {
-    first: u64,
     frames: Vec<Vec<u8>>,
-    /// Where the whole frames end, if only what follows them is bad.
+    /// Where the whole frames end, if what follows them is bad to the end.
     tail: Option<u64>,
-    /// Frames that were left out between whole ones.
-    lost: usize,
+    /// How many frames were left out between whole ones.
+    lost: u64,
 }
 
-fn scan(path: &Path, bytes: &[u8]) -> Result<Result<Scan, String>, StorageError> {
-    if bytes.len() < HEADER || bytes[..8] != MAGIC || crc32fast::hash(&bytes[..28]) != u32_at(bytes, 28) {
-        return Ok(Err("its header is damaged".to_owned()));
+fn whole(frame_number: u64, bytes: &[u8]) -> Option<&[u8]> {
+    frame::read(frame_number, bytes).ok().filter(|content| content.len() >= FRAME_HEAD)
+}
+
+fn scan(path: &Path, bytes: &[u8]) -> Result<Result<Scan, &'static str>, StorageError> {
+    if bytes.len() < HEADER || bytes[..8] != MAGIC || crc32fast::hash(&bytes[..CHECKSUM]) != u32_at(bytes, CHECKSUM) {
+        return Ok(Err("its header is damaged"));
     }
     let format = u32_at(bytes, 8);
     if format != FORMAT {
         return Err(StorageError::Format { file: printed(path), found: format, known: FORMAT });
     }
-    let mut scan = Scan { first: u64_at(bytes, 16), frames: Vec::new(), tail: None, lost: 0 };
+    let mut scan = Scan { frames: Vec::new(), tail: None, lost: 0 };
     let (mut at, mut number) = (HEADER, 0);
     while at < bytes.len() {
-        if let Ok(content) = frame::read(number, &bytes[at..])
-            && content.len() >= FRAME_HEAD
-        {
+        if let Some(content) = whole(number, &bytes[at..]) {
             scan.frames.push(content.to_vec());
             at += frame::HEAD + content.len();
             number += 1;
@@ -116,16 +116,15 @@ fn scan(path: &Path, bytes: &[u8]) -> Result<Result<Scan, String>, StorageError>
         }
         // The next whole frame, if there is one: its number says how many are missing.
         let next = (at + 1..bytes.len()).find_map(|from| {
-            (number + 1..number + 65).find_map(|later| {
-                let content = frame::read(later, &bytes[from..]).ok()?;
-                (content.len() >= FRAME_HEAD).then_some((from, later))
-            })
+            (number + 1..=number + LOST_MAX)
+                .find(|later| whole(*later, &bytes[from..]).is_some())
+                .map(|later| (from, later))
         });
         let Some((from, later)) = next else {
             scan.tail = Some(at as u64);
             break;
         };
-        scan.lost += usize::try_from(later - number).unwrap_or(usize::MAX);
+        scan.lost += later - number;
         (at, number) = (from, later);
     }
     Ok(Ok(scan))
@@ -137,71 +136,76 @@ impl<D: Disk> Spool<D> {
         directory: PathBuf,
         file_bytes: u64,
         repairs: &mut Vec<String>,
-    ) -> Result<(Self, Vec<Spooled>), StorageError> {
+    ) -> Result<Self, StorageError> {
         let names = disk.list(&directory).await?.unwrap_or_default();
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
         numbers.sort_unstable();
-        let paths: Vec<PathBuf> = numbers.iter().map(|number| directory.join(format!("{number:020}.spool"))).collect();
         let mut spool = Self {
             disk,
-            file_bytes,
             directory,
+            file_bytes,
             segments: Vec::new(),
             open: None,
-            places: BTreeMap::new(),
-            removed: 0,
             files: numbers.last().copied().unwrap_or(0),
-            next: 1,
+            found: BTreeMap::new(),
+            cut: None,
         };
-        let mut waiting: BTreeMap<u64, Spooled> = BTreeMap::new();
-        for path in paths {
+        for number in numbers {
+            let path = spool.directory.join(format!("{number:020}.spool"));
             let Some(frames) = spool.read(&path, repairs).await? else { continue };
-            let place = spool.segments.len() as u64;
-            spool.segments.push(Segment { path, waiting: 0 });
+            let mut last = 0;
             for content in frames {
-                spool.replay(place, &content, &mut waiting);
+                let event = u64_at(&content, 1);
+                if content[0] == EVENT {
+                    last = last.max(event);
+                    spool.found.insert(event, Bytes::from(content).slice(FRAME_HEAD..));
+                } else if content[0] == CUT {
+                    drop(spool.found.split_off(&(event + 1)));
+                }
             }
+            spool.segments.push(Segment { path, last });
         }
-        for place in spool.places.values() {
-            spool.segments[usize::try_from(*place).unwrap_or(usize::MAX)].waiting += 1;
-        }
-        spool.trim().await?;
-        Ok((spool, waiting.into_values().collect()))
+        Ok(spool)
     }
 
     /// The whole frames of a file, which is mended first where it must be.
-    async fn read(&mut self, path: &Path, repairs: &mut Vec<String>) -> Result<Option<Vec<Vec<u8>>>, StorageError> {
-        let Some(bytes) = crate::disk::read_whole(&self.disk, path).await? else { return Ok(None) };
+    async fn read(&self, path: &Path, repairs: &mut Vec<String>) -> Result<Option<Vec<Vec<u8>>>, StorageError> {
+        let Some(bytes) = read_whole(&self.disk, path).await? else { return Ok(None) };
+        let kept = aside(path);
         let scan = match scan(path, &bytes)? {
             Ok(scan) => scan,
             Err(problem) => {
-                let kept = aside(path);
                 self.disk.rename(path, &kept).await?;
                 self.disk.sync_directory(&self.directory).await?;
                 repairs.push(format!(
-                    "{} cannot be read ({problem}): it was set aside as {}; what was spooled in it is not forwarded",
+                    "{} cannot be read ({problem}): it was set aside as {}; the journal will not learn what was in it",
                     printed(path),
                     printed(&kept)
                 ));
                 return Ok(None);
             }
         };
-        self.next = self.next.max(scan.first);
         if scan.lost > 0 {
-            self.rewrite(path, &bytes, &scan).await?;
+            // The damaged file stays beside; what is whole of it takes its name.
+            write_whole(&self.disk, &kept, &bytes).await?;
+            let mut mended = header().to_vec();
+            for (number, content) in scan.frames.iter().enumerate() {
+                mended.extend_from_slice(&reframed(number as u64, content));
+            }
+            write_whole(&self.disk, path, &mended).await?;
             repairs.push(format!(
-                "{} is damaged: {} of its records cannot be read and are not forwarded; the others were kept, and the file as \
-                 it was is {}",
+                "{} is damaged: {} of its records cannot be read, and the journal will not learn what was in them; the others \
+                 were kept, and the file as it was is {}",
                 printed(path),
                 scan.lost,
-                printed(&aside(path))
+                printed(&kept)
             ));
         } else if let Some(end) = scan.tail {
             let file = self.disk.open(path, Access::Write).await?.ok_or_else(|| vanished(path))?;
             self.disk.set_length(&file, end).await?;
             self.disk.sync(&file).await?;
             repairs.push(format!(
-                "{} ended in {} bytes that are no whole record: they were cut; what was acknowledged before is kept",
+                "{} ended in {} bytes that are no whole record, as a crash leaves them: they were cut",
                 printed(path),
                 bytes.len() as u64 - end
             ));
@@ -209,122 +213,68 @@ impl<D: Disk> Spool<D> {
         Ok(Some(scan.frames))
     }
 
-    /// Keeps a damaged file beside, and what is whole of it under its name.
-    async fn rewrite(&self, path: &Path, bytes: &[u8], scan: &Scan) -> Result<(), StorageError> {
-        crate::disk::write_whole(&self.disk, &aside(path), bytes).await?;
-        let mut whole = header(scan.first).to_vec();
-        for (number, content) in scan.frames.iter().enumerate() {
-            whole.extend_from_slice(&framed(number as u64, content));
+    /// The events after `delivered`, up to `last`: those that the ledger says count. The others go.
+    pub(super) async fn count(&mut self, delivered: u64, last: u64) -> Result<Vec<Bytes>, StorageError> {
+        let found = std::mem::take(&mut self.found);
+        if found.keys().next_back().is_some_and(|highest| *highest > last) {
+            self.cut = Some(last);
         }
-        crate::disk::write_whole(&self.disk, path, &whole).await
+        self.delivered(delivered).await?;
+        Ok(found.into_iter().filter(|(number, _)| (delivered + 1..=last).contains(number)).map(|(_, event)| event).collect())
     }
 
-    fn replay(&mut self, place: u64, content: &[u8], waiting: &mut BTreeMap<u64, Spooled>) {
-        let ordinal = u64_at(content, 1);
-        let rest = &content[FRAME_HEAD..];
-        match content[0] {
-            EVENT => {
-                self.next = self.next.max(ordinal + 1);
-                self.places.insert(ordinal, place);
-                waiting.insert(ordinal, Spooled { ordinal, bytes: Bytes::copy_from_slice(rest), sending: None });
-            }
-            SENDING if rest.len() == 24 => {
-                if let Some(event) = waiting.get_mut(&ordinal) {
-                    let id = (u128::from(u64_at(rest, 8)) << 64) | u128::from(u64_at(rest, 0));
-                    event.sending = Some((OneShotId(id), Age(u64_at(rest, 16))));
-                }
-            }
-            FORWARDED => {
-                waiting.remove(&ordinal);
-                self.places.remove(&ordinal);
-            }
-            // A checksum vouches for the frame: another kind was written by a later version, and is not an event.
-            _ => {}
-        }
-    }
-
-    pub(super) async fn append(&mut self, events: &[Bytes]) -> Result<Vec<u64>, StorageError> {
-        let first = self.next;
-        let contents: Vec<Vec<u8>> =
-            (first..).zip(events).map(|(ordinal, event)| content(EVENT, ordinal, event)).collect();
-        self.write(&contents).await?;
-        self.next += events.len() as u64;
-        let place = self.removed + self.segments.len() as u64 - 1;
-        let ordinals: Vec<u64> = (first..self.next).collect();
-        for ordinal in &ordinals {
-            self.places.insert(*ordinal, place);
-        }
-        if let Some(segment) = self.segments.last_mut() {
-            segment.waiting += events.len() as u64;
-        }
-        Ok(ordinals)
-    }
-
-    pub(super) async fn sending(&mut self, ordinal: u64, id: OneShotId, drawn_at: Age) -> Result<(), StorageError> {
-        let mut rest = id.0.to_le_bytes().to_vec();
-        rest.extend_from_slice(&drawn_at.0.to_le_bytes());
-        self.write(&[content(SENDING, ordinal, &rest)]).await
-    }
-
-    pub(super) async fn forwarded(&mut self, ordinal: u64) -> Result<(), StorageError> {
-        let Some(place) = self.places.get(&ordinal).copied() else { return Ok(()) };
-        self.write(&[content(FORWARDED, ordinal, &[])]).await?;
-        self.places.remove(&ordinal);
-        let index = usize::try_from(place - self.removed).unwrap_or(usize::MAX);
-        if let Some(segment) = self.segments.get_mut(index) {
-            segment.waiting -= 1;
-        }
-        self.trim().await
-    }
-
-    /// Removes the oldest files in which nothing waits. The last one stays.
-    async fn trim(&mut self) -> Result<(), StorageError> {
-        while self.segments.len() > 1 && self.segments[0].waiting == 0 {
-            self.disk.remove(&self.segments[0].path).await?;
-            self.disk.sync_directory(&self.directory).await?;
-            self.segments.remove(0);
-            self.removed += 1;
-        }
-        Ok(())
-    }
-
-    /// Appends frames, durably.
-    async fn write(&mut self, contents: &[Vec<u8>]) -> Result<(), StorageError> {
-        let (file, mut at, mut number) = self.writable().await?;
+    pub(super) async fn append(&mut self, events: &[Event]) -> Result<(), StorageError> {
+        let Some(last) = events.last().map(|event| event.number) else { return Ok(()) };
+        let (file, from, mut number) = self.writable().await?;
         let mut bytes = Vec::new();
-        let from = at;
-        for content in contents {
-            let frame = framed(number, content);
-            at += frame.len() as u64;
+        let mut push = |kind, event, rest: &[u8]| {
+            bytes.extend_from_slice(&framed(number, kind, event, rest));
             number += 1;
-            bytes.extend_from_slice(&frame);
+        };
+        if let Some(cut) = self.cut {
+            push(CUT, cut, &[]);
+        }
+        for event in events {
+            push(EVENT, event.number, &encode_event(event));
         }
         self.disk.write(&file, from, &bytes).await?;
         self.disk.sync(&file).await?;
-        self.open = Some((file, at, number));
+        self.cut = None;
+        if let Some(segment) = self.segments.last_mut() {
+            segment.last = last;
+        }
+        self.open = Some((file, from + bytes.len() as u64, number));
         Ok(())
     }
 
-    /// The file to append to, its length and how many frames it has. Not remembered until the write has succeeded: after a failed
-    /// one nothing is known about the file.
+    /// The journal has everything up to this event: files that hold nothing later go, but for the one that is written to.
+    pub(super) async fn delivered(&mut self, upto: u64) -> Result<(), StorageError> {
+        while self.segments.len() > 1 && self.segments[0].last <= upto {
+            self.disk.remove(&self.segments[0].path).await?;
+            self.disk.sync_directory(&self.directory).await?;
+            self.segments.remove(0);
+        }
+        Ok(())
+    }
+
+    /// The file to append to, its length and how many frames it has. Forgotten until the write has succeeded: after a failed one
+    /// nothing is known about the file.
     async fn writable(&mut self) -> Result<(D::File, u64, u64), StorageError> {
         if let Some(open) = self.open.take()
             && open.1 < self.file_bytes
         {
             return Ok(open);
         }
-        // The first write of a run begins a file of its own, so that no frame is ever numbered by guessing.
         let path = self.directory.join(format!("{:020}.spool", self.files + 1));
         let made = beside(&path);
         let file = self.disk.create(&made).await?;
-        self.disk.write(&file, 0, &header(self.next)).await?;
+        self.disk.write(&file, 0, &header()).await?;
         self.disk.sync(&file).await?;
         self.disk.rename(&made, &path).await?;
         self.disk.sync_directory(&self.directory).await?;
         let file = self.disk.open(&path, Access::Write).await?.ok_or_else(|| vanished(&path))?;
         self.files += 1;
-        self.segments.push(Segment { path, waiting: 0 });
-        self.trim().await?;
+        self.segments.push(Segment { path, last: 0 });
         Ok((file, HEADER as u64, 0))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! offset  bytes
-//!      0      8  magic: MUSTERal (ledger) or MUSTERab (boot)
+//!      0      8  magic: MUSTERal (ledger) or MUSTERad (declared state)
 //!      8      4  format
 //!     12      4  zero
 //!     16      8  generation: grows with every replacement of a ledger, else zero
@@ -33,14 +33,14 @@ const _: () = assert!(CONTENT == 64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Ledger,
-    Boot,
+    Declared,
 }
 
 impl Kind {
     const fn magic(self) -> [u8; 8] {
         match self {
             Self::Ledger => *b"MUSTERal",
-            Self::Boot => *b"MUSTERab",
+            Self::Declared => *b"MUSTERad",
         }
     }
 }
