@@ -27,8 +27,10 @@ use core::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The format that this binary writes, and the newest it reads.
+/// The format that this binary writes, and the newest it reads, of everything but pages of state.
 pub const FORMAT: u8 = 1;
+
+pub use state::FORMAT as STATE_FORMAT;
 
 /// The largest encoded string that is ever decoded, in bytes.
 pub const DECODE_BYTES_MAX: usize = 64 << 20;
@@ -77,9 +79,14 @@ fn configuration() -> impl bincode::config::Config {
 
 /// Encodes a mirror type behind the version byte.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
+    encode_as(FORMAT, value)
+}
+
+/// [`encode`] for a family that has more formats than one.
+pub(crate) fn encode_as<T: Serialize>(format: u8, value: &T) -> Bytes {
     let body = encode_body(value);
     let mut out = Vec::with_capacity(body.len() + 1);
-    out.push(FORMAT);
+    out.push(format);
     out.extend_from_slice(&body);
     out.into()
 }
@@ -91,9 +98,14 @@ pub(crate) fn encode_body<T: Serialize>(value: &T) -> Vec<u8> {
 
 /// Decodes a mirror type from behind its version byte.
 pub(crate) fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, CodecError> {
+    decode_up_to(FORMAT, what, bytes)
+}
+
+/// [`decode`] for a family of which formats 1 to `known` have the same mirror type.
+pub(crate) fn decode_up_to<T: DeserializeOwned>(known: u8, what: &'static str, bytes: &[u8]) -> Result<T, CodecError> {
     let (&version, body) = bytes.split_first().ok_or_else(|| malformed(what, "it is empty"))?;
-    if version != FORMAT {
-        return Err(CodecError::Format { what, found: version, known: FORMAT });
+    if !(1..=known).contains(&version) {
+        return Err(CodecError::Format { what, found: version, known });
     }
     decode_body(what, body)
 }
