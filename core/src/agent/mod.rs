@@ -10,6 +10,7 @@
 //! [`machine`]. [`rollout`] is the operator's side of a change to many nodes.
 
 pub mod drift;
+pub mod driver;
 pub mod effects;
 pub mod event;
 pub mod fleet;

@@ -34,7 +34,7 @@ const NOT_IN_TIME: &str = "no answer in time";
 const BOOT_BYTES_MAX: u64 = 256 << 20;
 
 /// Why one replica gave no answer.
-enum Miss {
+pub(super) enum Miss {
     /// Another one may answer.
     Elsewhere(String),
     /// So says the replica: try as core advises.
@@ -43,9 +43,9 @@ enum Miss {
     Final(ClientError),
 }
 
-type Asked<T> = Result<T, Miss>;
+pub(super) type Asked<T> = Result<T, Miss>;
 
-fn of_status(address: &str, status: &tonic::Status) -> Miss {
+pub(super) fn of_status(address: &str, status: &tonic::Status) -> Miss {
     let problem = match std::error::Error::source(status) {
         Some(source) => super::pipe::root_cause(source),
         None => status.message().to_owned(),
@@ -64,17 +64,17 @@ fn broken(address: &str, problem: impl ToString) -> ClientError {
     ClientError::Broken { address: address.to_owned(), problem: problem.to_string() }
 }
 
-fn senseless(address: &str) -> impl Fn(Malformed) -> Miss + '_ {
+pub(super) fn senseless(address: &str) -> impl Fn(Malformed) -> Miss + '_ {
     move |error| Miss::Final(broken(address, format!("its answer makes no sense: {error}")))
 }
 
-fn read_deadline(connections: &Connections) -> Time {
+pub(super) fn read_deadline(connections: &Connections) -> Time {
     let timeout = u64::try_from(connections.options.read_timeout.as_millis()).unwrap_or(u64::MAX);
     connections.now().plus_ms(timeout)
 }
 
 /// Asks one replica after another.
-async fn ask<T, F>(
+pub(super) async fn ask<T, F>(
     connections: &Connections,
     deadline: Time,
     question: impl Fn(Arc<str>, MusterClient<Channel>) -> F,
@@ -130,7 +130,7 @@ where
 }
 
 /// Asks exactly this replica.
-async fn ask_one<T>(
+pub(super) async fn ask_one<T>(
     connections: &Connections,
     address: &str,
     deadline: Time,

@@ -296,6 +296,18 @@ impl<L: Library> Muster for MusterApi<L> {
         Ok(Response::new(self.replica.handle.admin(request).await.to_wire()))
     }
 
+    async fn report(&self, request: Request<wire::ReportRequest>) -> Result<Response<wire::ReportReply>, Status> {
+        let request = request.into_inner();
+        let author: Author = need("author", request.author)?;
+        check_author(&author).map_err(|refusal| Status::permission_denied(format!("{refusal:?}")))?;
+        let reply = self.replica.fleet.report(request.report, |_| Ok(()))?;
+        Ok(Response::new(reply))
+    }
+
+    async fn fleet(&self, request: Request<wire::FleetRequest>) -> Result<Response<wire::FleetReply>, Status> {
+        Ok(Response::new(self.replica.fleet.heard(&request.into_inner().node, |_| true)?))
+    }
+
     async fn admit(&self, request: Request<wire::AdmitRequest>) -> Result<Response<wire::AdmitReply>, Status> {
         use wire::admit_reply::Result as W;
         let request = request.into_inner();

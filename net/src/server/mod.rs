@@ -7,6 +7,7 @@
 
 mod api;
 mod boot;
+mod fleet;
 mod history;
 mod http;
 
@@ -42,6 +43,8 @@ pub struct Replica<L> {
     pub build_version: &'static str,
     /// What its data directory takes on disk, in bytes. Asked for every status.
     disk_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// What agents told this replica.
+    fleet: fleet::FleetMemory,
     ending: watch::Receiver<bool>,
     end: Arc<watch::Sender<bool>>,
 }
@@ -57,6 +60,7 @@ impl<L: Library> Replica<L> {
             identity: Arc::new(identity),
             build_version,
             disk_bytes: Arc::new(|| 0),
+            fleet: fleet::FleetMemory::new(),
             ending,
             end: Arc::new(end),
         }
