@@ -17,6 +17,7 @@ pub mod fleet;
 pub mod host;
 pub mod journal;
 pub mod ledger;
+pub mod machine;
 pub mod operator;
 pub mod plan;
 pub mod store;
