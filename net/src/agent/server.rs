@@ -344,26 +344,34 @@ async fn pass(running: Running, mut inputs: Streaming<wire::RunInput>, out: &Out
     use wire::run_output::Output as W;
     let Running { input, output: mut from } = running;
     let mut input = Some(input);
+    let mut listening = true;
     loop {
         tokio::select! {
-            message = inputs.message(), if input.is_some() => {
+            message = inputs.message(), if listening && input.is_some() => {
                 let piece = match message {
                     Ok(Some(message)) => match message.input {
                         Some(Input::Stdin(bytes)) => RunIn::Bytes(bytes),
                         Some(Input::StdinEnds(_)) => RunIn::End,
-                        Some(Input::Size(new)) => { let (rows, columns) = size(Some(new)); RunIn::Size(rows, columns) }
+                        Some(Input::Size(new)) => {
+                            let (rows, columns) = size(Some(new));
+                            RunIn::Size(rows, columns)
+                        }
                         Some(Input::Begin(_)) | None => continue,
                     },
-                    // The client ended its half, or is gone: then `out` is closed, too.
-                    Ok(None) => RunIn::End,
-                    Err(_) => { input = None; continue }
+                    Ok(None) => {
+                        listening = false;
+                        RunIn::End
+                    }
+                    // The client is gone: without its input the command is ended.
+                    Err(_) => {
+                        input = None;
+                        continue;
+                    }
                 };
-                if matches!(piece, RunIn::End) {
-                    if let Some(input) = &input { input.send(RunIn::End).await.ok(); }
-                } else if let Some(to) = &input
+                if let Some(to) = &input
                     && to.send(piece).await.is_err()
                 {
-                    input = None;
+                    listening = false;
                 }
             }
             piece = from.recv() => {
