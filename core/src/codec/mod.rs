@@ -77,6 +77,31 @@ fn configuration() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<DECODE_BYTES_MAX>()
 }
 
+/// What most encoded strings fit into without growing.
+const USUAL_BYTES: usize = 256;
+
+/// Appends what is encoded.
+struct Sink(Vec<u8>);
+
+impl bincode::enc::write::Writer for Sink {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl Sink {
+    fn of(start: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(USUAL_BYTES);
+        bytes.extend_from_slice(start);
+        Self(bytes)
+    }
+
+    fn take<T: Serialize>(&mut self, value: &T) {
+        bincode::serde::encode_into_writer(value, &mut *self, configuration()).expect("mirror types always encode");
+    }
+}
+
 /// Encodes a mirror type behind the version byte.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
     encode_as(FORMAT, value)
@@ -84,16 +109,16 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
 
 /// [`encode`] for a family that has more formats than one.
 pub(crate) fn encode_as<T: Serialize>(format: u8, value: &T) -> Bytes {
-    let body = encode_body(value);
-    let mut out = Vec::with_capacity(body.len() + 1);
-    out.push(format);
-    out.extend_from_slice(&body);
-    out.into()
+    let mut out = Sink::of(&[format]);
+    out.take(value);
+    out.0.into()
 }
 
 /// Encodes a mirror type without a version byte, for a place that has one already.
 pub(crate) fn encode_body<T: Serialize>(value: &T) -> Vec<u8> {
-    bincode::serde::encode_to_vec(value, configuration()).expect("mirror types always encode")
+    let mut out = Sink::of(&[]);
+    out.take(value);
+    out.0
 }
 
 /// Decodes a mirror type from behind its version byte.

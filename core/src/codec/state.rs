@@ -274,7 +274,7 @@ impl Maker {
                     self.put(&Item1::Reply {
                         session: Mirror::of(session),
                         number: *number,
-                        outcome: Mirror::of(outcome),
+                        outcome: Mirror::of(&**outcome),
                     });
                 }
                 some.into_iter().next_back().map_or(Section::OneShots(None), |(at, _)| Section::Replies(Some(at)))
@@ -508,11 +508,11 @@ impl StateLoader {
                     return Err(malformed(WHAT, format!("a reply is of session {id}, which is not open")));
                 };
                 session.replies += 1;
-                state.sessions.replies.insert((id, number), outcome.back()?);
+                state.sessions.replies.insert((id, number), Arc::new(outcome.back()?));
             }
             Item1::OneShot { id, since, outcome } => {
                 let (id, since) = (id.back()?, since.back()?);
-                state.sessions.one_shots.insert(id, OneShot { since, outcome: outcome.back()? });
+                state.sessions.one_shots.insert(id, Arc::new(OneShot { since, outcome: outcome.back()? }));
                 state.sessions.kept.insert((since, id));
             }
             Item1::Head { .. } | Item1::Pair(_) | Item1::End { .. } => unreachable!("taken above"),

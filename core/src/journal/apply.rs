@@ -135,7 +135,7 @@ impl Journal {
             }
             Plan::Overlay { vcluster, overlay, keep } => {
                 let version = overlay.version;
-                if !keep && let Some(old) = self.vclusters.get(&vcluster).cloned() {
+                if !keep && let Some(old) = self.vcluster(&vcluster).cloned() {
                     self.put_vcluster(&vcluster, VCluster { overlay: Some(overlay), ..old });
                 }
                 Reply::Overlay { version }

@@ -44,8 +44,9 @@ pub(crate) struct OneShot {
 pub struct Sessions {
     pub(crate) next: SessionId,
     pub(crate) open: OrdMap<SessionId, Session>,
-    pub(crate) replies: OrdMap<(SessionId, u64), Outcome>,
-    pub(crate) one_shots: OrdMap<OneShotId, OneShot>,
+    /// Shared, as the one-shots are: a leaf of the map that many views hold is copied with every change.
+    pub(crate) replies: OrdMap<(SessionId, u64), Arc<Outcome>>,
+    pub(crate) one_shots: OrdMap<OneShotId, Arc<OneShot>>,
     /// Each session under when it was last used. Follows from `open`.
     pub(crate) idle: OrdSet<(Age, SessionId)>,
     /// Each one-shot under since when it is kept. Follows from `one_shots`.
@@ -94,7 +95,9 @@ impl Sessions {
     /// The outcome that is kept of a request that was applied.
     pub(crate) fn kept(&self, request: RequestId) -> Option<Outcome> {
         match request {
-            RequestId::Session { session, number, .. } => self.replies.get(&(session, number)).cloned(),
+            RequestId::Session { session, number, .. } => {
+                self.replies.get(&(session, number)).map(|outcome| Outcome::clone(outcome))
+            }
             RequestId::OneShot { id, .. } => self.one_shots.get(&id).map(|kept| kept.outcome.clone()),
             RequestId::None => None,
         }
@@ -128,7 +131,7 @@ impl Sessions {
             return Some(Outcome::Unknown(UnknownWhy::AlreadyAcknowledged));
         }
         if let Some(outcome) = self.replies.get(&(id, number)) {
-            return Some(outcome.clone());
+            return Some(Outcome::clone(outcome));
         }
         (session.replies >= SESSION_REPLIES_MAX as u64).then(busy)
     }
@@ -152,12 +155,12 @@ impl Sessions {
                 // A session that its own request closed keeps nothing.
                 if let Some(session) = self.open.get_mut(&id) {
                     session.replies += 1;
-                    let before = self.replies.insert((id, number), outcome.clone());
+                    let before = self.replies.insert((id, number), Arc::new(outcome.clone()));
                     assert!(before.is_none(), "request {number} of session {id} was applied twice");
                 }
             }
             RequestId::OneShot { id, .. } => {
-                let before = self.one_shots.insert(id, OneShot { since: age, outcome: outcome.clone() });
+                let before = self.one_shots.insert(id, Arc::new(OneShot { since: age, outcome: outcome.clone() }));
                 assert!(before.is_none(), "one-shot {id} was applied twice");
                 self.kept.insert((age, id));
             }

@@ -15,8 +15,6 @@ pub use types::{
     Verified, VerifyProgress,
 };
 
-pub(crate) use pipe::root_cause;
-
 use connections::Connections;
 use muster_core::agent::fleet::{Heard, NodeReport};
 use muster_core::ids::{Age, Digest, NodeId, OneShotId, Seq};
