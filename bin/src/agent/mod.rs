@@ -1,0 +1,3 @@
+//! The node agent: what its decisions in `muster_core::agent` need of a real machine.
+
+pub(crate) mod host;
