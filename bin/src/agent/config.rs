@@ -3,11 +3,13 @@
 //! Never here: touching the directory, the socket or the network.
 
 use crate::config::{ConfigError, LogFormat, check_address};
+use crate::context::read_keys;
 use crate::document::{Document, Problems, Reader};
 use muster_core::agent::machine::CONFLICT_GRACE_SECONDS;
 use muster_core::ids::NodeId;
 use muster_core::journal::entry::Role;
 use muster_core::service::local::LocalRoles;
+use muster_net::tls::KeyFiles;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -41,8 +43,8 @@ pub(crate) struct AgentConfig {
     pub(crate) address: String,
     /// The replicas.
     pub(crate) servers: Vec<String>,
-    /// Whether to listen beyond loopback without TLS.
-    pub(crate) insecure: bool,
+    /// The certificates with which it speaks TLS, to replicas and to people elsewhere.
+    pub(crate) keys: Option<KeyFiles>,
     /// Who on the node has which role.
     pub(crate) roles: LocalRoles,
     /// What is logged, in the syntax of `RUST_LOG`.
@@ -82,7 +84,8 @@ impl AgentConfig {
         let exclude = read_excluded(&document, &mut agent);
         let grace = agent.number("conflict_grace_seconds", 0..=864_000, "seconds");
         let insecure = security.boolean("insecure").unwrap_or(false) || insecure;
-        let (listen, address) = read_listen(&document, &mut agent, insecure);
+        let keys = read_keys(&document, &mut security, Path::new(""));
+        let (listen, address) = read_listen(&document, &mut agent, insecure || keys.is_some());
         let servers = read_servers(&document, &mut journal);
         let roles = read_roles(&document, &mut security);
         let (log_level, log_format) = crate::config::read_log(&mut log);
@@ -101,7 +104,7 @@ impl AgentConfig {
             listen,
             address,
             servers,
-            insecure,
+            keys,
             roles,
             log_level,
             log_format,
@@ -158,8 +161,8 @@ fn read_listen(
         document.problem(
             span.clone(),
             format!(
-                "agent.listen is {ip}: without TLS an agent listens on loopback only; expected \"127.0.0.1\", \"off\", or \
-                 insecure = true in [security] on a network you trust"
+                "agent.listen is {ip}: without TLS an agent listens on loopback only; expected \"127.0.0.1\", \"off\", \
+                 certificates in [security], or insecure = true there on a network you trust"
             ),
         );
     }

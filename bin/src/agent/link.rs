@@ -12,12 +12,14 @@ use muster_core::journal::key::Scope;
 use muster_core::query::Query;
 use muster_core::request::{Freshness, NotApplied, Outcome, Refusal, RequestId, UnknownWhy, WriteRequest};
 use muster_net::client::{Boot, BootAsk, Client, ClientError, LogFilter, OneShot, Options, Subscription, Topic};
+use muster_net::tls::Tls;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How the link behaves: short, because the machine asks again by itself, and an operator may be waiting.
-pub(super) fn options() -> Options {
+pub(super) fn options(tls: Option<Tls>) -> Options {
     Options {
+        tls,
         write_timeout: Duration::from_secs(8),
         read_timeout: Duration::from_secs(5),
         attempt_timeout: Duration::from_secs(6),
@@ -41,6 +43,7 @@ fn away(error: ClientError) -> Away {
     match error {
         ClientError::Refused(refusal) => Away::Refused(crate::exit::refusal_text(&refusal)),
         ClientError::Invalid { problem } => Away::Refused(problem),
+        ClientError::Denied { address, problem } => Away::Refused(format!("{address}: {problem}")),
         other => Away::Unreachable(other.to_string()),
     }
 }
@@ -142,15 +145,19 @@ impl Journal for Link {
 }
 
 impl Link {
-    /// In whose name a write goes out: what a certificate or the kernel said to this agent, the journal hears as the agent's claim.
+    /// In whose name a write goes out. What a certificate or the kernel said to this agent, the journal hears as the agent's word;
+    /// over TLS in the agent's role, for its certificate proves no other.
     fn vouched(&self, author: Author) -> Author {
-        let name = match author.principal {
-            claimed @ Principal::Claimed { .. } => return Author { principal: claimed, role: author.role },
-            Principal::Certificate { subject } => subject,
-            Principal::Oidc { subject, .. } => subject,
+        if author == self.0.author {
+            return author;
+        }
+        let principal = match author.principal {
+            claimed @ Principal::Claimed { .. } => claimed,
+            Principal::Certificate { subject } | Principal::Oidc { subject, .. } => Principal::Claimed { name: subject },
             Principal::System { .. } => return self.0.author.clone(),
         };
-        Author { principal: Principal::Claimed { name }, role: author.role }
+        let role = if self.0.options.tls.is_some() { self.0.author.role.clone() } else { author.role };
+        Author { principal, role }
     }
 }
 

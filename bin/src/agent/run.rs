@@ -22,8 +22,10 @@ use crate::{lifecycle, logging};
 use muster_core::agent::driver::{self, Assembly, Handle};
 use muster_core::agent::machine::Settings;
 use muster_core::journal::entry::{Author, Principal, Role};
+use muster_core::service::Caller;
 use muster_core::storage::StorageError;
 use muster_net::agent::server::{AgentService, serve_tcp, serve_unix};
+use muster_net::tls::Tls;
 use muster_storage::agent::{AgentOptions, AgentStore};
 use muster_storage::{Lock, RealDisk, ready};
 use std::os::unix::fs::PermissionsExt as _;
@@ -58,10 +60,20 @@ pub(crate) fn run(config: &AgentConfig, until_stdin_closes: bool) -> Result<(), 
     result
 }
 
-/// In whose name the agent writes what nobody asked for.
-fn own_author(config: &AgentConfig) -> Author {
-    let name = format!("agent@{}", config.node);
-    Author { principal: Principal::Claimed { name: Arc::from(name) }, role: Role::Agent(config.node.clone()) }
+/// In whose name the agent writes what nobody asked for: its certificate's, or a claim.
+fn own_author(config: &AgentConfig, tls: Option<&Tls>) -> Result<Author, Failure> {
+    let role = Role::Agent(config.node.clone());
+    let Some(tls) = tls else {
+        let name = Arc::from(format!("agent@{}", config.node));
+        return Ok(Author { principal: Principal::Claimed { name }, role });
+    };
+    match tls.credential().caller() {
+        Caller::Author(author) if author.role == role => Ok(author.clone()),
+        _ => Err(Failure::error(
+            format!("security.certificate is {}'s, agent.node is {}", tls.credential(), config.node),
+            format!("make one with `muster certs issue {} --role agent`", config.node),
+        )),
+    }
 }
 
 async fn serve(config: &AgentConfig, until_stdin_closes: bool, span: &Span) -> Result<(), Failure> {
@@ -70,6 +82,7 @@ async fn serve(config: &AgentConfig, until_stdin_closes: bool, span: &Span) -> R
     for repair in &stored.repairs {
         warn!("{repair}");
     }
+    let tls = config.keys.clone().map(Tls::load).transpose()?;
     let host = HostOptions { root: config.root.clone(), own: config.data_dir.clone(), excluded: config.exclude.clone() };
     let mut host = LinuxHost::open(&host).map_err(|problem| Failure::error(problem, "see agent.root and agent.data_dir"))?;
     let unix = bind_socket(&config.socket)?;
@@ -83,7 +96,7 @@ async fn serve(config: &AgentConfig, until_stdin_closes: bool, span: &Span) -> R
         Some(_) | None => config.address.clone(),
     };
 
-    let author = own_author(config);
+    let author = own_author(config, tls.as_ref())?;
     let settings = Settings {
         node: config.node.clone(),
         author: author.clone(),
@@ -95,7 +108,7 @@ async fn serve(config: &AgentConfig, until_stdin_closes: bool, span: &Span) -> R
 
     let host_thread = thread("host-loop", span, move || block_on(driver::run_host(host, host_ends)))?;
     let store_thread = thread("store", span, move || block_on(driver::run_store(store, store_ends)))?;
-    let link = Link::new(config.servers.clone(), options(), author);
+    let link = Link::new(config.servers.clone(), options(tls.clone()), author);
     let journal = driver::run_journal(config.node.clone(), Arc::from(address.as_str()), link, Boottime, journal);
     let journal = tokio::spawn(journal.instrument(span.clone()));
     let (ended, end) = oneshot::channel();
@@ -120,7 +133,7 @@ async fn serve(config: &AgentConfig, until_stdin_closes: bool, span: &Span) -> R
     let service = AgentService::new(config.node.clone(), handle.clone(), NodeRunner { directory }, config.roles.clone());
     let mut servers = vec![tokio::spawn(serve_unix(unix, service.clone(), over()).instrument(span.clone()))];
     if let Some(tcp) = tcp {
-        servers.push(tokio::spawn(serve_tcp(tcp, service, over()).instrument(span.clone())));
+        servers.push(tokio::spawn(serve_tcp(tcp, tls, service, over()).instrument(span.clone())));
     }
     info!(
         socket = %config.socket.display(),

@@ -2,10 +2,11 @@
 //!
 //! A question that was not answered may have been carried out: the caller is told which.
 
-use crate::client::{ClientError, root_cause};
+use crate::client::ClientError;
 use crate::convert::Wire;
 use crate::proto::agent::v1 as wire;
 use crate::proto::agent::v1::agent_client::AgentClient as Stub;
+use crate::tls::{Expect, Tls, Told, dial, explain, root_cause};
 use muster_core::agent::operator::{Refused, Reply, Report, Request};
 use muster_core::ids::{NodeId, OneShotId, Seq};
 use muster_core::journal::entry::Author;
@@ -70,7 +71,8 @@ pub struct RunOutput {
 }
 
 impl AgentClient {
-    /// Connects to the agent of `node` at `place`. On a connection that proves nobody, `author` is claimed.
+    /// Connects to the agent of `node` at `place`; over TLS if there are keys and it is not a socket. On a connection that proves
+    /// nobody, `author` is claimed.
     ///
     /// # Errors
     /// `Unreachable`.
@@ -78,6 +80,7 @@ impl AgentClient {
         node: NodeId,
         place: Place,
         author: Author,
+        tls: Option<&Tls>,
         timeout: Duration,
     ) -> Result<Self, ClientError> {
         let unreachable = |problem: String| ClientError::Unreachable { tried: vec![(place.to_string(), problem)] };
@@ -87,7 +90,12 @@ impl AgentClient {
         };
         let endpoint = Endpoint::from_shared(uri).map_err(|error| ClientError::Invalid { problem: error.to_string() })?;
         let endpoint = endpoint.connect_timeout(timeout.min(Duration::from_secs(2)));
-        let channel = endpoint.connect().await.map_err(|error| unreachable(root_cause(&error)))?;
+        let tls = tls.filter(|_| matches!(place, Place::Address(_)));
+        let channel = dial::connect(&endpoint, tls, &Expect::Agent(node.clone())).await;
+        let channel = channel.map_err(|error| match explain(&error) {
+            Told { problem, denied: true } => ClientError::Denied { address: place.to_string(), problem },
+            Told { denied: false, .. } => unreachable(root_cause(&error)),
+        })?;
         Ok(Self { node, place, author, stub: Stub::new(channel).max_decoding_message_size(usize::MAX), timeout })
     }
 
@@ -209,7 +217,7 @@ fn failed(place: &Place, status: &Status) -> ClientError {
     match status.code() {
         Code::InvalidArgument | Code::FailedPrecondition => ClientError::Invalid { problem },
         Code::PermissionDenied | Code::Unauthenticated => {
-            ClientError::Refused(muster_core::request::Refusal::Forbidden { problem: problem.into() })
+            ClientError::Denied { address: place.to_string(), problem }
         }
         Code::Unavailable => ClientError::Unreachable { tried: vec![(place.to_string(), problem)] },
         _ => ClientError::Broken { address: place.to_string(), problem },

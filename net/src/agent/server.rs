@@ -9,13 +9,16 @@
 use crate::convert::{At as _, Malformed, Wire, text};
 use crate::proto::agent::v1 as wire;
 use crate::proto::agent::v1::agent_server::{Agent, AgentServer};
-use crate::server::MESSAGE_BYTES_MAX;
+use crate::server::{Access, MESSAGE_BYTES_MAX};
+use crate::tls::accept::incoming;
+use crate::tls::{Port, Tls};
 use bytes::Bytes;
 use futures_util::Stream;
 use muster_core::agent::driver::Handle;
 use muster_core::agent::operator::{Refused, Reply, Report, Request as Asked};
 use muster_core::ids::NodeId;
-use muster_core::journal::entry::{Author, Principal, Role};
+use muster_core::journal::entry::Author;
+use muster_core::request::Refusal;
 use muster_core::service::local::{LocalRoles, Process, caller as local_caller};
 use muster_core::service::{Caller, Kind, OneNode, Operation, allow};
 use std::pin::Pin;
@@ -25,7 +28,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::transport::Server;
-use tonic::transport::server::{TcpIncoming, UdsConnectInfo};
+use tonic::transport::server::UdsConnectInfo;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
 /// How often a watcher is told, at least.
@@ -112,7 +115,11 @@ impl<R: Runner> AgentService<R> {
             let process = Process { uid: cred.uid(), gids: groups(cred.pid(), cred.gid()) };
             return Ok(local_caller(&process, &self.node, &self.roles));
         }
-        claimed_caller(claimed)
+        let author = Access::of(extensions)?.author(claimed);
+        author.map(Caller::Author).map_err(|refusal| match refusal {
+            Refusal::Forbidden { problem } => Status::permission_denied(&*problem),
+            other => Status::invalid_argument(format!("{other:?}")),
+        })
     }
 
     /// The door. Gives in whose name it is done.
@@ -163,21 +170,6 @@ fn groups(pid: Option<i32>, first: u32) -> Vec<u32> {
     let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
     gids.extend(line.split_whitespace().filter_map(|gid| gid.parse::<u32>().ok()));
     gids
-}
-
-/// A connection that proves nothing carries a claim.
-fn claimed_caller(claimed: Option<Author>) -> Result<Caller, Status> {
-    let author = claimed.ok_or_else(|| {
-        Status::invalid_argument("author is missing: a connection that proves nobody must claim one")
-    })?;
-    match (&author.principal, &author.role) {
-        (Principal::Claimed { .. }, Role::Admin | Role::Operator(_) | Role::Viewer(_) | Role::Agent(_)) => {
-            Ok(Caller::Author(author))
-        }
-        _ => Err(Status::permission_denied(
-            "a connection that proves nobody carries a claimed name and a person's role, nothing else",
-        )),
-    }
 }
 
 const fn kind_of(request: &Asked) -> Kind {
@@ -413,20 +405,20 @@ pub async fn serve_unix<R: Runner>(
     serving.await.map_err(|error| error.to_string())
 }
 
-/// Serves a TCP port until `over` is done.
+/// Serves a TCP port until `over` is done: with certificates if there are keys.
 ///
 /// # Errors
 /// In words, if the server broke.
 pub async fn serve_tcp<R: Runner>(
     listener: TcpListener,
+    tls: Option<Tls>,
     service: AgentService<R>,
     over: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), String> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(AgentServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX))
-        .serve_with_incoming_shutdown(incoming, over);
+        .serve_with_incoming_shutdown(incoming(listener, tls.map(|tls| (tls, Port::Anyone))), over);
     serving.await.map_err(|error| error.to_string())
 }

@@ -16,7 +16,7 @@ pub(super) async fn report(
     author: &Author,
     report: &NodeReport,
 ) -> Result<(), ClientError> {
-    let request = wire::ReportRequest { author: Some(author.to_wire()), report: Some(report.to_wire()) };
+    let request = wire::ReportRequest { author: super::writes::told_author(connections, author), report: Some(report.to_wire()) };
     ask(connections, read_deadline(connections), |address, mut stub| {
         let request = request.clone();
         async move {
