@@ -24,6 +24,7 @@ mod promises_are_durable;
 mod recovered_is_durable;
 mod same_state;
 mod sessions_at_most_once;
+mod storm;
 mod subscriptions;
 mod terms_and_votes;
 
@@ -110,5 +111,6 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<linearizable::Linearizable>::default(),
         Box::<local_reads::LocalReads>::default(),
         Box::<hygiene::Hygiene>::default(),
+        Box::<storm::Storm>::default(),
     ]
 }
