@@ -4,7 +4,11 @@
 //! These numbers are part of what apply decides, so changing one is a change of meaning and needs a feature level.
 
 /// The highest feature level this binary supports.
-pub const FEATURE_LEVEL: u32 = 1;
+///
+/// 1 is what there was first. 2: a node's Rollback may record that drift was undone on the node, see [`UNDONE_LEVEL`].
+pub const FEATURE_LEVEL: u32 = 2;
+/// From this feature level on, a Rollback of a node that names changes takes nothing off: it records what was undone there.
+pub const UNDONE_LEVEL: u32 = 2;
 
 /// Longest message of an entry, and longest detail of an operation, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4_096;

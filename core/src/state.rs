@@ -23,7 +23,7 @@ use crate::journal::apply::Moment;
 use crate::journal::check::{self, invalid};
 use crate::journal::entry::{Author, OperationDraft, OperationKind, Principal};
 use crate::journal::key::Scope;
-use crate::limits::{EXPIRE_MAX, TAKES_OFF_MAX};
+use crate::limits::{EXPIRE_MAX, FEATURE_LEVEL, TAKES_OFF_MAX};
 use crate::mark::mark;
 use crate::members::{Member, MemberCommand};
 use crate::request::{Command, Outcome, Refusal, Reply, RequestId, WriteRequest};
@@ -72,7 +72,7 @@ impl State {
         Self {
             journal: Journal::new(),
             sessions: Sessions::new(),
-            feature_level: first.feature_level.min(1),
+            feature_level: first.feature_level.min(FEATURE_LEVEL),
             members: Members::new(first),
             cluster,
             age: Age(0),
@@ -169,7 +169,7 @@ impl State {
     pub fn check(&self, write: &WriteRequest) -> Result<(), Refusal> {
         check_envelope(write)?;
         match &write.command {
-            Command::Journal(command) => self.journal.plan(command.clone()).map(|_| ()),
+            Command::Journal(command) => self.journal.plan(command.clone(), self.feature_level).map(|_| ()),
             Command::Members(command) => self.members.check_change(command),
             Command::RaiseFeatureLevel(level) => self.check_feature_level(*level),
             Command::OpenSession | Command::CloseSession | Command::Expire => Ok(()),
@@ -208,7 +208,7 @@ impl State {
         let WriteRequest { request, author, command } = write;
         match command {
             Command::Journal(command) => {
-                let plan = self.journal.plan(command)?;
+                let plan = self.journal.plan(command, self.feature_level)?;
                 Ok(self.journal.carry_out(moment, author, plan))
             }
             Command::Members(command) => {

@@ -52,9 +52,6 @@ use reads::{Reader, Reads, Waiter};
 use tracing::{info, warn};
 use writes::{Origin, Stage, Writes};
 
-/// The highest feature level this binary supports.
-pub const FEATURE_LEVEL: u32 = 1;
-
 /// What a replica is made of, besides what its disk holds.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -86,6 +83,8 @@ struct Leadership {
     stamp: Time,
     /// Where this term's pending `Expire` is.
     expire: Option<Index>,
+    /// The feature level that was proposed in this term.
+    raising: u32,
     reports: BTreeMap<ReplicaId, bool>,
     /// Followers that are under a snapshot: since when, and at which match.
     under_snapshot: BTreeMap<ReplicaId, (Time, u64)>,
@@ -560,8 +559,11 @@ impl Replica {
         }
         if !self.is_leader() && self.known_leader.0 != 0 && self.now >= self.report_due {
             self.report_due = self.now.plus_ms(REPORT_MS);
-            let report =
-                PeerMessage::Report { full_copy: self.full_copy, applied: self.applied, feature_level: FEATURE_LEVEL };
+            let report = PeerMessage::Report {
+                full_copy: self.full_copy,
+                applied: self.applied,
+                feature_level: crate::limits::FEATURE_LEVEL,
+            };
             self.send(self.known_leader, report, effects);
         }
         if self.is_leader() && self.now >= self.house_due {
@@ -586,6 +588,7 @@ impl Replica {
                 term,
                 stamp: self.now,
                 expire: None,
+                raising: 0,
                 reports: BTreeMap::new(),
                 under_snapshot: BTreeMap::new(),
             });
@@ -617,5 +620,6 @@ impl Replica {
         self.try_expire();
         self.watch_snapshots();
         self.try_grant_wish();
+        self.try_raise_level();
     }
 }
