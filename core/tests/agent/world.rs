@@ -49,8 +49,8 @@ pub fn agent() -> Author {
 #[derive(Clone, Debug, Default)]
 pub struct SimHost {
     pub state: BTreeMap<Key, Setting>,
-    /// What a reboot leaves of it.
-    pub persistent: BTreeSet<Key>,
+    /// What is there after a reboot, besides files.
+    pub initial: BTreeMap<Key, Setting>,
     pub consumers: BTreeMap<Key, u32>,
     pub refuses: BTreeSet<Key>,
     pub unseen: BTreeSet<Key>,
@@ -159,7 +159,11 @@ pub struct World {
     ids: u128,
     /// Every event that a ledger on disk ever counted.
     pub events: BTreeMap<u64, Event>,
-    pub windows_seen: BTreeMap<u64, BootTime>,
+    /// The last known end of each window, and whether it may have moved later since: frozen, or extended.
+    windows: BTreeMap<u64, (BootTime, bool)>,
+    /// By when keys are to be what is declared again, as was told.
+    promised: BTreeMap<Key, BootTime>,
+    asked: BTreeMap<Ticket, Request>,
     pub grace: u64,
 }
 
@@ -195,7 +199,9 @@ impl World {
             runs: 0,
             ids: 0,
             events: BTreeMap::new(),
-            windows_seen: BTreeMap::new(),
+            windows: BTreeMap::new(),
+            promised: BTreeMap::new(),
+            asked: BTreeMap::new(),
             grace: CONFLICT_GRACE_SECONDS,
         };
         world.give(JournalCommand::SetPolicy { vcluster: vcluster(0), policy });
@@ -313,9 +319,11 @@ impl World {
         self.kill();
         self.boot += 1;
         self.now.boot = BootTime(5_000_000_000);
-        let persistent = self.host.persistent.clone();
-        self.host.state.retain(|key, _| persistent.contains(key) || key.as_str().starts_with("files:"));
+        self.host.state.retain(|key, _| key.as_str().starts_with("files:"));
+        self.host.state.extend(self.host.initial.clone());
+        self.host.used_when_asked.clear();
         self.host.consumers.clear();
+        self.promised.clear();
     }
 
     pub fn connect(&mut self) {
@@ -346,6 +354,7 @@ impl World {
         self.todo.extend(host.into_iter().map(Todo::Host));
         self.todo.extend(journal.into_iter().map(Todo::Journal));
         for (ticket, reply) in replies {
+            self.note_reply(ticket, &reply);
             assert!(self.replies.insert(ticket, reply).is_none(), "{ticket:?} is answered twice");
         }
         if let Some(watch) = watch {
@@ -353,6 +362,52 @@ impl World {
         }
         self.notices.extend(notices);
         self.wake = wake_at.map(|(at, _)| at);
+    }
+
+    /// What an answer promises.
+    fn note_reply(&mut self, ticket: Ticket, reply: &Reply) {
+        let asked = self.asked.remove(&ticket);
+        match (asked, reply) {
+            (Some(Request::Set { changes, .. }), Reply::Set { window, .. }) => {
+                for (key, _) in changes {
+                    match window.as_ref().filter(|window| window.frozen.is_none()) {
+                        Some(window) => self.promised.insert(key, self.now.boot.plus_seconds(window.seconds_left + 1)),
+                        None => self.promised.remove(&key),
+                    };
+                }
+            }
+            (_, Reply::Extended { window }) => {
+                for by in self.promised.values_mut() {
+                    *by = (*by).max(self.now.boot.plus_seconds(window.seconds_left + 1));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// With nothing left to do, whatever was told holds.
+    pub fn check_at_rest(&self) {
+        let Some(machine) = &self.machine else { return };
+        let report = machine.report(self.now);
+        let waits_for_commit = report.commit_unknown;
+        if let Some(window) = &report.window
+            && window.frozen.is_none()
+            && window.seconds_left == 0
+            && !waits_for_commit
+        {
+            let overdue: Vec<_> = report.differences.iter().filter(|d| d.conflict_seconds.is_none()).collect();
+            assert!(overdue.is_empty(), "the window is over and nothing rolls back: {overdue:?}");
+        }
+        if waits_for_commit || report.phase == muster_core::agent::operator::Phase::Booting {
+            return;
+        }
+        for (key, by) in &self.promised {
+            if *by <= self.now.boot {
+                let late = report.differences.iter().find(|d| d.key == *key && d.change.0 > 0);
+                let is_new = late.is_some_and(|_| report.window.as_ref().is_some_and(|w| w.seconds_left > 0));
+                assert!(late.is_none() || is_new, "{key} was to be back by {by:?}, it is {:?}", self.now.boot);
+            }
+        }
     }
 
     /// Carries out one thing of the first `choices` (saves stay in order).
@@ -380,11 +435,16 @@ impl World {
         for event in &save.events {
             self.events.insert(event.number, event.clone());
         }
-        if let Some(window) = &save.ledger.window
-            && window.frozen.is_none()
-        {
-            let known = self.windows_seen.entry(window.number).or_insert(window.deadline);
-            *known = (*known).min(window.deadline);
+        let ledger = &save.ledger;
+        if let Some(window) = &ledger.window {
+            let (deadline, may_move) = self.windows.entry(window.number).or_insert((window.deadline, false));
+            assert!(window.deadline <= *deadline || *may_move, "window {} moved later", window.number);
+            *deadline = window.deadline;
+            *may_move = window.frozen.is_some();
+        }
+        let frozen = ledger.window.as_ref().is_some_and(|window| window.frozen.is_some());
+        if frozen || ledger.emergency.is_some() || !ledger.conflicts.is_empty() {
+            self.promised.clear();
         }
     }
 
@@ -481,6 +541,13 @@ impl World {
 
     // ---- time ----
 
+    /// Time passes, and nothing is done.
+    pub fn advance(&mut self, seconds: u64) {
+        self.now.boot = self.now.boot.plus_seconds(seconds);
+        self.now.wall = WallTime(self.now.wall.0 + seconds * 1_000);
+        self.input(Input::Wake);
+    }
+
     pub fn pass(&mut self, seconds: u64) {
         let until = self.now.boot.plus_seconds(seconds);
         self.settle();
@@ -502,6 +569,10 @@ impl World {
     pub fn ask(&mut self, author: Author, request: Request) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
+        if matches!(request, Request::Extend { .. }) {
+            self.windows.values_mut().for_each(|(_, may_move)| *may_move = true);
+        }
+        self.asked.insert(ticket, request.clone());
         self.input(Input::Asked { ticket, author, request });
         ticket
     }
