@@ -17,4 +17,5 @@ pub mod ledger;
 pub mod machine;
 pub mod operator;
 pub mod plan;
+pub mod rollout;
 pub mod value;
