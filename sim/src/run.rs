@@ -188,7 +188,7 @@ fn admission(seed: u64, number: u64, wish: MemberWish) -> Admission {
         peer_address: format!("r{number}:9444").into(),
         client_address: address_of(number),
         wish,
-        feature_level: 1,
+        feature_level: muster_core::limits::FEATURE_LEVEL,
     }
 }
 
@@ -271,7 +271,7 @@ async fn form(world: &Arc<World>, storm: &Storm) -> Result<(), String> {
         peer_address: first.peer_address,
         client_address: first.client_address,
         wish: MemberWish::Voter,
-        feature_level: 1,
+        feature_level: muster_core::limits::FEATURE_LEVEL,
     };
     world.note_first_state(State::new(identity(world.seed, 1).cluster, member.clone()));
     world.add_machine(identity(world.seed, 1), address_of(1));

@@ -20,5 +20,6 @@ pub mod ledger;
 pub mod machine;
 pub mod operator;
 pub mod plan;
+pub mod rollout;
 pub mod store;
 pub mod value;
