@@ -190,7 +190,7 @@ fn account() -> Option<String> {
     names.next().or(Some(format!("uid-{id}")))
 }
 
-fn role(text: &str) -> Result<Role, String> {
+pub(crate) fn role(text: &str) -> Result<Role, String> {
     let wrong = |error: String| format!("{error}: expected admin, operator:VCLUSTER, viewer:VCLUSTER or agent:NODE");
     let vcluster = |name: &str| VClusterId::new(name).map_err(|error| wrong(error.to_string()));
     match text.split_once(':') {

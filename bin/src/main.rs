@@ -2,6 +2,7 @@
 //!
 //! Servers run on all cores; verbs that only talk to one use a single thread.
 
+mod agent;
 mod args;
 mod boot_view;
 mod clock;

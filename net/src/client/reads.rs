@@ -35,7 +35,7 @@ const NOT_IN_TIME: &str = "no answer in time";
 const BOOT_BYTES_MAX: u64 = 256 << 20;
 
 /// Why one replica gave no answer.
-enum Miss {
+pub(super) enum Miss {
     /// Another one may answer.
     Elsewhere(String),
     /// One end does not accept the other's certificate. Another replica's may be better.
@@ -46,9 +46,9 @@ enum Miss {
     Final(ClientError),
 }
 
-type Asked<T> = Result<T, Miss>;
+pub(super) type Asked<T> = Result<T, Miss>;
 
-fn of_status(address: &str, status: &tonic::Status) -> Miss {
+pub(super) fn of_status(address: &str, status: &tonic::Status) -> Miss {
     let problem = match std::error::Error::source(status).map(explain) {
         Some(Told { problem, denied: true }) => return Miss::Denied(problem),
         Some(Told { problem, denied: false }) => problem,
@@ -73,17 +73,17 @@ fn broken(address: &str, problem: impl ToString) -> ClientError {
     ClientError::Broken { address: address.to_owned(), problem: problem.to_string() }
 }
 
-fn senseless(address: &str) -> impl Fn(Malformed) -> Miss + '_ {
+pub(super) fn senseless(address: &str) -> impl Fn(Malformed) -> Miss + '_ {
     move |error| Miss::Final(broken(address, format!("its answer makes no sense: {error}")))
 }
 
-fn read_deadline(connections: &Connections) -> Time {
+pub(super) fn read_deadline(connections: &Connections) -> Time {
     let timeout = u64::try_from(connections.options.read_timeout.as_millis()).unwrap_or(u64::MAX);
     connections.now().plus_ms(timeout)
 }
 
 /// Asks one replica after another.
-async fn ask<T, F>(
+pub(super) async fn ask<T, F>(
     connections: &Connections,
     deadline: Time,
     question: impl Fn(Arc<str>, MusterClient<Channel>) -> F,
@@ -147,7 +147,7 @@ where
 }
 
 /// Asks exactly this replica.
-async fn ask_one<T>(
+pub(super) async fn ask_one<T>(
     connections: &Connections,
     address: &str,
     deadline: Time,
