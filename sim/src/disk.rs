@@ -384,12 +384,6 @@ impl Store {
         content.rot.retain(|(inode, _, _)| reachable.contains(inode));
     }
 
-    /// Whether nothing was ever made on it.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.lock().image.directories.is_empty()
-    }
-
     /// Forgets everything.
     pub fn wipe(&self) {
         let mut content = self.lock();

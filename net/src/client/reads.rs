@@ -10,7 +10,7 @@ use crate::proto::v1 as wire;
 use crate::proto::v1::muster_client::MusterClient;
 use crate::tls::{Told, explain};
 use bytes::{Bytes, BytesMut};
-use muster_core::client::{Turn, again};
+use muster_core::client::{BootAttempts, Turn, again};
 use muster_core::ids::{Age, Digest, Seq, Time};
 use muster_core::journal::entry::{Author, Record};
 use muster_core::journal::key::Scope;
@@ -224,6 +224,12 @@ pub(super) async fn query(
 enum Booted {
     Boot(Box<Boot>),
     Lagging(Seq),
+    /// It serves as many as it can: come back, or ask one of these.
+    Later {
+        here: Arc<str>,
+        after_ms: u64,
+        elsewhere: Vec<Arc<str>>,
+    },
 }
 
 pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result<Boot, ClientError> {
@@ -237,6 +243,7 @@ pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result
     };
     let deadline = read_deadline(connections);
     let mut lagging = Vec::new();
+    let mut attempts = BootAttempts::default();
     loop {
         let asked = ask(connections, deadline, |address, stub| boot_from(address, stub, request.clone())).await;
         let booted = match asked {
@@ -248,6 +255,16 @@ pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result
         let sequence = match booted {
             Booted::Boot(boot) => return Ok(*boot),
             Booted::Lagging(sequence) => sequence,
+            Booted::Later { here, after_ms, elsewhere } => {
+                let (next, after_ms) = attempts.on_later(&here, after_ms, &elsewhere);
+                connections.targets().follow(&next);
+                let back = tokio::time::Instant::now() + Duration::from_millis(after_ms);
+                if back >= connections.at(deadline) {
+                    return Err(ClientError::NotAnswered(NotApplied::Busy { retry_after_ms: after_ms }));
+                }
+                tokio::time::sleep_until(back).await;
+                continue;
+            }
         };
         let address = connections.current();
         lagging.push(address.clone());
@@ -296,6 +313,11 @@ async fn boot_from(address: Arc<str>, mut stub: MusterClient<Channel>, request: 
             (W::Refused(refused), None) => {
                 let refusal = crate::convert::need("refusal", refused.refusal).map_err(sense)?;
                 return Err(Miss::Final(ClientError::Refused(refusal)));
+            }
+            (W::NotAnswered(wire::NotApplied { reason: Some(wire::not_applied::Reason::Busy(busy)) }), None) => {
+                let wire::Busy { retry_after_ms: after_ms, elsewhere } = busy;
+                let elsewhere = elsewhere.into_iter().map(Arc::from).collect();
+                return Ok(Booted::Later { here: address.clone(), after_ms, elsewhere });
             }
             (W::NotAnswered(why), None) => return Err(Miss::Advice(NotApplied::from_wire(why).map_err(sense)?)),
             _ => return Err(odd("its parts are out of order")),

@@ -1,6 +1,6 @@
 //! `muster.v1.Muster` as a replica serves it.
 
-use super::boot::Builds;
+use super::boot::Desk;
 use super::{Access, Replica, boot, history};
 use crate::client::{Admitted, LogFilter, Status as ReplicaReport, Topic, random_id};
 use crate::convert::{At, Malformed, Wire, need, text};
@@ -58,14 +58,14 @@ const ADMISSION_PATIENCE: Duration = Duration::from_secs(5);
 pub struct MusterApi<L> {
     replica: Replica<L>,
     limits: ClientLimits,
-    builds: Arc<Builds>,
+    desk: Arc<Desk>,
 }
 
 impl<L: Library> MusterApi<L> {
     /// The service, ready to be served.
     #[must_use]
     pub fn service(replica: Replica<L>, limits: ClientLimits) -> MusterServer<Self> {
-        MusterServer::new(Self { replica, limits, builds: Arc::default() })
+        MusterServer::new(Self { replica, limits, desk: Arc::default() })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(usize::MAX)
     }
@@ -267,8 +267,13 @@ impl<L: Library> Muster for MusterApi<L> {
 
     async fn boot(&self, request: Request<wire::BootRequest>) -> Result<Response<Self::BootStream>, Status> {
         let access = Access::of(request.extensions())?;
-        let replies = boot::answer(&self.replica, &self.builds, &access, request.into_inner()).await?;
-        Ok(Response::new(stream::iter(replies.into_iter().map(Ok)).boxed()))
+        let (replies, place) = boot::answer(&self.replica, &self.desk, &access, request.into_inner()).await?;
+        let replies = stream::iter(replies).map(move |reply| {
+            // Held for as long as the stream is.
+            let _ = &place;
+            Ok(reply)
+        });
+        Ok(Response::new(replies.boxed()))
     }
 
     async fn subscribe(
