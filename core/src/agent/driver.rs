@@ -496,12 +496,7 @@ async fn follow_once<J: Journal>(
 }
 
 /// Carries out what the machine asks of the journal; several things may be under way.
-async fn ask<J: Journal>(
-    node: &NodeId,
-    journal: &J,
-    mut tasks: mpsc::UnboundedReceiver<JournalTask>,
-    shared: &Shared,
-) {
+async fn ask<J: Journal>(node: &NodeId, journal: &J, mut tasks: mpsc::UnboundedReceiver<JournalTask>, shared: &Shared) {
     let mut under_way = FuturesUnordered::new();
     loop {
         let task = {

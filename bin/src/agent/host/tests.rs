@@ -9,8 +9,8 @@ use muster_core::agent::value;
 use muster_core::journal::key::{Key, Setting};
 use std::collections::BTreeSet;
 use std::fs;
-use std::future::Future;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
