@@ -85,11 +85,11 @@ async fn process(
 ) -> Result<(), StorageError> {
     let id = life.replica;
     let root = Path::new(ROOT);
-    let (identity, first, is_made) = {
+    let (identity, store, first, is_made) = {
         let mut machines = world.machines();
         let machine = machines.get_mut(&id).expect("a process runs on a machine");
         machine.first = machine.first.take().or(first);
-        (machine.identity.clone(), machine.first.clone(), machine.is_made)
+        (machine.identity.clone(), machine.store.clone(), machine.first.clone(), machine.is_made)
     };
     let opened = match muster_storage::open(disk.clone(), root, wal_options(&world)).await {
         // What was left half-made is made again, as by whoever makes or joins a cluster. A directory that was made once and is
@@ -110,6 +110,7 @@ async fn process(
         log_start: recovered.log_start,
         terms: recovered.entries.iter().map(|entry| entry.term).collect(),
         snapshot: recovered.snapshot.clone().map(Arc::new),
+        unsynced: store.unsynced("wal").map(Into::into),
     });
     let seed = world.draw("replica", id.0 << 32 | life.run).number();
     let cluster = &world.scenario.cluster;

@@ -56,7 +56,7 @@ impl Terms {
         self.terms.get(usize::try_from(place).ok()?).copied()
     }
 
-    fn take(&mut self, records: &[LogRecord]) {
+    pub(crate) fn take(&mut self, records: &[LogRecord]) {
         for record in records {
             match record {
                 LogRecord::HardState(_) => {}
@@ -112,6 +112,8 @@ pub struct Facts {
     pub past_faults: BTreeSet<Arc<str>>,
     /// Replicas whose disk was made to forget or to fail, by the fault's words.
     pub disk_faults: BTreeMap<ReplicaId, String>,
+    /// Replicas whose disk was made to forget what it had said to be durable.
+    pub forgets: BTreeSet<ReplicaId>,
     /// Places reached.
     pub marks: BTreeSet<&'static str>,
     /// What replicas are told to hold.
@@ -194,6 +196,7 @@ impl Facts {
             | Event::Call { .. }
             | Event::Answer { .. }
             | Event::Kept { .. }
+            | Event::Inspected { .. }
             | Event::Log { .. } => {}
         }
     }
@@ -467,6 +470,12 @@ impl World {
     /// Notes that a replica's disk was made to fail or to forget.
     pub fn note_disk_fault(&self, replica: ReplicaId, words: &str) {
         self.record().facts.disk_faults.insert(replica, words.to_owned());
+    }
+
+    /// Notes that a replica's disk was made to forget what it had said to be durable.
+    pub fn note_amnesia(&self, replica: ReplicaId, words: &str) {
+        self.note_disk_fault(replica, words);
+        self.record().facts.forgets.insert(replica);
     }
 
     /// The cluster begins with this state.

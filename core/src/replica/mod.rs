@@ -53,8 +53,7 @@ use reads::{Reader, Reads, Waiter};
 use tracing::{info, warn};
 use writes::{Origin, Stage, Writes};
 
-/// The highest feature level this binary supports.
-pub const FEATURE_LEVEL: u32 = 1;
+pub use crate::limits::FEATURE_LEVEL;
 
 /// What a replica is made of, besides what its disk holds.
 #[derive(Clone, Debug)]

@@ -3,18 +3,25 @@
 //! A reply is kept until its client acknowledges it (sessions) or for an hour of replicated time (one-shots). A request
 //! whose history cannot be known any more is answered *unknown* and never applied. Everything is bounded; at a bound the
 //! answer is *busy*, which is not remembered.
+//!
+//! A session is its holder's: a request of anybody else is refused without a trace, so nobody can read another's replies,
+//! acknowledge them away or use its numbers up.
 
-use crate::ids::{Age, OneShotId, SessionId};
+use crate::ids::{Age, Digest, OneShotId, SessionId};
+use crate::journal::entry::{Author, Role};
 use crate::limits::{
     BUSY_RETRY_MS, ONE_SHOT_SECONDS, ONE_SHOTS_MAX, SESSION_IDLE_SECONDS, SESSION_REPLIES_MAX, SESSIONS_MAX,
 };
-use crate::request::{NotApplied, Outcome, RequestId, UnknownWhy};
+use crate::request::{NotApplied, Outcome, Refusal, RequestId, UnknownWhy};
+use alloc::format;
 use alloc::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 /// An open session.
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
+    /// Whose it is. Those opened before sessions had holders are anybody's.
+    pub(crate) holder: Option<Digest>,
     /// Replies up to this number are not kept.
     pub(crate) acknowledged: u64,
     /// When it was last used.
@@ -75,10 +82,10 @@ impl Sessions {
     }
 
     /// The outcome of a request that must not be applied (again); none if it is to be applied now.
-    pub(crate) fn meet(&mut self, age: Age, request: RequestId) -> Option<Outcome> {
+    pub(crate) fn meet(&mut self, age: Age, request: RequestId, author: &Author) -> Option<Outcome> {
         match request {
             RequestId::Session { session, number, acknowledged } => {
-                self.meet_numbered(age, session, number, acknowledged)
+                self.foreign(session, author).or_else(|| self.meet_numbered(age, session, number, acknowledged))
             }
             RequestId::OneShot { id, drawn_at } => self.meet_one_shot(age, id, drawn_at),
             RequestId::None => None,
@@ -94,6 +101,15 @@ impl Sessions {
             RequestId::OneShot { id, .. } => self.one_shots.get(&id).map(|kept| kept.outcome.clone()),
             RequestId::None => None,
         }
+    }
+
+    /// The refusal of a request in a session that is somebody else's.
+    fn foreign(&self, id: SessionId, author: &Author) -> Option<Outcome> {
+        let held_by = self.open.get(&id)?.holder?;
+        (held_by != holder(author)).then(|| {
+            let problem = format!("session {id} was opened by somebody else: open one of your own");
+            Outcome::Refused(Refusal::Forbidden { problem: Arc::from(problem) })
+        })
     }
 
     fn meet_numbered(&mut self, age: Age, id: SessionId, number: u64, acknowledged: u64) -> Option<Outcome> {
@@ -153,13 +169,13 @@ impl Sessions {
     }
 
     /// Opens a session; none if there are too many.
-    pub(crate) fn open(&mut self, age: Age) -> Result<SessionId, Outcome> {
+    pub(crate) fn open(&mut self, age: Age, holder: Option<Digest>) -> Result<SessionId, Outcome> {
         if self.open.len() >= SESSIONS_MAX {
             return Err(busy());
         }
         let id = self.next;
         self.next = SessionId(id.0 + 1);
-        self.open.insert(id, Session { acknowledged: 0, used: age, replies: 0 });
+        self.open.insert(id, Session { holder, acknowledged: 0, used: age, replies: 0 });
         self.idle.insert((age, id));
         Ok(id)
     }
@@ -201,5 +217,15 @@ impl Sessions {
             count += 1;
         }
         count
+    }
+}
+
+/// By whom a session is held: by a principal; by a node's agent whoever it speaks for, since it does so over one connection.
+pub(crate) fn holder(author: &Author) -> Digest {
+    match &author.role {
+        Role::Agent(node) => Digest::of(format!("agent:{node}").as_bytes()),
+        Role::Admin | Role::Operator(_) | Role::Viewer(_) | Role::System => {
+            Digest::of(format!("principal:{}", author.principal).as_bytes())
+        }
     }
 }

@@ -391,11 +391,23 @@ fn load(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Load {
         (Kind::NodeCommit, 1),
         (Kind::Boot, 3),
     ];
-    let mut load =
-        Load { clients: 6, rate: 50, mix, value_bytes: 40, keys: 20, patience: 12 * SECOND, subscribers: 1, nodes: 4 };
+    let mut load = Load {
+        clients: 6,
+        together: 1,
+        rate: 50,
+        mix,
+        value_bytes: 40,
+        keys: 20,
+        patience: 12 * SECOND,
+        subscribers: 1,
+        nodes: 4,
+    };
     let Some(mut keys) = value.and_then(|value| Keys::of(page, value, "load")) else { return load };
     if let Some(clients) = keys.number(page, "clients", 0..=10_000) {
         load.clients = u32::try_from(clients).unwrap_or(u32::MAX);
+    }
+    if let Some(count) = keys.number(page, "together", 1..=1_000) {
+        load.together = u32::try_from(count).unwrap_or(u32::MAX);
     }
     if let Some(rate) = keys.number(page, "rate", 1..=100_000) {
         load.rate = rate;
@@ -555,7 +567,8 @@ const FAULTS: [(&str, ReadFault); 12] = [
     ("disk", disk),
     ("rot", |page, keys| {
         let file = keys.text(page, "file").unwrap_or_default();
-        Some(Fault::Rot { who: who(page, keys)?, file })
+        let last = keys.yes(page, "last");
+        Some(Fault::Rot { who: who(page, keys)?, file, last })
     }),
     ("wipe", |page, keys| Some(Fault::Wipe { who: who(page, keys)? })),
     ("rewind", |page, keys| {
