@@ -1,13 +1,16 @@
 //! The configuration of one replica: a TOML file in, [`Config`] out, or every problem of the file at once.
 //!
 //! The keys of `[raft]` and their defaults are the mission's (SEEDS.md, U5); ports are 9444 between replicas and 9443 for
-//! clients. Without TLS a replica listens on loopback only, unless it is told `insecure`.
+//! clients. With the certificates of `[security]` both speak TLS; without, a replica listens on loopback only, unless it is
+//! told `insecure`.
 //!
 //! Never here: touching the directory, the ports or the network. `muster config check` reads a file on any machine.
 
+use crate::context::read_keys;
 use crate::document::{Document, Problems, Reader};
 use muster_core::ids::ReplicaName;
 use muster_core::replica::Timing;
+use muster_net::tls::KeyFiles;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -57,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) client_address: String,
     /// Whether to listen beyond loopback without TLS.
     pub(crate) insecure: bool,
+    /// The certificates with which it speaks TLS, on both ports.
+    pub(crate) keys: Option<KeyFiles>,
     /// What is logged, in the syntax of `RUST_LOG`.
     pub(crate) log_level: String,
     /// How it is logged.
@@ -81,7 +86,7 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable { file, problem } => {
-                write!(f, "{file} cannot be read: {problem}; give the replica's TOML file with --config FILE")
+                write!(f, "{file} cannot be read: {problem}; give the TOML file with --config FILE")
             }
             Self::Problems(problems) => problems.fmt(f),
         }
@@ -107,7 +112,9 @@ impl Config {
             LogFormat::Json => "json",
         };
         let nodes: Vec<_> = self.bootstrap.iter().map(|node| node.addr.clone()).collect();
-        let rows: [(&str, serde_json::Value); 18] = [
+        let file =
+            |file: fn(&KeyFiles) -> &PathBuf| self.keys.as_ref().map(|keys| file(keys).display().to_string()).into();
+        let rows: [(&str, serde_json::Value); 22] = [
             ("raft.node_id", self.node_id.as_str().into()),
             ("raft.data_dir", self.data_dir.display().to_string().into()),
             ("raft.heartbeat_interval_ms", self.timing.heartbeat_ms.into()),
@@ -124,6 +131,10 @@ impl Config {
             ("client.port", self.client_listen.port().into()),
             ("client.advertise", self.client_address.as_str().into()),
             ("client.request_timeout_ms", self.timing.request_ms.into()),
+            ("security.ca", file(|keys| &keys.ca)),
+            ("security.certificate", file(|keys| &keys.certificate)),
+            ("security.key", file(|keys| &keys.key)),
+            ("security.insecure", self.insecure.into()),
             ("log.level", self.log_level.as_str().into()),
             ("log.format", format.into()),
         ];
@@ -169,9 +180,17 @@ impl Config {
         }
 
         let insecure = security.boolean("insecure").unwrap_or(false) || insecure;
-        let peer = read_endpoint(&document, &mut raft, "raft_port", 9444, insecure);
+        let keys = read_keys(&document, &mut security, Path::new(""));
+        if keys.is_some() && insecure {
+            document.problem(
+                security.span(),
+                "security has certificates and is insecure too: expected one of them; with certificates everything is TLS",
+            );
+        }
+        let open = insecure || keys.is_some();
+        let peer = read_endpoint(&document, &mut raft, "raft_port", 9444, open);
         let peers_at = raft.value("raft_port").map_or_else(|| raft.span(), toml::Spanned::span);
-        let served = read_endpoint(&document, &mut client, "port", 9443, insecure);
+        let served = read_endpoint(&document, &mut client, "port", 9443, open);
         let (here, there) = (peer.listen.ip(), served.listen.ip());
         let overlap = here == there || here.is_unspecified() || there.is_unspecified();
         if overlap && peer.listen.port() == served.listen.port() {
@@ -182,14 +201,7 @@ impl Config {
         }
         let bootstrap = read_bootstrap(&document, &mut raft);
 
-        let log_level = log.parsed("level", |text| match text.parse::<tracing_subscriber::EnvFilter>() {
-            Ok(_) if !text.is_empty() => Ok(text.to_owned()),
-            Ok(_) | Err(_) => Err(format!(
-                "{text:?} is not a log level: expected error, warn, info, debug or trace, or a list such as \
-                 \"info,muster_core=debug\""
-            )),
-        });
-        let log_format = log.choice("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+        let (log_level, log_format) = read_log(&mut log);
 
         for table in [raft, client, log, security, root] {
             table.finish();
@@ -208,11 +220,25 @@ impl Config {
             client_listen: served.listen,
             client_address: served.address,
             insecure,
-            log_level: log_level.map_or_else(|| "info".to_owned(), |(level, _)| level),
-            log_format: log_format.unwrap_or(LogFormat::Text),
+            keys,
+            log_level,
+            log_format,
         };
         document.finish(config)
     }
+}
+
+/// What is logged, and how.
+pub(crate) fn read_log(log: &mut Reader<'_, '_, '_>) -> (String, LogFormat) {
+    let level = log.parsed("level", |text| match text.parse::<tracing_subscriber::EnvFilter>() {
+        Ok(_) if !text.is_empty() => Ok(text.to_owned()),
+        Ok(_) | Err(_) => Err(format!(
+            "{text:?} is not a log level: expected error, warn, info, debug or trace, or a list such as \
+             \"info,muster_core=debug\""
+        )),
+    });
+    let format = log.choice("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+    (level.map_or_else(|| "info".to_owned(), |(level, _)| level), format.unwrap_or(LogFormat::Text))
 }
 
 /// A preset, and what the file says about its parts.
@@ -276,7 +302,7 @@ fn read_endpoint(
     table: &mut Reader<'_, '_, '_>,
     port_key: &'static str,
     port_default: u16,
-    insecure: bool,
+    open: bool,
 ) -> Endpoint {
     let port = table
         .number(port_key, 1..=65_535, "")
@@ -288,14 +314,15 @@ fn read_endpoint(
     let ip = listen.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |(ip, _)| *ip);
     let name = table.name("listen");
     if !ip.is_loopback()
-        && !insecure
+        && !open
         && let Some((_, span)) = &listen
     {
         document.problem(
             span.clone(),
             format!(
                 "{name} is {ip}: without TLS a replica listens on loopback only; \
-                 expected \"127.0.0.1\", or insecure = true in [security] on a network you trust"
+                 expected \"127.0.0.1\", or ca, certificate and key in [security], or insecure = true there on a network \
+                 you trust"
             ),
         );
     }

@@ -23,6 +23,8 @@ pub(crate) const CONFLICT: u8 = 4;
 pub(crate) const NO_QUORUM: u8 = 5;
 /// Nobody knows whether it was applied.
 pub(crate) const UNKNOWN: u8 = 6;
+/// A rollback was blocked: somebody uses what would change.
+pub(crate) const BLOCKED: u8 = 10;
 
 /// The outcome when a file that people wrote is wrong: each line of the message begins with its place in it.
 const WRONG_FILE: &str = "wrong-file";
@@ -56,6 +58,16 @@ impl Failure {
     /// The same with something for programs.
     pub(crate) fn with(self, detail: Value) -> Self {
         Self { detail, ..self }
+    }
+
+    /// The same with nothing to say: what ran has said it.
+    pub(crate) fn quiet(self) -> Self {
+        Self { message: String::new(), next: String::new(), ..self }
+    }
+
+    /// Whether everything was said already.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.message.is_empty()
     }
 
     /// For people, as the last thing a command prints.
@@ -99,6 +111,12 @@ impl From<muster_core::storage::StorageError> for Failure {
     }
 }
 
+impl From<muster_net::tls::KeyError> for Failure {
+    fn from(error: muster_net::tls::KeyError) -> Self {
+        Self::error(error.to_string(), "")
+    }
+}
+
 impl From<crate::config::ConfigError> for Failure {
     fn from(error: crate::config::ConfigError) -> Self {
         let detail = match &error {
@@ -133,6 +151,14 @@ impl From<ClientError> for Failure {
                     "check that a server runs there, and name others with --server HOST:PORT or MUSTER_SERVERS",
                 )
             }
+            ClientError::Denied { address, problem } => Self {
+                code: FORBIDDEN,
+                outcome: "denied",
+                ..Self::error(
+                    format!("{address} denies it: {problem}"),
+                    "ask with another certificate; `muster certs show FILE` tells what one says",
+                )
+            },
             ClientError::Refused(refusal) => refused(&refusal),
             ClientError::NotAnswered(why) => not_applied(&why),
             ClientError::Lagging { known, sequence } => Self::error(
@@ -163,6 +189,16 @@ pub(crate) fn written(outcome: Outcome, request: Option<OneShot>) -> Result<Repl
         Outcome::NotApplied(why) => Err(not_applied(&why)),
         Outcome::Unknown(why) => Err(unknown(&why, request)),
     }
+}
+
+/// A refusal in words, for logs.
+pub(crate) fn refusal_text(refusal: &Refusal) -> String {
+    refused(refusal).message
+}
+
+/// A request's id as it is printed by those who do not know when it was drawn.
+pub(crate) fn request_id_text(request: muster_core::ids::OneShotId) -> String {
+    request.to_string()
 }
 
 /// How a request id is printed and taken.
@@ -247,7 +283,7 @@ fn not_applied(why: &NotApplied) -> Failure {
     Failure { code, outcome: "not-applied", message: format!("not applied: {message}"), next, detail: Value::Null }
 }
 
-fn refused(refusal: &Refusal) -> Failure {
+pub(crate) fn refused(refusal: &Refusal) -> Failure {
     let mut detail = Value::Null;
     let (code, kind, message, next) = match refusal {
         Refusal::Invalid { field, problem } => (ERROR, "invalid", format!("{field}: {problem}"), String::new()),
@@ -313,7 +349,8 @@ fn refused(refusal: &Refusal) -> Failure {
             FORBIDDEN,
             "forbidden",
             problem.to_string(),
-            "see what is allowed with `muster policy get VCLUSTER`, or ask with another --role".to_owned(),
+            "see what the policy allows with `muster policy get VCLUSTER`, or ask with another certificate (without TLS: --role)"
+                .to_owned(),
         ),
         Refusal::Overlay { problem } => {
             (ERROR, "overlay", problem.to_string(), "the leader rebuilds overlays by itself; wait a moment".to_owned())

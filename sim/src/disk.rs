@@ -12,6 +12,9 @@
 //!
 //! What is assumed: a sector of 512 bytes is written as a whole or not at all; a rename is one change of the names.
 
+mod inode;
+
+use self::inode::Inode;
 use crate::agenda::Agenda;
 use crate::draw::Draw;
 use crate::event::{DiskOp, Ending, Event};
@@ -25,9 +28,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A sector: written as a whole or not at all.
 const SECTOR: usize = 512;
-
-/// Older bytes of one sector that a loss of power may bring up.
-const VERSIONS_MAX: usize = 3;
 
 /// Where in its work a process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,98 +124,6 @@ impl Default for Manners {
             misdirect_ppm: 0,
         }
     }
-}
-
-#[derive(Clone, Default)]
-struct Inode {
-    cache: Vec<u8>,
-    durable: Vec<u8>,
-    /// Sectors written since the last sync, with the older bytes that may have reached the disk.
-    dirty: BTreeMap<usize, Vec<Vec<u8>>>,
-}
-
-impl Inode {
-    fn sector(bytes: &[u8], sector: usize) -> Vec<u8> {
-        let mut out = vec![0; SECTOR];
-        let from = (sector * SECTOR).min(bytes.len());
-        let to = ((sector + 1) * SECTOR).min(bytes.len());
-        out[..to - from].copy_from_slice(&bytes[from..to]);
-        out
-    }
-
-    fn write(&mut self, offset: usize, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        let end = offset + bytes.len();
-        for sector in offset / SECTOR..=(end - 1) / SECTOR {
-            match self.dirty.get_mut(&sector) {
-                Some(versions) => {
-                    if versions.len() < VERSIONS_MAX {
-                        versions.push(Self::sector(&self.cache, sector));
-                    }
-                }
-                None => {
-                    self.dirty.insert(sector, Vec::new());
-                }
-            }
-        }
-        if self.cache.len() < end {
-            self.cache.resize(end, 0);
-        }
-        self.cache[offset..end].copy_from_slice(bytes);
-    }
-
-    fn sync(&mut self) {
-        self.durable.resize(self.cache.len(), 0);
-        for sector in std::mem::take(&mut self.dirty).into_keys() {
-            let from = (sector * SECTOR).min(self.cache.len());
-            let to = ((sector + 1) * SECTOR).min(self.cache.len());
-            self.durable[from..to].copy_from_slice(&self.cache[from..to]);
-        }
-    }
-
-    /// The sync fails: any of it may have reached the disk, none of it is tried again.
-    fn fail_sync(&mut self, draw: &mut Draw) {
-        for sector in std::mem::take(&mut self.dirty).into_keys() {
-            if draw.percent(50) {
-                let bytes = Self::sector(&self.cache, sector);
-                put(&mut self.durable, sector, &bytes);
-            }
-        }
-    }
-
-    fn lose_power(&mut self, draw: &mut Draw) {
-        let whole = draw.below(4);
-        let length = if draw.percent(50) { self.cache.len() } else { self.durable.len() };
-        for (sector, versions) in std::mem::take(&mut self.dirty) {
-            let kept = match whole {
-                0 => None,
-                1 => Some(Self::sector(&self.cache, sector)),
-                _ if draw.percent(50) => None,
-                _ => {
-                    let newest = Self::sector(&self.cache, sector);
-                    let mut all: Vec<Vec<u8>> = versions;
-                    all.push(newest);
-                    let place = draw.place(all.len());
-                    Some(all.swap_remove(place))
-                }
-            };
-            if let Some(bytes) = kept {
-                put(&mut self.durable, sector, &bytes);
-            }
-        }
-        self.durable.resize(length, 0);
-        self.cache.clone_from(&self.durable);
-    }
-}
-
-fn put(bytes: &mut Vec<u8>, sector: usize, with: &[u8]) {
-    let end = (sector + 1) * SECTOR;
-    if bytes.len() < end {
-        bytes.resize(end, 0);
-    }
-    bytes[sector * SECTOR..end].copy_from_slice(with);
 }
 
 /// A change of a directory's names, in memory only.
@@ -341,7 +249,7 @@ impl Store {
         let content = &mut *content;
         let Some((number, mut offset, bytes)) = content.under_way.remove(&number) else { return false };
         if content.manners.misdirect_ppm > 0 && content.draw.ppm(content.manners.misdirect_ppm) {
-            let length = content.image.inodes.get(&number).map_or(0, |inode| inode.cache.len());
+            let length = content.image.inodes.get(&number).map_or(0, |inode| inode.cache().len());
             offset = (content.draw.place(length / SECTOR + 1) * SECTOR) as u64;
         }
         if let Some(inode) = content.image.inodes.get_mut(&number) {
@@ -350,7 +258,7 @@ impl Store {
             // A rotten bit stays rotten.
             for (_, at, bit) in content.rot.range((number, 0, 0)..(number + 1, 0, 0)) {
                 if written.contains(at) {
-                    inode.cache[*at] ^= bit;
+                    inode.flip(*at, *bit);
                 }
             }
         }
@@ -384,12 +292,6 @@ impl Store {
         content.rot.retain(|(inode, _, _)| reachable.contains(inode));
     }
 
-    /// Whether nothing was ever made on it.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.lock().image.directories.is_empty()
-    }
-
     /// Forgets everything.
     pub fn wipe(&self) {
         let mut content = self.lock();
@@ -410,41 +312,69 @@ impl Store {
         content.rot.clear();
     }
 
-    /// Flips a bit of what is stored, for good, in a file whose path contains `part`. Gives file and offset.
-    pub fn rot(&self, part: &str) -> Option<(String, usize)> {
+    /// What a loss of power would change of the files in directories of this name: bytes, or which files there are.
+    #[must_use]
+    pub fn unsynced(&self, directory_name: &str) -> Option<String> {
+        let content = self.lock();
+        for (path, directory) in &content.image.directories {
+            if path.file_name().is_none_or(|name| name != directory_name) {
+                continue;
+            }
+            if directory.names != directory.durable {
+                return Some(format!("names in {}", path.display()));
+            }
+            for (name, number) in &directory.names {
+                if !content.image.inodes.get(number).is_some_and(Inode::is_durable) {
+                    return Some(format!("bytes of {}", path.join(name).display()));
+                }
+            }
+        }
+        None
+    }
+
+    /// Flips a bit of what is stored, for good, in a file whose path contains `part`: anywhere in what was written to any such
+    /// file, or in the last written sector of the last one that has more than a header. Gives file and offset.
+    pub fn rot(&self, part: &str, last: bool) -> Option<(String, usize)> {
         let mut content = self.lock();
         let content = &mut *content;
         let mut files = Vec::new();
         for (path, directory) in &content.image.directories {
             for (name, number) in &directory.names {
                 let path = path.join(name);
-                let length = content.image.inodes.get(number).map_or(0, |inode| inode.durable.len());
+                let length = content.image.inodes.get(number).map_or(0, Inode::durable_length);
                 if path.to_string_lossy().contains(part) && length > 0 {
                     files.push((path, *number, length));
                 }
             }
+        }
+        // Preallocated files are zero behind their written part; the written part is the interesting one.
+        let written =
+            |inode: &Inode, length| inode.durable().iter().rposition(|byte| *byte != 0).map_or(length, |at| at + 1);
+        if last {
+            let inodes = &content.image.inodes;
+            files
+                .retain(|(_, number, length)| inodes.get(number).is_some_and(|inode| written(inode, *length) > SECTOR));
+            files.sort();
+            files.drain(..files.len().saturating_sub(1));
         }
         if files.is_empty() {
             return None;
         }
         let (path, number, length) = files.swap_remove(content.draw.place(files.len()));
         let inode = content.image.inodes.get_mut(&number)?;
-        // Preallocated files are zero behind their written part; the written part is the interesting one.
-        let written = inode.durable.iter().rposition(|byte| *byte != 0).map_or(length, |last| last + 1);
-        let at = content.draw.place(written);
+        let end = written(inode, length);
+        let begin = if last { (end - 1) / SECTOR * SECTOR } else { 0 };
+        let at = begin + content.draw.place(end - begin);
         let bit = 1 << content.draw.below(8);
         content.rot.insert((number, at, bit));
-        inode.durable[at] ^= bit;
-        if let Some(byte) = inode.cache.get_mut(at) {
-            *byte ^= bit;
-        }
+        inode.rot(at, bit);
         Some((path.to_string_lossy().into_owned(), at))
     }
 
     /// How many bytes its files have.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.lock().image.inodes.values().map(|inode| inode.cache.len() as u64).sum()
+        self.lock().image.inodes.values().map(|inode| inode.cache().len() as u64).sum()
     }
 }
 
@@ -465,6 +395,41 @@ pub struct SimDisk {
 pub struct SimFile {
     inode: u64,
     path: Arc<Path>,
+    /// Its path below the data directory, as events tell it.
+    name: Arc<str>,
+}
+
+impl SimFile {
+    fn new(inode: u64, path: &Path) -> Self {
+        Self { inode, path: path.into(), name: name(path) }
+    }
+}
+
+fn name(path: &Path) -> Arc<str> {
+    path.strip_prefix(ROOT).unwrap_or(path).to_string_lossy().as_ref().into()
+}
+
+/// What an operation is about.
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    Path(&'a Path),
+    File(&'a SimFile),
+}
+
+impl<'a> Target<'a> {
+    fn path(self) -> &'a Path {
+        match self {
+            Self::Path(path) => path,
+            Self::File(file) => &file.path,
+        }
+    }
+
+    fn name(self) -> Arc<str> {
+        match self {
+            Self::Path(path) => name(path),
+            Self::File(file) => file.name.clone(),
+        }
+    }
 }
 
 /// What an operation meets.
@@ -491,19 +456,11 @@ impl SimDisk {
         unreachable!("a killed process is never polled")
     }
 
-    fn tell(&self, op: DiskOp, path: &Path, offset: u64, bytes: u64, good: bool) {
+    fn tell(&self, op: DiskOp, target: Target<'_>, offset: u64, bytes: u64, good: bool) {
         if matches!(op, DiskOp::Open | DiskOp::Length | DiskOp::List | DiskOp::Read) && good {
             return;
         }
-        let file = path.strip_prefix(ROOT).unwrap_or(path).to_string_lossy();
-        self.world.emit(&Event::Disk {
-            replica: self.life.replica,
-            op,
-            file: file.as_ref().into(),
-            offset,
-            bytes,
-            good,
-        });
+        self.world.emit(&Event::Disk { replica: self.life.replica, op, file: target.name(), offset, bytes, good });
     }
 
     fn springs(content: &mut Content, op: DiskOp, path: &Path, after: bool) -> Option<Ending> {
@@ -537,12 +494,13 @@ impl SimDisk {
             | DiskOp::List
             | DiskOp::MakeDirectory => (0, false),
         };
-        let file = path.to_string_lossy().into_owned();
+        let file = || path.to_string_lossy().into_owned();
         if full {
-            return Meets::Error(StorageError::Full { file, operation: word(op) });
+            return Meets::Error(StorageError::Full { file: file(), operation: word(op) });
         }
         if ppm > 0 && content.draw.ppm(ppm) {
-            return Meets::Error(StorageError::Io { file, operation: word(op), problem: "Input/output error".into() });
+            let problem = "Input/output error".into();
+            return Meets::Error(StorageError::Io { file: file(), operation: word(op), problem });
         }
         Meets::Way
     }
@@ -568,14 +526,14 @@ impl SimDisk {
     }
 
     /// Begins an operation: dies, fails or takes its time.
-    async fn begin(&self, op: DiskOp, path: &Path) -> Result<(), StorageError> {
+    async fn begin(&self, op: DiskOp, target: Target<'_>) -> Result<(), StorageError> {
         if self.life.is_over() {
             std::future::pending::<()>().await;
         }
-        match self.meet(op, path) {
+        match self.meet(op, target.path()) {
             Meets::Way => {}
             Meets::Error(error) => {
-                self.tell(op, path, 0, 0, false);
+                self.tell(op, target, 0, 0, false);
                 return Err(error);
             }
             Meets::Death(ending) => self.die(ending).await,
@@ -596,9 +554,9 @@ impl SimDisk {
     }
 
     /// Ends an operation: tells of it, and dies after it if that is where the trap is.
-    async fn end(&self, op: DiskOp, path: &Path, offset: u64, bytes: u64) {
-        self.tell(op, path, offset, bytes, true);
-        let springs = Self::springs(&mut self.store.lock(), op, path, true);
+    async fn end(&self, op: DiskOp, target: Target<'_>, offset: u64, bytes: u64) {
+        self.tell(op, target, offset, bytes, true);
+        let springs = Self::springs(&mut self.store.lock(), op, target.path(), true);
         if let Some(ending) = springs {
             self.die(ending).await;
         }
@@ -639,15 +597,15 @@ impl Disk for SimDisk {
     type File = SimFile;
 
     async fn open(&self, path: &Path, _: Access) -> Result<Option<SimFile>, StorageError> {
-        self.begin(DiskOp::Open, path).await?;
+        self.begin(DiskOp::Open, Target::Path(path)).await?;
         let (parent, name) = split(path);
         let content = self.store.lock();
         let inode = content.image.directories.get(&parent).and_then(|directory| directory.names.get(&name));
-        Ok(inode.map(|inode| SimFile { inode: *inode, path: path.into() }))
+        Ok(inode.map(|inode| SimFile::new(*inode, path)))
     }
 
     async fn create(&self, path: &Path) -> Result<SimFile, StorageError> {
-        self.begin(DiskOp::Create, path).await?;
+        self.begin(DiskOp::Create, Target::Path(path)).await?;
         let (parent, name) = split(path);
         let number = {
             let mut content = self.store.lock();
@@ -659,8 +617,7 @@ impl Disk for SimDisk {
                 // Emptied in place; the old bytes may come back with a loss of power.
                 let number = *inode;
                 if let Some(inode) = content.image.inodes.get_mut(&number) {
-                    inode.cache.clear();
-                    inode.dirty.clear();
+                    inode.set_length(0);
                 }
                 number
             } else {
@@ -671,34 +628,32 @@ impl Disk for SimDisk {
                 number
             }
         };
-        self.end(DiskOp::Create, path, 0, 0).await;
-        Ok(SimFile { inode: number, path: path.into() })
+        self.end(DiskOp::Create, Target::Path(path), 0, 0).await;
+        Ok(SimFile::new(number, path))
     }
 
     async fn length(&self, file: &SimFile) -> Result<u64, StorageError> {
-        self.begin(DiskOp::Length, &file.path).await?;
+        self.begin(DiskOp::Length, Target::File(file)).await?;
         let content = self.store.lock();
-        Ok(content.image.inodes.get(&file.inode).map_or(0, |inode| inode.cache.len() as u64))
+        Ok(content.image.inodes.get(&file.inode).map_or(0, |inode| inode.cache().len() as u64))
     }
 
     async fn set_length(&self, file: &SimFile, length: u64) -> Result<(), StorageError> {
-        self.begin(DiskOp::SetLength, &file.path).await?;
+        self.begin(DiskOp::SetLength, Target::File(file)).await?;
         if let Some(inode) = self.store.lock().image.inodes.get_mut(&file.inode) {
-            inode.cache.resize(index(length), 0);
-            let end = inode.cache.len().div_ceil(SECTOR);
-            inode.dirty.retain(|sector, _| *sector < end);
+            inode.set_length(index(length));
         }
-        self.end(DiskOp::SetLength, &file.path, length, 0).await;
+        self.end(DiskOp::SetLength, Target::File(file), length, 0).await;
         Ok(())
     }
 
     async fn read(&self, file: &SimFile, offset: u64, bytes: usize) -> Result<Vec<u8>, StorageError> {
-        self.begin(DiskOp::Read, &file.path).await?;
+        self.begin(DiskOp::Read, Target::File(file)).await?;
         let content = self.store.lock();
         let Some(inode) = content.image.inodes.get(&file.inode) else { return Ok(Vec::new()) };
-        let from = index(offset).min(inode.cache.len());
-        let to = (from + bytes).min(inode.cache.len());
-        Ok(inode.cache[from..to].to_vec())
+        let from = index(offset).min(inode.cache().len());
+        let to = (from + bytes).min(inode.cache().len());
+        Ok(inode.cache()[from..to].to_vec())
     }
 
     async fn write(&self, file: &SimFile, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
@@ -709,7 +664,7 @@ impl Disk for SimDisk {
         match self.meet(op, &file.path) {
             Meets::Way => {}
             Meets::Error(error) => {
-                self.tell(op, &file.path, offset, bytes.len() as u64, false);
+                self.tell(op, Target::File(file), offset, bytes.len() as u64, false);
                 return Err(error);
             }
             Meets::Death(ending) => self.die(ending).await,
@@ -726,12 +681,12 @@ impl Disk for SimDisk {
             // Whoever killed the process has dealt with the write.
             return std::future::pending().await;
         }
-        self.end(op, &file.path, offset, bytes.len() as u64).await;
+        self.end(op, Target::File(file), offset, bytes.len() as u64).await;
         Ok(())
     }
 
     async fn sync(&self, file: &SimFile) -> Result<(), StorageError> {
-        match self.begin(DiskOp::Sync, &file.path).await {
+        match self.begin(DiskOp::Sync, Target::File(file)).await {
             Ok(()) => {}
             Err(error) => {
                 let mut content = self.store.lock();
@@ -745,12 +700,12 @@ impl Disk for SimDisk {
         if let Some(inode) = self.store.lock().image.inodes.get_mut(&file.inode) {
             inode.sync();
         }
-        self.end(DiskOp::Sync, &file.path, 0, 0).await;
+        self.end(DiskOp::Sync, Target::File(file), 0, 0).await;
         Ok(())
     }
 
     async fn sync_directory(&self, path: &Path) -> Result<(), StorageError> {
-        self.begin(DiskOp::SyncDirectory, path).await?;
+        self.begin(DiskOp::SyncDirectory, Target::Path(path)).await?;
         {
             let mut content = self.store.lock();
             if let Some(directory) = content.image.directories.get_mut(path) {
@@ -762,12 +717,12 @@ impl Disk for SimDisk {
                 }
             }
         }
-        self.end(DiskOp::SyncDirectory, path, 0, 0).await;
+        self.end(DiskOp::SyncDirectory, Target::Path(path), 0, 0).await;
         Ok(())
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
-        self.begin(DiskOp::Rename, from).await?;
+        self.begin(DiskOp::Rename, Target::Path(from)).await?;
         {
             let mut content = self.store.lock();
             let ((old_parent, old), (new_parent, new)) = (split(from), split(to));
@@ -787,12 +742,12 @@ impl Disk for SimDisk {
                 }
             }
         }
-        self.end(DiskOp::Rename, from, 0, 0).await;
+        self.end(DiskOp::Rename, Target::Path(from), 0, 0).await;
         Ok(())
     }
 
     async fn remove(&self, path: &Path) -> Result<(), StorageError> {
-        self.begin(DiskOp::Remove, path).await?;
+        self.begin(DiskOp::Remove, Target::Path(path)).await?;
         {
             let (parent, name) = split(path);
             let mut content = self.store.lock();
@@ -801,12 +756,12 @@ impl Disk for SimDisk {
                 Some(_) | None => return Err(Self::gone(path, "remove")),
             }
         }
-        self.end(DiskOp::Remove, path, 0, 0).await;
+        self.end(DiskOp::Remove, Target::Path(path), 0, 0).await;
         Ok(())
     }
 
     async fn list(&self, path: &Path) -> Result<Option<Vec<String>>, StorageError> {
-        self.begin(DiskOp::List, path).await?;
+        self.begin(DiskOp::List, Target::Path(path)).await?;
         let content = self.store.lock();
         let Some(directory) = content.image.directories.get(path) else { return Ok(None) };
         let children = content.image.directories.keys().filter(|child| child.parent() == Some(path));
@@ -817,9 +772,9 @@ impl Disk for SimDisk {
     }
 
     async fn make_directory(&self, path: &Path) -> Result<(), StorageError> {
-        self.begin(DiskOp::MakeDirectory, path).await?;
+        self.begin(DiskOp::MakeDirectory, Target::Path(path)).await?;
         self.store.lock().image.directories.entry(path.to_owned()).or_default();
-        self.end(DiskOp::MakeDirectory, path, 0, 0).await;
+        self.end(DiskOp::MakeDirectory, Target::Path(path), 0, 0).await;
         Ok(())
     }
 

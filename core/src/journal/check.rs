@@ -9,8 +9,8 @@ use super::policy::{Milli, Policy};
 use crate::ids::Digest;
 use crate::journal::overlay::BootOverlay;
 use crate::limits::{
-    CHANGES_MAX, EXEC_ALLOW_BYTES_MAX, EXEC_ALLOW_MAX, FACTOR_MAX, MESSAGE_BYTES_MAX, OVERLAY_BYTES_MAX,
-    PRINCIPAL_BYTES_MAX, REASON_BYTES_MAX, RECORD_BYTES_MAX, TTL_SECONDS_MAX, TTL_SECONDS_MIN, UNDONE_LEVEL,
+    CHANGES_MAX, EXEC_ALLOW_BYTES_MAX, EXEC_ALLOW_MAX, FACTOR_MAX, FEATURE_UNDONE, MESSAGE_BYTES_MAX,
+    OVERLAY_BYTES_MAX, PRINCIPAL_BYTES_MAX, REASON_BYTES_MAX, RECORD_BYTES_MAX, TTL_SECONDS_MAX, TTL_SECONDS_MIN,
     WINDOW_SECONDS_MAX,
 };
 use crate::request::{Command, Refusal};
@@ -94,7 +94,7 @@ pub(crate) fn level_of(command: &Command) -> u32 {
         Command::Journal(JournalCommand::AppendEntry(draft))
             if draft.entry_type == EntryType::Rollback && !draft.changes.is_empty() =>
         {
-            UNDONE_LEVEL
+            FEATURE_UNDONE
         }
         Command::Journal(_)
         | Command::Members(_)
@@ -171,7 +171,7 @@ fn changes(draft: &EntryDraft, level: u32) -> Result<(), Refusal> {
         return Err(invalid("changes", format!("{} needs at least one", kind.word())));
     }
     if kind == EntryType::Rollback && count != 0 {
-        if level < UNDONE_LEVEL {
+        if level < FEATURE_UNDONE {
             return Err(invalid("changes", "a rollback has none: what it takes off follows from parent"));
         }
         if !matches!(draft.scope, Scope::Node(_)) {

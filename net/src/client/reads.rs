@@ -8,8 +8,9 @@ use super::types::{
 use crate::convert::{Malformed, Wire, digest_bytes, text};
 use crate::proto::v1 as wire;
 use crate::proto::v1::muster_client::MusterClient;
+use crate::tls::{Told, explain};
 use bytes::{Bytes, BytesMut};
-use muster_core::client::{Turn, again};
+use muster_core::client::{BootAttempts, Turn, again};
 use muster_core::ids::{Age, Digest, Seq, Time};
 use muster_core::journal::entry::{Author, Record};
 use muster_core::journal::key::Scope;
@@ -34,23 +35,27 @@ const NOT_IN_TIME: &str = "no answer in time";
 const BOOT_BYTES_MAX: u64 = 256 << 20;
 
 /// Why one replica gave no answer.
-enum Miss {
+pub(super) enum Miss {
     /// Another one may answer.
     Elsewhere(String),
+    /// One end does not accept the other's certificate. Another replica's may be better.
+    Denied(String),
     /// So says the replica: try as core advises.
     Advice(NotApplied),
     /// Every replica would say the same.
     Final(ClientError),
 }
 
-type Asked<T> = Result<T, Miss>;
+pub(super) type Asked<T> = Result<T, Miss>;
 
-fn of_status(address: &str, status: &tonic::Status) -> Miss {
-    let problem = match std::error::Error::source(status) {
-        Some(source) => super::pipe::root_cause(source),
+pub(super) fn of_status(address: &str, status: &tonic::Status) -> Miss {
+    let problem = match std::error::Error::source(status).map(explain) {
+        Some(Told { problem, denied: true }) => return Miss::Denied(problem),
+        Some(Told { problem, denied: false }) => problem,
         None => status.message().to_owned(),
     };
     match status.code() {
+        Code::PermissionDenied | Code::Unauthenticated => Miss::Final(denied(address, problem)),
         Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => {
             Miss::Final(ClientError::Invalid { problem: status.message().to_owned() })
         }
@@ -59,22 +64,26 @@ fn of_status(address: &str, status: &tonic::Status) -> Miss {
     }
 }
 
+fn denied(address: &str, problem: String) -> ClientError {
+    ClientError::Denied { address: address.to_owned(), problem }
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "callers hand over what they have at hand")]
 fn broken(address: &str, problem: impl ToString) -> ClientError {
     ClientError::Broken { address: address.to_owned(), problem: problem.to_string() }
 }
 
-fn senseless(address: &str) -> impl Fn(Malformed) -> Miss + '_ {
+pub(super) fn senseless(address: &str) -> impl Fn(Malformed) -> Miss + '_ {
     move |error| Miss::Final(broken(address, format!("its answer makes no sense: {error}")))
 }
 
-fn read_deadline(connections: &Connections) -> Time {
+pub(super) fn read_deadline(connections: &Connections) -> Time {
     let timeout = u64::try_from(connections.options.read_timeout.as_millis()).unwrap_or(u64::MAX);
     connections.now().plus_ms(timeout)
 }
 
 /// Asks one replica after another.
-async fn ask<T, F>(
+pub(super) async fn ask<T, F>(
     connections: &Connections,
     deadline: Time,
     question: impl Fn(Arc<str>, MusterClient<Channel>) -> F,
@@ -85,6 +94,7 @@ where
     let mut tried: Vec<(String, String)> = Vec::new();
     // Who said why there is no answer. It outlives others that cannot be reached: a minority is told "no quorum", not "nobody".
     let mut advice: Option<(Arc<str>, NotApplied)> = None;
+    let mut refused: Option<ClientError> = None;
     loop {
         let address = connections.current();
         let stub = connections.stub(&address)?;
@@ -99,6 +109,12 @@ where
                 tried.retain(|(known, _)| **known != *address);
                 tried.push((address.to_string(), problem));
                 advice = advice.filter(|(adviser, _)| *adviser != address);
+                connections.targets().failed(&address)
+            }
+            Ok(Err(Miss::Denied(problem))) => {
+                refused = Some(denied(&address, problem.clone()));
+                tried.retain(|(known, _)| **known != *address);
+                tried.push((address.to_string(), problem));
                 connections.targets().failed(&address)
             }
             Ok(Err(Miss::Advice(why))) => {
@@ -123,14 +139,15 @@ where
         let everyone_failed = tried.len() >= connections.targets().addresses().len();
         // Servers that refuse connections are told about at once; those that are there but cannot answer get their time.
         if wake >= deadline || (everyone_failed && advice.is_none()) {
-            return Err(advice.map_or(ClientError::Unreachable { tried }, |(_, why)| ClientError::NotAnswered(why)));
+            let unreachable = refused.unwrap_or(ClientError::Unreachable { tried });
+            return Err(advice.map_or(unreachable, |(_, why)| ClientError::NotAnswered(why)));
         }
         tokio::time::sleep_until(connections.at(wake)).await;
     }
 }
 
 /// Asks exactly this replica.
-async fn ask_one<T>(
+pub(super) async fn ask_one<T>(
     connections: &Connections,
     address: &str,
     deadline: Time,
@@ -142,6 +159,7 @@ async fn ask_one<T>(
         Ok(Err(Miss::Final(error))) => Err(error),
         Ok(Err(Miss::Advice(why))) => Err(ClientError::NotAnswered(why)),
         Ok(Err(Miss::Elsewhere(problem))) => Err(unreachable(problem)),
+        Ok(Err(Miss::Denied(problem))) => Err(denied(address, problem)),
         Err(_) => Err(unreachable(NOT_IN_TIME.to_owned())),
     }
 }
@@ -206,6 +224,12 @@ pub(super) async fn query(
 enum Booted {
     Boot(Box<Boot>),
     Lagging(Seq),
+    /// It serves as many as it can: come back, or ask one of these.
+    Later {
+        here: Arc<str>,
+        after_ms: u64,
+        elsewhere: Vec<Arc<str>>,
+    },
 }
 
 pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result<Boot, ClientError> {
@@ -219,6 +243,7 @@ pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result
     };
     let deadline = read_deadline(connections);
     let mut lagging = Vec::new();
+    let mut attempts = BootAttempts::default();
     loop {
         let asked = ask(connections, deadline, |address, stub| boot_from(address, stub, request.clone())).await;
         let booted = match asked {
@@ -230,6 +255,16 @@ pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result
         let sequence = match booted {
             Booted::Boot(boot) => return Ok(*boot),
             Booted::Lagging(sequence) => sequence,
+            Booted::Later { here, after_ms, elsewhere } => {
+                let (next, after_ms) = attempts.on_later(&here, after_ms, &elsewhere);
+                connections.targets().follow(&next);
+                let back = tokio::time::Instant::now() + Duration::from_millis(after_ms);
+                if back >= connections.at(deadline) {
+                    return Err(ClientError::NotAnswered(NotApplied::Busy { retry_after_ms: after_ms }));
+                }
+                tokio::time::sleep_until(back).await;
+                continue;
+            }
         };
         let address = connections.current();
         lagging.push(address.clone());
@@ -278,6 +313,11 @@ async fn boot_from(address: Arc<str>, mut stub: MusterClient<Channel>, request: 
             (W::Refused(refused), None) => {
                 let refusal = crate::convert::need("refusal", refused.refusal).map_err(sense)?;
                 return Err(Miss::Final(ClientError::Refused(refusal)));
+            }
+            (W::NotAnswered(wire::NotApplied { reason: Some(wire::not_applied::Reason::Busy(busy)) }), None) => {
+                let wire::Busy { retry_after_ms: after_ms, elsewhere } = busy;
+                let elsewhere = elsewhere.into_iter().map(Arc::from).collect();
+                return Ok(Booted::Later { here: address.clone(), after_ms, elsewhere });
             }
             (W::NotAnswered(why), None) => return Err(Miss::Advice(NotApplied::from_wire(why).map_err(sense)?)),
             _ => return Err(odd("its parts are out of order")),
@@ -432,6 +472,9 @@ impl Records {
             match self.stream.message().await {
                 Ok(Some(reply)) => self.waiting.extend(reply.records),
                 Ok(None) => return Ok(None),
+                Err(status) if status.code() == Code::Unauthenticated => {
+                    return Err(denied(&self.address, status.message().to_owned()));
+                }
                 Err(status) => return Err(broken(&self.address, status.message())),
             }
         }
@@ -578,7 +621,8 @@ pub(super) async fn admit(
     admission: &Admission,
     author: &Author,
 ) -> Result<Admitted, ClientError> {
-    let request = wire::AdmitRequest { admission: Some(admission.to_wire()), author: Some(author.to_wire()) };
+    let author = super::writes::told_author(connections, author);
+    let request = wire::AdmitRequest { admission: Some(admission.to_wire()), author };
     ask(connections, read_deadline(connections), |address, mut stub| {
         let request = request.clone();
         async move {
