@@ -132,6 +132,8 @@ mirror_struct!(
         since: WallTime1,
         deadline: BootTime1,
         alerted: bool,
+        event: u64,
+        recorded: Option<Seq1>,
     }
 );
 mirror_struct!(
