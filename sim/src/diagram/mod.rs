@@ -463,7 +463,8 @@ impl Page<'_> {
             | Event::Deliver { .. }
             | Event::Drop { .. }
             | Event::Records { .. }
-            | Event::Kept { .. } => return None,
+            | Event::Kept { .. }
+            | Event::Inspected { .. } => return None,
         })
     }
 }
