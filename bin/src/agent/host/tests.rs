@@ -142,24 +142,28 @@ impl Bench {
         let keys: Vec<Key> = names.iter().map(|name| key(name)).collect();
         self.host.watch(&keys);
         // Those that are new are named at once.
-        for name in names {
-            self.expect_changed(name);
-        }
+        self.expect_all_changed(names);
     }
 
     /// Waits until a key is named; anything else that is named meanwhile is dropped.
     #[track_caller]
     fn expect_changed(&mut self, name: &str) {
-        let wanted = key(name);
+        self.expect_all_changed(&[name]);
+    }
+
+    #[track_caller]
+    fn expect_all_changed(&mut self, names: &[&str]) {
+        let mut wanted: BTreeSet<Key> = names.iter().map(|name| key(name)).collect();
         let host = &mut self.host;
         let waiting = async {
-            let mut named = BTreeSet::new();
-            while !named.contains(&wanted) {
-                named.extend(host.changed().await);
+            while !wanted.is_empty() {
+                for named in host.changed().await {
+                    wanted.remove(&named);
+                }
             }
         };
         let named = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), waiting).await });
-        assert!(named.is_ok(), "the change of {name} was never named");
+        assert!(named.is_ok(), "the change of {wanted:?} was never named");
     }
 
     /// Waits until a key is found to be so.
