@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 /// How often what the kernel does not report is compared. A round and the agent's look at what it names fit into a second.
 const ROUND: Duration = Duration::from_millis(900);
 /// How often a GPU's driver is asked.
-const SLOW_ROUND: Duration = Duration::from_secs(60);
+const SLOW_ROUND: Duration = Duration::from_mins(1);
 
 pub(super) struct Watcher {
     keys: BTreeSet<Key>,
