@@ -20,6 +20,8 @@ pub use request::{
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use bincode::enc::write::{SizeWriter, Writer};
+use bincode::error::EncodeError;
 use bytes::Bytes;
 use core::fmt;
 use serde::Serialize;
@@ -73,18 +75,36 @@ fn configuration() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<DECODE_BYTES_MAX>()
 }
 
+/// Takes encoded pieces into memory that was measured for them.
+struct Measured(Vec<u8>);
+
+impl Writer for Measured {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// Encodes behind what is in `prefix`, into memory of exactly the size: what is encoded is kept (in the log, in history), and
+/// measuring costs less than growing.
+fn encode_behind<T: Serialize>(prefix: &[u8], value: &T) -> Vec<u8> {
+    const MIRRORS: &str = "mirror types always encode";
+    let mut size = SizeWriter::default();
+    bincode::serde::encode_into_writer(value, &mut size, configuration()).expect(MIRRORS);
+    let mut out = Measured(Vec::with_capacity(prefix.len() + size.bytes_written));
+    out.0.extend_from_slice(prefix);
+    bincode::serde::encode_into_writer(value, &mut out, configuration()).expect(MIRRORS);
+    out.0
+}
+
 /// Encodes a mirror type behind the version byte.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
-    let body = encode_body(value);
-    let mut out = Vec::with_capacity(body.len() + 1);
-    out.push(FORMAT);
-    out.extend_from_slice(&body);
-    out.into()
+    encode_behind(&[FORMAT], value).into()
 }
 
 /// Encodes a mirror type without a version byte, for a place that has one already.
 pub(crate) fn encode_body<T: Serialize>(value: &T) -> Vec<u8> {
-    bincode::serde::encode_to_vec(value, configuration()).expect("mirror types always encode")
+    encode_behind(&[], value)
 }
 
 /// Decodes a mirror type from behind its version byte.
@@ -99,7 +119,7 @@ pub(crate) fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> R
 /// Decodes a mirror type that has no version byte of its own.
 pub(crate) fn decode_body<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, CodecError> {
     let (value, used) =
-        bincode::serde::decode_from_slice(body, configuration()).map_err(|error| malformed(what, error))?;
+        bincode::serde::borrow_decode_from_slice(body, configuration()).map_err(|error| malformed(what, error))?;
     if used != body.len() {
         return Err(malformed(what, "there are bytes after its end"));
     }
