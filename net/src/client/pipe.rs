@@ -1,28 +1,31 @@
-//! One stream of many writes to one replica, shared by every caller in the process.
+//! One stream of many writes and questions to one replica, shared by every caller in the process.
 //!
 //! Whatever waits goes into one frame, without waiting to fill one. A pipe lives until its connection breaks or its client
 //! goes; then whoever needs one opens another.
 //!
 //! Invariants
-//! - every write that was handed in gets exactly one [`Answer`], or its caller stopped listening;
+//! - every write that was handed in gets exactly one [`Answer`], or its caller stopped listening; so does every question;
 //! - `NotSent` is given only for a write of which no byte was handed to the connection.
 
 use super::connections::endpoint;
 use super::types::Options;
 use crate::convert::Wire;
 use crate::proto::v1::muster_client::MusterClient;
-use crate::proto::v1::{NotLeader, PipelineReply, PipelineRequest, TaggedWrite, WriteRequest};
+use crate::proto::v1::{
+    NotLeader, PipelineReply, PipelineRequest, QueryReply, QueryRequest, TaggedQuery, TaggedWrite, WriteRequest,
+    tagged_answer,
+};
 use muster_core::request::Outcome;
 use prost::Message;
 use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
-/// How many writes may wait for a frame.
+/// How many writes and questions may wait for a frame.
 const WAITING_MAX: usize = 4_096;
-/// A frame is closed by the write that brings it to this many bytes, or to this many writes.
+/// A frame is closed by the request that brings it to this many bytes, or to this many requests.
 pub(super) const FRAME_BYTES: usize = 1 << 20;
-const FRAME_WRITES: usize = 1_024;
+const FRAME_REQUESTS: usize = 1_024;
 
 /// What came of handing a write to a replica.
 pub(super) enum Answer {
@@ -34,10 +37,38 @@ pub(super) enum Answer {
     Lost,
 }
 
-struct Job {
-    write: WriteRequest,
-    answer: oneshot::Sender<Answer>,
+/// Why a question got no answer.
+pub(super) enum Unanswered {
+    /// The connection could not be made, or broke.
+    Broken(String),
+    /// The replica does not understand it, and says what it would.
+    Malformed(String),
 }
+
+type Replied = Result<QueryReply, Unanswered>;
+
+enum Job {
+    Write { write: WriteRequest, answer: oneshot::Sender<Answer> },
+    Query { query: QueryRequest, answer: oneshot::Sender<Replied> },
+}
+
+/// Who waits for what was sent.
+enum Waiter {
+    Write(oneshot::Sender<Answer>),
+    Query(oneshot::Sender<Replied>),
+}
+
+impl Job {
+    /// Nothing was sent.
+    fn refuse(self, problem: &str) {
+        match self {
+            Self::Write { answer, .. } => drop(answer.send(Answer::NotSent(problem.to_owned()))),
+            Self::Query { answer, .. } => drop(answer.send(Err(Unanswered::Broken(problem.to_owned())))),
+        }
+    }
+}
+
+const BROKE: &str = "the connection broke";
 
 /// The sending end of a pipe.
 #[derive(Clone)]
@@ -60,10 +91,20 @@ impl Pipe {
     /// Sends a write and waits for what comes of it.
     pub(super) async fn send(&self, write: WriteRequest) -> Answer {
         let (answer, answered) = oneshot::channel();
-        if self.jobs.send(Job { write, answer }).await.is_err() {
-            return Answer::NotSent("the connection broke".to_owned());
+        if self.jobs.send(Job::Write { write, answer }).await.is_err() {
+            return Answer::NotSent(BROKE.to_owned());
         }
         answered.await.unwrap_or(Answer::Lost)
+    }
+
+    /// Sends a question and waits for its answer.
+    pub(super) async fn query(&self, query: QueryRequest) -> Replied {
+        let broke = || Err(Unanswered::Broken(BROKE.to_owned()));
+        let (answer, answered) = oneshot::channel();
+        if self.jobs.send(Job::Query { query, answer }).await.is_err() {
+            return broke();
+        }
+        answered.await.unwrap_or_else(|_| broke())
     }
 }
 
@@ -81,10 +122,13 @@ async fn run(address: String, options: Options, mut jobs: mpsc::Receiver<Job>) {
             let mut waiting = BTreeMap::new();
             carry(&mut jobs, &frames, replies, &mut waiting).await;
             jobs.close();
-            for (_, answer) in waiting {
-                answer.send(Answer::Lost).ok();
+            for (_, waiter) in waiting {
+                match waiter {
+                    Waiter::Write(answer) => drop(answer.send(Answer::Lost)),
+                    Waiter::Query(answer) => drop(answer.send(Err(Unanswered::Broken(BROKE.to_owned())))),
+                }
             }
-            refuse(jobs, "the connection broke").await;
+            refuse(jobs, BROKE).await;
         }
         Err(problem) => {
             let problem: String = problem;
@@ -97,7 +141,7 @@ async fn run(address: String, options: Options, mut jobs: mpsc::Receiver<Job>) {
 /// Answers everything that was never sent.
 async fn refuse(mut jobs: mpsc::Receiver<Job>, problem: &str) {
     while let Some(job) = jobs.recv().await {
-        job.answer.send(Answer::NotSent(problem.to_owned())).ok();
+        job.refuse(problem);
     }
 }
 
@@ -106,7 +150,7 @@ async fn carry(
     jobs: &mut mpsc::Receiver<Job>,
     frames: &mpsc::Sender<PipelineRequest>,
     mut replies: tonic::Streaming<PipelineReply>,
-    waiting: &mut BTreeMap<u64, oneshot::Sender<Answer>>,
+    waiting: &mut BTreeMap<u64, Waiter>,
 ) {
     let mut tag = 0;
     loop {
@@ -139,18 +183,27 @@ async fn carry(
         let mut frame = PipelineRequest::default();
         let mut bytes = 0;
         let mut next = Some(job);
-        while let Some(Job { write, answer }) = next {
-            // Nobody waits for it any more: it was given up, and not sending it is the better half of giving up.
-            if !answer.is_closed() {
-                tag += 1;
-                bytes += write.encoded_len();
-                waiting.insert(tag, answer);
-                frame.writes.push(TaggedWrite { tag, write: Some(write) });
+        while let Some(job) = next {
+            tag += 1;
+            match job {
+                // Nobody waits for it any more: it was given up, and not sending it is the better half of giving up.
+                Job::Write { answer, .. } if answer.is_closed() => {}
+                Job::Query { answer, .. } if answer.is_closed() => {}
+                Job::Write { write, answer } => {
+                    bytes += write.encoded_len();
+                    waiting.insert(tag, Waiter::Write(answer));
+                    frame.writes.push(TaggedWrite { tag, write: Some(write) });
+                }
+                Job::Query { query, answer } => {
+                    bytes += query.encoded_len();
+                    waiting.insert(tag, Waiter::Query(answer));
+                    frame.queries.push(TaggedQuery { tag, query: Some(query) });
+                }
             }
-            let room = bytes < FRAME_BYTES && frame.writes.len() < FRAME_WRITES;
+            let room = bytes < FRAME_BYTES && frame.writes.len() + frame.queries.len() < FRAME_REQUESTS;
             next = if room { jobs.try_recv().ok() } else { None };
         }
-        if !frame.writes.is_empty() {
+        if !frame.writes.is_empty() || !frame.queries.is_empty() {
             permit.send(frame);
         }
     }
@@ -159,11 +212,11 @@ async fn carry(
 /// Gives answers to those who wait for them. False once the connection is of no use.
 fn take(
     reply: Result<Option<PipelineReply>, tonic::Status>,
-    waiting: &mut BTreeMap<u64, oneshot::Sender<Answer>>,
+    waiting: &mut BTreeMap<u64, Waiter>,
 ) -> bool {
     let Ok(Some(reply)) = reply else { return false };
     for tagged in reply.outcomes {
-        let Some(answer) = waiting.remove(&tagged.tag) else { continue };
+        let Some(Waiter::Write(answer)) = waiting.remove(&tagged.tag) else { continue };
         let outcome = tagged.outcome.map(Outcome::from_wire);
         // An answer that makes no sense is no answer.
         let Some(Ok(outcome)) = outcome else {
@@ -171,6 +224,15 @@ fn take(
             continue;
         };
         answer.send(Answer::Outcome(outcome, tagged.leader)).ok();
+    }
+    for tagged in reply.answers {
+        let Some(Waiter::Query(answer)) = waiting.remove(&tagged.tag) else { continue };
+        let replied = match tagged.result {
+            Some(tagged_answer::Result::Reply(reply)) => Ok(reply),
+            Some(tagged_answer::Result::Malformed(problem)) => Err(Unanswered::Malformed(problem)),
+            None => Err(Unanswered::Broken("its answer is empty".to_owned())),
+        };
+        answer.send(replied).ok();
     }
     true
 }

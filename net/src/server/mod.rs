@@ -9,6 +9,7 @@ mod api;
 mod boot;
 mod history;
 mod http;
+mod pipeline;
 
 pub(crate) use api::MESSAGE_BYTES_MAX;
 pub use api::{ClientLimits, MusterApi};
