@@ -184,6 +184,7 @@ impl Chronicle {
             | Event::Answer { .. }
             | Event::Log { .. }
             | Event::Kept { .. }
+            | Event::Inspected { .. }
             | Event::Mark(_) => {}
         }
         true
@@ -329,7 +330,10 @@ fn words(item: &FaultItem, victims: &[ReplicaId]) -> String {
         Fault::Disk { who, .. } => {
             format!("the disk of {} misbehaves {lasts} ({})", whom(who), crate::scenario::fault_text(&item.fault))
         }
-        Fault::Rot { who, file } => format!("a stored bit of {} flips, in a file like \"{file}\"", whom(who)),
+        Fault::Rot { who, file, last } => {
+            let place = if *last { "the last written sector of" } else { "" };
+            format!("a stored bit of {} flips, in {place} a file like \"{file}\"", whom(who)).replace("  ", " ")
+        }
         Fault::Wipe { who } => format!("{} dies and comes back with an empty disk; down {lasts}", whom(who)),
         Fault::Rewind { who, by } => {
             let by = since(Time(*by), Time(0));

@@ -242,7 +242,7 @@ impl Faults {
             let (me, id) = (self.clone(), id.clone());
             self.world.agenda.after(in_nanos, move || {
                 if me.active(&id, |_| ()).is_some() {
-                    me.world.note_disk_fault(victim, "its disk went back to an old image");
+                    me.world.note_amnesia(victim, "its disk went back to an old image");
                     store.restore(image);
                 }
             });
@@ -287,11 +287,11 @@ impl Faults {
                     self.disk(*victim, how, on);
                 }
             }
-            Fault::Rot { file, .. } => {
+            Fault::Rot { file, last, .. } => {
                 if on {
                     for victim in &victims {
                         let store = self.world.machines().get(victim).map(|machine| machine.store.clone());
-                        if let Some((file, at)) = store.and_then(|store| store.rot(file)) {
+                        if let Some((file, at)) = store.and_then(|store| store.rot(file, *last)) {
                             self.world.note_disk_fault(*victim, &format!("a bit of {file} at {at} rotted"));
                         }
                     }
@@ -303,7 +303,7 @@ impl Faults {
                         self.hold(id, *victim, Ending::Killed);
                         let store = self.world.machines().get(victim).map(|machine| machine.store.clone());
                         store.inspect(|store| store.wipe());
-                        self.world.note_disk_fault(*victim, "its disk was wiped");
+                        self.world.note_amnesia(*victim, "its disk was wiped");
                     } else {
                         self.release(id, *victim);
                     }
@@ -459,7 +459,9 @@ impl Faults {
         let store = self.world.machines().get(&victim).map(|machine| machine.store.clone());
         let Some(store) = store else { return };
         let damages = how.full || how.read_error_ppm + how.write_error_ppm + how.sync_error_ppm + how.misdirect_ppm > 0;
-        if on && damages {
+        if on && how.misdirect_ppm > 0 {
+            self.world.note_amnesia(victim, "its disk wrote to other places");
+        } else if on && damages {
             self.world.note_disk_fault(victim, "its disk failed");
         }
         store.behave(|manners| {

@@ -104,6 +104,7 @@ async fn process(
         log_start: recovered.log_start,
         terms: recovered.entries.iter().map(|entry| entry.term).collect(),
         snapshot: recovered.snapshot.clone().map(Arc::new),
+        unsynced: store.unsynced("wal").map(Into::into),
     });
     let seed = world.draw("replica", id.0 << 32 | life.run).number();
     let cluster = &world.scenario.cluster;
@@ -115,6 +116,7 @@ async fn process(
         let mut machines = world.machines();
         let machine = machines.get_mut(&id).expect("a process runs on a machine");
         machine.handle = Some(handle.clone());
+        machine.admission = world.admission(id, life.run);
         machine.library = Some(opened.library);
     }
     world.spawn(views(world.clone(), life.clone(), handle.clone()));

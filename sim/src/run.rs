@@ -10,7 +10,7 @@
 //! ```
 //! A run has a thread of its own, so that nothing an earlier one left behind on it counts.
 
-use crate::client::{Client, Crowd};
+use crate::client::{Client, Crowd, SharedSession};
 use crate::event::{Event, Fingerprint};
 use crate::fault::Faults;
 use crate::logs::Listener;
@@ -18,6 +18,7 @@ use crate::network::{self, Quality};
 use crate::oracles::Violation;
 use crate::replica;
 use crate::scenario::{MS, Operation, OperationItem, Pick, SECOND, Scenario};
+use crate::storm::{Storm, StormReport};
 use crate::subscriber::Subscriber;
 use crate::world::{Found, Trace, World};
 use muster_core::ids::{ClusterId, GroupId, Incarnation, ReplicaId, ReplicaName, Time};
@@ -51,6 +52,8 @@ pub struct Report {
     pub acknowledged: u64,
     /// Why a part of the liveness phase was not demanded.
     pub excused: Option<String>,
+    /// What the boot storm was like, if there was one.
+    pub storm: Option<StormReport>,
     /// Marks the story wants and this run did not reach. A story must reach them at some seed, not at every one.
     pub missed: BTreeSet<String>,
 }
@@ -99,6 +102,7 @@ pub fn play(scenario: &Scenario, seed: u64, trace: Option<Trace>) -> Report {
         asked: 0,
         acknowledged: 0,
         excused: None,
+        storm: None,
         missed: BTreeSet::new(),
     };
     let Some(world) = world else {
@@ -115,6 +119,7 @@ pub fn play(scenario: &Scenario, seed: u64, trace: Option<Trace>) -> Report {
             report.asked = tally.crowd.asked.load(Ordering::Relaxed);
             report.acknowledged = tally.crowd.acknowledged.load(Ordering::Relaxed);
             report.excused = tally.excused;
+            report.storm = tally.storm;
         }
         Err(message) => {
             report.found.get_or_insert_with(|| broken(message, report.fingerprint.events, report.simulated));
@@ -131,6 +136,7 @@ fn broken(message: String, step: u64, time: Time) -> Found {
 struct Tally {
     crowd: Arc<Crowd>,
     excused: Option<String>,
+    storm: Option<StormReport>,
 }
 
 type Played = (Option<Arc<World>>, Result<Tally, String>);
@@ -182,7 +188,7 @@ fn admission(seed: u64, number: u64, wish: MemberWish) -> Admission {
         peer_address: format!("r{number}:9444").into(),
         client_address: address_of(number),
         wish,
-        feature_level: 1,
+        feature_level: muster_core::limits::FEATURE_LEVEL,
     }
 }
 
@@ -212,12 +218,13 @@ async fn until(world: &Arc<World>, nanos: u64, is_so: impl Fn() -> bool) -> bool
 
 async fn story(world: &Arc<World>) -> Tally {
     let crowd = Arc::new(Crowd::default());
-    let mut tally = Tally { crowd: crowd.clone(), excused: None };
+    let mut tally = Tally { crowd: crowd.clone(), excused: None, storm: None };
+    let storm = Storm::default();
     world.spawn(world.agenda.clone().run());
     world.wire().set_quality(Quality::default());
 
     world.emit(&Event::Phase("set-up"));
-    if let Err(problem) = form(world).await {
+    if let Err(problem) = form(world, &storm).await {
         world.fail(SETUP, "demand U4", Violation::new("a cluster as the story wants it", problem));
         return tally;
     }
@@ -230,11 +237,18 @@ async fn story(world: &Arc<World>) -> Tally {
     for item in world.scenario.operations.clone() {
         world.spawn(operate(world.clone(), began, item));
     }
+    let mut session = SharedSession::default();
     for id in 1..=world.scenario.load.clients {
-        world.spawn(Client::new(world.clone(), id).run(crowd.clone()));
+        if (id - 1) % world.scenario.load.together == 0 {
+            session = SharedSession::default();
+        }
+        world.spawn(Client::new(world.clone(), id).within(session.clone()).run(crowd.clone()));
     }
     for id in 1..=world.scenario.load.subscribers {
         drop(madsim::task::spawn(Subscriber::new(world.clone(), 3_000_000 + id).run(crowd.clone())));
+    }
+    if let Some(wanted) = &world.scenario.storm {
+        storm.begin(world, &crowd, wanted, began);
     }
     until(world, world.scenario.time.run, || false).await;
 
@@ -242,11 +256,12 @@ async fn story(world: &Arc<World>) -> Tally {
     heal(world, &faults, &crowd, &mut tally).await;
     world.end();
     expectations(world, &crowd);
+    tally.storm = storm.report(world);
     tally
 }
 
 /// One replica begins, the others join it.
-async fn form(world: &Arc<World>) -> Result<(), String> {
+async fn form(world: &Arc<World>, storm: &Storm) -> Result<(), String> {
     let cluster = &world.scenario.cluster;
     let first = admission(world.seed, 1, MemberWish::Voter);
     let member = Member {
@@ -256,13 +271,16 @@ async fn form(world: &Arc<World>) -> Result<(), String> {
         peer_address: first.peer_address,
         client_address: first.client_address,
         wish: MemberWish::Voter,
-        feature_level: 1,
+        feature_level: muster_core::limits::FEATURE_LEVEL,
     };
     world.note_first_state(State::new(identity(world.seed, 1).cluster, member.clone()));
     world.add_machine(identity(world.seed, 1), address_of(1));
     replica::start(world, ReplicaId(1), Some(member));
     if !until(world, 30 * SECOND, || world.leader().is_some()).await {
         return Err("the first replica does not lead".into());
+    }
+    if let Some(wanted) = &world.scenario.storm {
+        storm.declare(world, wanted).await?;
     }
     for number in 2..=cluster.voters + cluster.learners {
         let wish = if number <= cluster.voters { MemberWish::Voter } else { MemberWish::Learner };
@@ -509,7 +527,7 @@ async fn heal(world: &Arc<World>, faults: &Arc<Faults>, crowd: &Arc<Crowd>, tall
     }
     // Views are told by their own task; let it.
     until(world, 50 * MS, || false).await;
-    crate::audit::histories(world).await;
+    crate::audit::disks(world).await;
 }
 
 fn expectations(world: &Arc<World>, crowd: &Crowd) {

@@ -14,8 +14,10 @@ use crate::event::{Ending, Event, Fingerprint, Hash, Run};
 use crate::network::Wire;
 use crate::oracles::{self, Oracle, Violation};
 use crate::scenario::Scenario;
+use crate::storm::StormFacts;
 use madsim::runtime::Handle as Runtime;
 use madsim::task::NodeId;
+use muster_core::admission::{BootAdmission, BootLimits};
 use muster_core::front::{Handle, View};
 use muster_core::ids::{Index, ReplicaId, Term, Time};
 use muster_core::log::{HardState, LogRecord};
@@ -53,7 +55,7 @@ impl Terms {
         self.terms.get(usize::try_from(place).ok()?).copied()
     }
 
-    fn take(&mut self, records: &[LogRecord]) {
+    pub(crate) fn take(&mut self, records: &[LogRecord]) {
         for record in records {
             match record {
                 LogRecord::HardState(_) => {}
@@ -109,17 +111,24 @@ pub struct Facts {
     pub past_faults: BTreeSet<Arc<str>>,
     /// Replicas whose disk was made to forget or to fail, by the fault's words.
     pub disk_faults: BTreeMap<ReplicaId, String>,
+    /// Replicas whose disk was made to forget what it had said to be durable.
+    pub forgets: BTreeSet<ReplicaId>,
     /// Places reached.
     pub marks: BTreeSet<&'static str>,
     /// What replicas are told to hold.
     pub limits: Limits,
     /// The committed log.
     pub committed: Committed,
+    /// The boot storm, if there is one.
+    pub storm: Option<StormFacts>,
 }
 
 impl Facts {
     fn take(&mut self, event: &Event) {
         self.committed.fresh.clear();
+        if let Some(storm) = &mut self.storm {
+            storm.take(self.now, event);
+        }
         match event {
             Event::Phase(name) => self.phase = name,
             Event::Start { replica, run, hard_state, log_start, terms, .. } => {
@@ -186,6 +195,7 @@ impl Facts {
             | Event::Call { .. }
             | Event::Answer { .. }
             | Event::Kept { .. }
+            | Event::Inspected { .. }
             | Event::Log { .. } => {}
         }
     }
@@ -257,6 +267,8 @@ pub struct Machine {
     pub life: Arc<Life>,
     /// The newest process' front, while it serves.
     pub handle: Option<Handle>,
+    /// Which boots the newest process serves.
+    pub admission: Arc<Mutex<BootAdmission>>,
     /// What it kept, readable while it serves.
     pub library: Option<FileLibrary<SimDisk>>,
     /// Whether nothing starts it before this fault is healed.
@@ -300,7 +312,8 @@ impl World {
     /// Outside of a runtime.
     #[must_use]
     pub fn new(seed: u64, scenario: Scenario, trace: Option<Trace>) -> Arc<Self> {
-        let facts = Facts { limits: scenario.cluster.limits, ..Facts::default() };
+        let storm = scenario.storm.map(StormFacts::new);
+        let facts = Facts { limits: scenario.cluster.limits, storm, ..Facts::default() };
         let record = Record { hash: Hash::new(), facts, oracles: oracles::all(), found: None, trace };
         Arc::new(Self {
             seed,
@@ -454,9 +467,20 @@ impl World {
         self.record().facts.disk_faults.insert(replica, words.to_owned());
     }
 
+    /// Notes that a replica's disk was made to forget what it had said to be durable.
+    pub fn note_amnesia(&self, replica: ReplicaId, words: &str) {
+        self.note_disk_fault(replica, words);
+        self.record().facts.forgets.insert(replica);
+    }
+
     /// The cluster begins with this state.
     pub(crate) fn note_first_state(&self, state: State) {
         self.record().facts.committed.begin(state);
+    }
+
+    /// How many states of the committed log are kept.
+    pub(crate) fn keep_states(&self, most: usize) {
+        self.record().facts.committed.keep_states(most);
     }
 
     /// A place in the code was reached.
@@ -480,10 +504,20 @@ impl World {
             oscillator: Oscillator::new(self.agenda.clone()),
             life,
             handle: None,
+            admission: self.admission(id, 0),
             library: None,
             held_down: BTreeSet::new(),
         };
         self.machines().insert(id, machine);
+    }
+
+    /// A new process serves nobody yet.
+    pub(crate) fn admission(&self, id: ReplicaId, run: Run) -> Arc<Mutex<BootAdmission>> {
+        let storm = self.scenario.storm.as_ref();
+        let limits = BootLimits::default();
+        let limits = BootLimits { streams_max: storm.map_or(limits.streams_max, |storm| storm.streams), ..limits };
+        let seed = self.draw("admission", id.0 << 32 | run).number();
+        Arc::new(Mutex::new(BootAdmission::new(limits, seed)))
     }
 
     /// Every machine's replica.

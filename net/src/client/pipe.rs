@@ -12,14 +12,16 @@ use super::types::Options;
 use crate::convert::Wire;
 use crate::proto::v1::muster_client::MusterClient;
 use crate::proto::v1::{
-    NotLeader, PipelineReply, PipelineRequest, QueryReply, QueryRequest, TaggedQuery, TaggedWrite, WriteRequest,
-    tagged_answer,
+    NotLeader, PipelineReply, PipelineRequest, QueryFailed, QueryReply, QueryRequest, TaggedQuery, TaggedWrite,
+    WriteRequest, tagged_answer,
 };
+use crate::tls::{Expect, Told, dial, explain};
 use muster_core::request::Outcome;
 use prost::Message;
 use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
 
 /// How many writes and questions may wait for a frame.
 const WAITING_MAX: usize = 4_096;
@@ -38,11 +40,29 @@ pub(super) enum Answer {
 }
 
 /// Why a question got no answer.
+#[derive(Clone)]
 pub(super) enum Unanswered {
     /// The connection could not be made, or broke.
     Broken(String),
-    /// The replica does not understand it, and says what it would.
-    Malformed(String),
+    /// One end does not accept the other's certificate.
+    Denied(String),
+    /// So says the replica.
+    Status(Status),
+}
+
+impl Unanswered {
+    fn problem(&self) -> &str {
+        match self {
+            Self::Broken(problem) | Self::Denied(problem) => problem,
+            Self::Status(status) => status.message(),
+        }
+    }
+}
+
+impl From<Told> for Unanswered {
+    fn from(told: Told) -> Self {
+        if told.denied { Self::Denied(told.problem) } else { Self::Broken(told.problem) }
+    }
 }
 
 type Replied = Result<QueryReply, Unanswered>;
@@ -60,15 +80,17 @@ enum Waiter {
 
 impl Job {
     /// Nothing was sent.
-    fn refuse(self, problem: &str) {
+    fn refuse(self, why: &Unanswered) {
         match self {
-            Self::Write { answer, .. } => drop(answer.send(Answer::NotSent(problem.to_owned()))),
-            Self::Query { answer, .. } => drop(answer.send(Err(Unanswered::Broken(problem.to_owned())))),
+            Self::Write { answer, .. } => drop(answer.send(Answer::NotSent(why.problem().to_owned()))),
+            Self::Query { answer, .. } => drop(answer.send(Err(why.clone()))),
         }
     }
 }
 
-const BROKE: &str = "the connection broke";
+fn broke() -> Unanswered {
+    Unanswered::Broken("the connection broke".to_owned())
+}
 
 /// The sending end of a pipe.
 #[derive(Clone)]
@@ -92,30 +114,30 @@ impl Pipe {
     pub(super) async fn send(&self, write: WriteRequest) -> Answer {
         let (answer, answered) = oneshot::channel();
         if self.jobs.send(Job::Write { write, answer }).await.is_err() {
-            return Answer::NotSent(BROKE.to_owned());
+            return Answer::NotSent(broke().problem().to_owned());
         }
         answered.await.unwrap_or(Answer::Lost)
     }
 
     /// Sends a question and waits for its answer.
     pub(super) async fn query(&self, query: QueryRequest) -> Replied {
-        let broke = || Err(Unanswered::Broken(BROKE.to_owned()));
         let (answer, answered) = oneshot::channel();
         if self.jobs.send(Job::Query { query, answer }).await.is_err() {
-            return broke();
+            return Err(broke());
         }
-        answered.await.unwrap_or_else(|_| broke())
+        answered.await.unwrap_or_else(|_| Err(broke()))
     }
 }
 
 async fn run(address: String, options: Options, mut jobs: mpsc::Receiver<Job>) {
     let (frames, outgoing) = mpsc::channel(1);
     let opened = async {
-        let endpoint = endpoint(&address, &options).map_err(|error| error.to_string())?;
-        let channel = endpoint.connect().await.map_err(|error| root_cause(&error))?;
+        let endpoint = endpoint(&address, &options).map_err(|error| Unanswered::Broken(error.to_string()))?;
+        let channel = dial::connect(&endpoint, options.tls.as_ref(), &Expect::Replica);
+        let channel = channel.await.map_err(|error| Unanswered::from(explain(&error)))?;
         let mut client = MusterClient::new(channel).max_decoding_message_size(usize::MAX);
         let replies = client.pipeline(ReceiverStream::new(outgoing)).await;
-        Ok(replies.map_err(|status| status.message().to_owned())?.into_inner())
+        Ok(replies.map_err(Unanswered::Status)?.into_inner())
     };
     match opened.await {
         Ok(replies) => {
@@ -125,23 +147,23 @@ async fn run(address: String, options: Options, mut jobs: mpsc::Receiver<Job>) {
             for (_, waiter) in waiting {
                 match waiter {
                     Waiter::Write(answer) => drop(answer.send(Answer::Lost)),
-                    Waiter::Query(answer) => drop(answer.send(Err(Unanswered::Broken(BROKE.to_owned())))),
+                    Waiter::Query(answer) => drop(answer.send(Err(broke()))),
                 }
             }
-            refuse(jobs, BROKE).await;
+            refuse(jobs, &broke()).await;
         }
-        Err(problem) => {
-            let problem: String = problem;
+        Err(why) => {
+            let why: Unanswered = why;
             jobs.close();
-            refuse(jobs, &problem).await;
+            refuse(jobs, &why).await;
         }
     }
 }
 
 /// Answers everything that was never sent.
-async fn refuse(mut jobs: mpsc::Receiver<Job>, problem: &str) {
+async fn refuse(mut jobs: mpsc::Receiver<Job>, why: &Unanswered) {
     while let Some(job) = jobs.recv().await {
-        job.refuse(problem);
+        job.refuse(why);
     }
 }
 
@@ -229,19 +251,12 @@ fn take(
         let Some(Waiter::Query(answer)) = waiting.remove(&tagged.tag) else { continue };
         let replied = match tagged.result {
             Some(tagged_answer::Result::Reply(reply)) => Ok(reply),
-            Some(tagged_answer::Result::Malformed(problem)) => Err(Unanswered::Malformed(problem)),
+            Some(tagged_answer::Result::Failed(QueryFailed { code, message })) => {
+                Err(Unanswered::Status(Status::new(Code::from(i32::try_from(code).unwrap_or(-1)), message)))
+            }
             None => Err(Unanswered::Broken("its answer is empty".to_owned())),
         };
         answer.send(replied).ok();
     }
     true
-}
-
-/// The innermost reason: transport errors say little themselves.
-pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

@@ -121,7 +121,7 @@ async fn ask<L: Library>(
         match question(query.unwrap_or_default()) {
             Ok((freshness, query)) => groups.entry(freshness).or_default().push((tag, query)),
             Err(problem) => {
-                let result = Some(wire::tagged_answer::Result::Malformed(problem.to_string()));
+                let result = Some(failed(&Status::from(problem)));
                 malformed.answers.push(wire::TaggedAnswer { tag, result });
             }
         }
@@ -139,6 +139,11 @@ async fn ask<L: Library>(
     Some(count)
 }
 
+fn failed(status: &Status) -> wire::tagged_answer::Result {
+    let code = u32::try_from(i32::from(status.code())).unwrap_or_default();
+    wire::tagged_answer::Result::Failed(wire::QueryFailed { code, message: status.message().to_owned() })
+}
+
 /// Answers the questions of one read, in frames of a bounded size. None once the client is gone.
 async fn answer<L: Library>(writer: &Writer<L>, asked: Asked, out: &Out) -> Option<()> {
     let Asked { read, questions } = asked;
@@ -148,9 +153,13 @@ async fn answer<L: Library>(writer: &Writer<L>, asked: Asked, out: &Out) -> Opti
         let mut frame = wire::PipelineReply::default();
         let mut bytes = 0;
         for (tag, query) in questions.by_ref() {
-            let answer = reply(&writer.replica.handle, &read, &query);
-            bytes += answer.encoded_len();
-            let result = Some(wire::tagged_answer::Result::Reply(answer));
+            let result = Some(match reply(&writer.replica.handle, &writer.access, &read, &query) {
+                Ok(reply) => {
+                    bytes += reply.encoded_len();
+                    wire::tagged_answer::Result::Reply(reply)
+                }
+                Err(status) => failed(&status),
+            });
             frame.answers.push(wire::TaggedAnswer { tag, result });
             if bytes >= FRAME_BYTES {
                 break;

@@ -107,6 +107,21 @@ pub(super) fn problems(file: &str, story: &Scenario) -> Vec<Problem> {
         }
     }
 
+    if let Some(storm) = &story.storm {
+        if storm.at + storm.within >= run {
+            wrong(
+                0,
+                format!(
+                    "the storm's last node arrives at {}, after the run's end: expected less than {}",
+                    time(storm.at + storm.within),
+                    time(run)
+                ),
+            );
+        }
+        if story.load.clients == 0 {
+            wrong(0, "a storm needs clients, whose commits are compared with those before it".to_owned());
+        }
+    }
     if story.budget() == Budget::Standard {
         for item in &story.faults {
             let forgets = matches!(item.fault, Fault::Wipe { .. } | Fault::Rewind { .. });

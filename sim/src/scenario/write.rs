@@ -98,7 +98,10 @@ pub(crate) fn fault(fault: &Fault) -> String {
             );
             format!("disk = {{ {} }}", keys.join(", "))
         }
-        Fault::Rot { who, file } => format!("rot = {{ who = {}, file = {file:?} }}", picks(who)),
+        Fault::Rot { who, file, last } => {
+            let last = if *last { ", last = true" } else { "" };
+            format!("rot = {{ who = {}, file = {file:?}{last} }}", picks(who))
+        }
         Fault::Wipe { who } => format!("wipe = {{ who = {} }}", picks(who)),
         Fault::Rewind { who, by } => format!("rewind = {{ who = {}, by = \"{}\" }}", picks(who), time(*by)),
         Fault::Clock { who, step_ms, drift_ppm, freeze } => {
@@ -149,7 +152,7 @@ impl Scenario {
         writeln!(out, "[load]\nclients = {}\nrate = {}\nvalue_bytes = {}", load.clients, load.rate, load.value_bytes)?;
         let word = |kind: &Kind| Kind::ALL.iter().find(|(_, other)| other == kind).map_or("", |(word, _)| word);
         let mix: Vec<String> = load.mix.iter().map(|(kind, share)| format!("{} = {share}", word(kind))).collect();
-        writeln!(out, "nodes = {}\nsubscribers = {}", load.nodes, load.subscribers)?;
+        writeln!(out, "together = {}\nnodes = {}\nsubscribers = {}", load.together, load.nodes, load.subscribers)?;
         writeln!(
             out,
             "keys = {}\npatience = \"{}\"\nmix = {{ {} }}\n",
@@ -175,6 +178,12 @@ impl Scenario {
                 super::Budget::Beyond => "beyond",
             };
             writeln!(out, "\n[nemesis]\nbudget = \"{budget}\"\nevery = \"{}\"", time(nemesis.every))?;
+        }
+        if let Some(storm) = &self.storm {
+            writeln!(out, "\n[storm]\nnodes = {}\nat = \"{}\"", storm.nodes, time(storm.at))?;
+            writeln!(out, "within = \"{}\"\noverlay_bytes = {}", time(storm.within), storm.overlay_bytes)?;
+            writeln!(out, "bytes_per_second = {}\nstreams = {}", storm.bytes_per_second, storm.streams)?;
+            writeln!(out, "patience = \"{}\"\ncommits_slower = {}", time(storm.patience), storm.commits_slower)?;
         }
         writeln!(
             out,
