@@ -238,6 +238,11 @@ fn undone(player: &mut Player, scope: Scope) -> Outcome {
     player.append(undone)
 }
 
+/// The state of the fleet's first node.
+fn node_state(player: &Player) -> ConfigState {
+    player.state.journal.node(&node(0)).expect("a known node").state
+}
+
 /// A fleet at the newest feature level.
 fn newest_fleet() -> Player {
     let mut player = fleet();
