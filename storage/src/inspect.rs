@@ -196,11 +196,7 @@ async fn inspect_wal<D: Disk>(
                 segment.torn = scanned.torn.map(|torn| torn.batch);
                 for batch in &scanned.batches {
                     let head = batch.head;
-                    let position = position.get_or_insert(Position {
-                        hard_state: head.hard_state,
-                        start: head.last,
-                        last: head.last,
-                    });
+                    let position = position.get_or_insert(Position::beginning(head.hard_state, head.last));
                     let mut records = Vec::new();
                     for placed in &batch.records {
                         if let Err(problem) = position.follow(&placed.record) {

@@ -171,7 +171,13 @@ impl Inode {
 
     /// Flips a stored bit, and what reads see of it.
     pub(super) fn rot(&mut self, at: usize, bit: u8) {
-        if let Some(apart) = self.apart.get_mut(&(at / SECTOR)) {
+        let sector = at / SECTOR;
+        if at >= self.cache.len() {
+            // Reads end before it.
+            let now = || Apart { durable: sector_of(&self.cache, sector), dirty: false, versions: Vec::new() };
+            self.apart.entry(sector).or_insert_with(now);
+        }
+        if let Some(apart) = self.apart.get_mut(&sector) {
             apart.durable[at % SECTOR] ^= bit;
         }
         self.flip(at, bit);

@@ -12,16 +12,26 @@ pub(crate) struct Position {
     pub(crate) start: (Index, Term),
     /// The last position.
     pub(crate) last: (Index, Term),
+    /// What was committed where the log begins: nothing at or before it is written again. What lies between it and `start` was in
+    /// segments that are gone, and may be replaced.
+    pub(crate) settled: Index,
 }
 
 impl Position {
+    /// Where a log stands whose first batch says this of what was before it.
+    pub(crate) fn beginning(hard_state: HardState, last: (Index, Term)) -> Self {
+        Self { hard_state, start: last, last, settled: hard_state.commit.min(last.0) }
+    }
+
     /// Moves on by a record, or tells why it does not fit.
     pub(crate) fn follow(&mut self, record: &LogRecord) -> Result<(), String> {
         match record {
             LogRecord::HardState(state) => self.hard_state = *state,
             LogRecord::Entries(entries) => {
                 for entry in entries {
-                    if entry.index <= self.start.0 || entry.index > self.last.0.next() {
+                    if entry.index <= self.start.0 && entry.index > self.settled {
+                        self.start = (entry.index, entry.term);
+                    } else if entry.index <= self.start.0 || entry.index > self.last.0.next() {
                         return Err(format!(
                             "entry {} does not follow a log that begins after {} and ends at {}",
                             entry.index, self.start.0, self.last.0
@@ -33,6 +43,7 @@ impl Position {
             LogRecord::Reset { index, term } => {
                 self.start = (*index, *term);
                 self.last = (*index, *term);
+                self.settled = *index;
             }
         }
         Ok(())

@@ -208,11 +208,7 @@ impl<'a, F> Reader<'a, F> {
             } else {
                 self.start = head.last;
             }
-            let position = self.position.get_or_insert(Position {
-                hard_state: head.hard_state,
-                start: head.last,
-                last: head.last,
-            });
+            let position = self.position.get_or_insert(Position::beginning(head.hard_state, head.last));
             if batch.number <= head.before {
                 return Err(wrong(path, sector, format!("batch {} follows batch {}", batch.number, head.before)));
             }
@@ -230,6 +226,10 @@ impl<'a, F> Reader<'a, F> {
                         for entry in entries {
                             while let Some(last) = self.entries.pop_back_if(|last| last.index >= entry.index) {
                                 self.old_bytes -= old_bytes(&last, self.keep_after);
+                            }
+                            if entry.index <= self.start.0 && (entry.index, entry.term) == position.start {
+                                self.start = position.start;
+                                continue;
                             }
                             if entry.index <= self.start.0 {
                                 let problem = format!("entry {} was committed and is written again", entry.index);
