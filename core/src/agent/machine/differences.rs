@@ -11,6 +11,7 @@ use crate::agent::host::{BootTime, Observed};
 use crate::agent::ledger::{ChangeId, LocalChange, Owner, Window};
 use crate::agent::operator::seen;
 use crate::agent::value::agrees;
+use crate::journal::command::ConfigState;
 use crate::journal::entry::{Author, Change};
 use crate::journal::key::{Key, Setting};
 use crate::journal::policy::{Mode, Policy};
@@ -124,6 +125,17 @@ impl Machine {
         }
         self.keep_window(is_new);
         self.report_drift();
+        self.report_end();
+    }
+
+    /// If nothing differs and the journal may think otherwise, because what differed was declared or never undone by
+    /// anybody, its word for the node is brought up to date.
+    fn report_end(&mut self) {
+        if self.ledger.told_drift && self.ledger.changes.is_empty() && self.ledger.emergency.is_none() {
+            self.ledger.told_drift = false;
+            let author = self.settings.author.clone();
+            self.event(author, Fact::State { state: ConfigState::Committed });
+        }
     }
 
     pub(super) fn local_change(&self, change: ChangeId, owner: Owner, before: Setting, value: Setting) -> LocalChange {
@@ -205,6 +217,7 @@ impl Machine {
             let level = if mode == Mode::Observe { Level::Info } else { Level::Warn };
             self.notice(level, format!("{key} is {next}, declared is {previous}: {message}"));
         }
+        self.ledger.told_drift = true;
         let message = message.clone();
         self.event_of(author, changes, |changes| Fact::Drift { changes, message: message.clone() });
     }
@@ -214,6 +227,7 @@ impl Machine {
     pub(super) fn undone(&mut self, author: &Author, changes: Vec<Change>, message: &Arc<str>) {
         let message = message.clone();
         self.event_of(author, changes, |changes| Fact::Undone { changes, message: message.clone() });
+        self.ledger.told_drift = false;
         self.tell_anew();
     }
 

@@ -244,7 +244,7 @@ impl Machine {
         }
         self.event(author, Fact::EmergencyEnd { message: Arc::from(how) });
         self.tell_anew();
-        self.nothing_differs();
+        self.ledger.told_drift = true;
     }
 
     /// An emergency outlasts its window: people are told, once, and it stays.
