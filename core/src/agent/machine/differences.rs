@@ -65,11 +65,6 @@ impl Machine {
         DriftVector::count(differing.filter_map(Key::dimension))
     }
 
-    /// Whether drift in the key's dimension counts for anything.
-    pub(super) fn counts(&self, policy: &Policy, key: &Key) -> bool {
-        key.dimension().is_some_and(|dimension| weight(policy, dimension).0 > 0)
-    }
-
     /// Something may differ that did not, or no longer: keeps owners, window and what the journal is told up to date.
     pub(super) fn reassess(&mut self) {
         match self.boot {
@@ -85,7 +80,7 @@ impl Machine {
             }
             match (self.difference(&key), self.ledger.changes.contains_key(&key)) {
                 (Some(value), false) => {
-                    is_new |= self.counts(&self.policy(), &key);
+                    is_new |= counts(&self.policy(), &key);
                     let before = self.baseline(&key).unwrap_or_default();
                     let change = *change_number.get_or_insert_with(|| next_change(&mut self.ledger.last_change));
                     let local = self.local_change(change, Owner::BehindItsBack, before, value);
@@ -147,7 +142,7 @@ impl Machine {
         let policy = self.policy();
         let drift = self.drift();
         let mut differing = self.ledger.changes.keys().filter(|key| self.difference(key).is_some());
-        let matters = differing.any(|key| self.counts(&policy, key));
+        let matters = differing.any(|key| counts(&policy, key));
         if !matters || !self.is_guarded() {
             if let Some(window) = self.ledger.window.take() {
                 self.notice(Level::Info, format!("window {} is closed", window.number));
@@ -237,6 +232,11 @@ impl Machine {
             change.reported = false;
         }
     }
+}
+
+/// Whether drift in the key's dimension counts for anything.
+pub(super) fn counts(policy: &Policy, key: &Key) -> bool {
+    key.dimension().is_some_and(|dimension| weight(policy, dimension).0 > 0)
 }
 
 /// The next number for a change.

@@ -6,6 +6,7 @@
 //!
 //! Invariant: no step touches a key that had a consumer when that was asked, right before the first step.
 
+use super::differences::counts;
 use super::{Activity, Boot, Machine, Purpose, Then, Work, clipped, listed};
 use crate::agent::effects::{HostWork, Level, Ticket};
 use crate::agent::host::{BootTime, Consumer, HostError, Observed};
@@ -95,7 +96,7 @@ impl Machine {
     fn expiring(&self) -> BTreeMap<Key, Setting> {
         let policy = self.policy();
         let keys = self.ledger.changes.keys();
-        let keys = keys.filter(|key| !self.ledger.conflicts.contains_key(*key) && self.counts(&policy, key));
+        let keys = keys.filter(|key| !self.ledger.conflicts.contains_key(*key) && counts(&policy, key));
         keys.filter_map(|key| Some((key.clone(), self.baseline(key)?))).collect()
     }
 
