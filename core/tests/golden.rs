@@ -345,6 +345,7 @@ fn ledger() -> Ledger {
         }),
         conflicts: [(key(0), Conflict { before: Setting::Unset, declared: value("20"), deadline: BootTime(77) })]
             .into(),
+        told_drift: true,
         doing: Some(Doing::Setting {
             change: ChangeId(3),
             keys: [(key(0), Before { value: value("60"), change: Some(local(Owner::BehindItsBack, None)) })].into(),

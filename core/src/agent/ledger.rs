@@ -288,6 +288,8 @@ pub struct Ledger {
     pub emergency: Option<Emergency>,
     /// The keys that were changed here and in the journal.
     pub conflicts: BTreeMap<Key, Conflict>,
+    /// Whether the journal may take the node for drifted.
+    pub told_drift: bool,
     /// What the host is being changed for.
     pub doing: Option<Doing>,
     /// The commit whose answer is not known.
@@ -310,6 +312,7 @@ impl Ledger {
             last_window: 0,
             emergency: None,
             conflicts: BTreeMap::new(),
+            told_drift: false,
             doing: None,
             commit: None,
             spool: Spool { delivered: 0, last: 0, attempt: None },

@@ -189,6 +189,7 @@ mirror_struct!(
         last_window: u64,
         emergency: Option<Emergency1>,
         conflicts: Pairs<Key1, Conflict1>,
+        told_drift: bool,
         doing: Option<Doing1>,
         commit: Option<PendingCommit1>,
         spool: Spool1,

@@ -443,7 +443,8 @@ impl World {
         let ledger = &save.ledger;
         if let Some(window) = &ledger.window {
             let (deadline, may_move) = self.windows.entry(window.number).or_insert((window.deadline, false));
-            if window.deadline > *deadline && !*may_move {
+            // One that is over may thaw, and is over then.
+            if window.deadline > (*deadline).max(self.now.boot) && !*may_move {
                 assert!(self.extensions > 0, "window {} moved later", window.number);
                 self.extensions -= 1;
             }

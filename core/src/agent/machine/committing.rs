@@ -246,8 +246,8 @@ impl Machine {
         self.notice(Level::Info, format!("committed at {sequence}: {}", super::listed(commit.settings.keys())));
         // What is recorded after the commit, or was before its answer came, moves the journal's word for the node again.
         self.tell_anew();
-        if doubted || !self.spool.is_empty() || self.known > sequence {
-            self.nothing_differs();
+        if !doubted && self.spool.is_empty() && self.known <= sequence {
+            self.ledger.told_drift = false;
         }
         self.known = self.known.max(sequence);
         self.reassess();

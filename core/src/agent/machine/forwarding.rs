@@ -146,14 +146,8 @@ impl Machine {
         if event.number <= self.link.searches_through {
             return self.search(event);
         }
-        let attempt = match self.ledger.spool.attempt {
-            Some(attempt) => attempt,
-            None => {
-                let Some(attempt) = self.draw() else { return };
-                self.ledger.spool.attempt = Some(attempt);
-                attempt
-            }
-        };
+        let Some(attempt) = self.ledger.spool.attempt.or_else(|| self.draw()) else { return };
+        self.ledger.spool.attempt = Some(attempt);
         let write = WriteRequest {
             request: RequestId::OneShot { id: attempt.id, drawn_at: attempt.drawn_at },
             author: event.author.clone(),

@@ -71,7 +71,7 @@ impl Machine {
             }
             Request::Rollback { which } => self.on_rollback_asked(ticket, author, &which),
             Request::Extend { seconds } => self.on_extend_asked(ticket, &author, seconds),
-            Request::EmergencyStart { reason } => self.on_emergency_asked(ticket, author, &reason),
+            Request::EmergencyStart { reason } => self.on_emergency_asked(ticket, &author, &reason),
             Request::EmergencyEnd { force } => self.on_emergency_end_asked(ticket, author, force),
             Request::Exec { arguments } => self.on_exec_asked(ticket, author, &arguments),
             Request::ShellStart => self.on_shell_asked(ticket, author),
@@ -174,7 +174,7 @@ impl Machine {
 
     // ---- emergencies ----
 
-    fn on_emergency_asked(&mut self, ticket: Ticket, author: Author, reason: &str) {
+    fn on_emergency_asked(&mut self, ticket: Ticket, author: &Author, reason: &str) {
         if reason.trim().is_empty() || reason.len() > REASON_BYTES_MAX {
             let problem = Arc::from(format!("an emergency needs a reason of 1 to {REASON_BYTES_MAX} bytes"));
             return self.refuse(ticket, Refused::Invalid { problem });
@@ -244,7 +244,7 @@ impl Machine {
         }
         self.event(author, Fact::EmergencyEnd { message: Arc::from(how) });
         self.tell_anew();
-        self.nothing_differs();
+        self.ledger.told_drift = true;
     }
 
     /// An emergency outlasts its window: people are told, once, and it stays.

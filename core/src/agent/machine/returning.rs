@@ -6,6 +6,7 @@
 //!
 //! Invariant: no step touches a key that had a consumer when that was asked, right before the first step.
 
+use super::differences::counts;
 use super::{Activity, Boot, Machine, Purpose, Then, Work, clipped, listed};
 use crate::agent::effects::{HostWork, Level, Ticket};
 use crate::agent::host::{BootTime, Consumer, HostError, Observed};
@@ -34,8 +35,6 @@ pub(super) struct Returning {
     was: BTreeMap<Key, Setting>,
     /// Those that somebody changed on this node.
     changed_here: BTreeSet<Key>,
-    /// Whether any of them differed before, for whatever reason.
-    had_changes: bool,
     /// Keys that are left because they are used.
     left: BTreeMap<Key, Arc<str>>,
 }
@@ -49,7 +48,6 @@ impl Returning {
             refused: Vec::new(),
             was: BTreeMap::new(),
             changed_here: BTreeSet::new(),
-            had_changes: false,
             left: BTreeMap::new(),
         }
     }
@@ -66,7 +64,6 @@ impl Machine {
         let changed = returning.targets.keys().filter(|_| returning.cause != Cause::Unfinished);
         for key in changed {
             let Some(change) = self.ledger.changes.get(key) else { continue };
-            returning.had_changes = true;
             returning.was.insert(key.clone(), change.value.clone());
             if change.owner != Owner::NotReached {
                 returning.changed_here.insert(key.clone());
@@ -99,7 +96,7 @@ impl Machine {
     fn expiring(&self) -> BTreeMap<Key, Setting> {
         let policy = self.policy();
         let keys = self.ledger.changes.keys();
-        let keys = keys.filter(|key| !self.ledger.conflicts.contains_key(*key) && self.counts(&policy, key));
+        let keys = keys.filter(|key| !self.ledger.conflicts.contains_key(*key) && counts(&policy, key));
         keys.filter_map(|key| Some((key.clone(), self.baseline(key)?))).collect()
     }
 
@@ -234,10 +231,6 @@ impl Machine {
         self.end_doing(&returning);
         let author = self.author_of(&returning.cause);
         self.tell_outcome(&returning, &author, changes, &failed);
-        // What the journal was told to be out of reach, and is reached, is no undone change.
-        if returning.had_changes && matches!(returning.cause, Cause::Boot | Cause::Declared) {
-            self.nothing_differs();
-        }
         let outcome =
             if failed.is_empty() { Returned::Done { keys } } else { Returned::Failed { keys, errors: failed } };
         self.reassess();
