@@ -42,12 +42,22 @@ pub struct Crowd {
 }
 
 /// A session, and who writes in it: each caller has one request on its way, and they do not wait for each other.
-#[derive(Clone, Default)]
-pub struct SharedSession(Arc<Mutex<Option<Session>>>);
+#[derive(Clone)]
+pub struct SharedSession {
+    /// In whose name everybody writes: a session belongs to whoever opened it.
+    holder: ClientId,
+    session: Arc<Mutex<Option<Session>>>,
+}
 
 impl SharedSession {
+    /// A session that nobody opened yet.
+    #[must_use]
+    pub fn new(holder: ClientId) -> Self {
+        Self { holder, session: Arc::default() }
+    }
+
     fn with<T>(&self, look: impl FnOnce(&mut Option<Session>) -> T) -> T {
-        look(&mut self.0.lock().expect("nobody panics holding it"))
+        look(&mut self.session.lock().expect("nobody panics holding it"))
     }
 }
 
@@ -95,7 +105,7 @@ impl Client {
             id,
             draw,
             targets,
-            session: SharedSession::default(),
+            session: SharedSession::new(id),
             number: 0,
             seen: Seq(0),
             wrote: BTreeMap::new(),
@@ -182,7 +192,7 @@ impl Client {
     async fn one_shot(&mut self, command: Command, deadline: Time) -> Outcome {
         let Some(drawn_at) = self.age(deadline).await else { return Outcome::NotApplied(NotApplied::NoQuorum) };
         let request = RequestId::OneShot { id: OneShotId(self.draw.wide()), drawn_at };
-        let request = WriteRequest { request, author: author(self.id), command };
+        let request = WriteRequest { request, author: author(self.session.holder), command };
         self.carry(&request, deadline).await.unwrap_or(Outcome::Unknown(UnknownWhy::SessionUnknown))
     }
 
@@ -209,7 +219,7 @@ impl Client {
             });
             let Some(begun) = begun else { continue };
             let Some((id, number, request)) = begun else { return Outcome::NotApplied(NotApplied::NoQuorum) };
-            let request = WriteRequest { request, author: author(self.id), command: command.clone() };
+            let request = WriteRequest { request, author: author(self.session.holder), command: command.clone() };
             let outcome = self.carry(&request, deadline).await;
             let gone = matches!(outcome, Some(Outcome::Unknown(UnknownWhy::SessionUnknown)) | None);
             self.session.with(|session| {

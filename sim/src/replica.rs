@@ -85,16 +85,22 @@ async fn process(
 ) -> Result<(), StorageError> {
     let id = life.replica;
     let root = Path::new(ROOT);
-    let (identity, store) = {
-        let machines = world.machines();
-        let machine = machines.get(&id).expect("a process runs on a machine");
-        (machine.identity.clone(), machine.store.clone())
+    let (identity, store, first, is_made) = {
+        let mut machines = world.machines();
+        let machine = machines.get_mut(&id).expect("a process runs on a machine");
+        machine.first = machine.first.take().or(first);
+        (machine.identity.clone(), machine.store.clone(), machine.first.clone(), machine.is_made)
     };
-    if store.is_empty() && life.run == 1 {
-        let snapshot = first.map(|member| first_snapshot(&identity, member));
-        muster_storage::init(disk.clone(), root, &identity, snapshot, wal_options(&world)).await?;
-    }
-    let opened = muster_storage::open(disk, root, wal_options(&world)).await?;
+    let opened = match muster_storage::open(disk.clone(), root, wal_options(&world)).await {
+        // What was left half-made is made again, as by whoever makes or joins a cluster. A directory that was made once and is
+        // empty now was lost.
+        Err(StorageError::Empty { .. }) if !is_made => {
+            let snapshot = first.map(|member| first_snapshot(&identity, member));
+            muster_storage::init(disk.clone(), root, &identity, snapshot, wal_options(&world)).await?;
+            muster_storage::open(disk, root, wal_options(&world)).await?
+        }
+        opened => opened?,
+    };
     let state = driver::load_state(&opened.identity, &opened.recovered, &opened.library).await?;
     let recovered = &opened.recovered;
     world.emit(&Event::Start {
@@ -115,6 +121,7 @@ async fn process(
     {
         let mut machines = world.machines();
         let machine = machines.get_mut(&id).expect("a process runs on a machine");
+        machine.is_made = true;
         machine.handle = Some(handle.clone());
         machine.admission = world.admission(id, life.run);
         machine.library = Some(opened.library);

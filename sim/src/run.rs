@@ -188,7 +188,7 @@ fn admission(seed: u64, number: u64, wish: MemberWish) -> Admission {
         peer_address: format!("r{number}:9444").into(),
         client_address: address_of(number),
         wish,
-        feature_level: 1,
+        feature_level: muster_core::limits::FEATURE_LEVEL,
     }
 }
 
@@ -237,10 +237,10 @@ async fn story(world: &Arc<World>) -> Tally {
     for item in world.scenario.operations.clone() {
         world.spawn(operate(world.clone(), began, item));
     }
-    let mut session = SharedSession::default();
+    let mut session = SharedSession::new(0);
     for id in 1..=world.scenario.load.clients {
         if (id - 1) % world.scenario.load.together == 0 {
-            session = SharedSession::default();
+            session = SharedSession::new(id);
         }
         world.spawn(Client::new(world.clone(), id).within(session.clone()).run(crowd.clone()));
     }
@@ -271,7 +271,7 @@ async fn form(world: &Arc<World>, storm: &Storm) -> Result<(), String> {
         peer_address: first.peer_address,
         client_address: first.client_address,
         wish: MemberWish::Voter,
-        feature_level: 1,
+        feature_level: muster_core::limits::FEATURE_LEVEL,
     };
     world.note_first_state(State::new(identity(world.seed, 1).cluster, member.clone()));
     world.add_machine(identity(world.seed, 1), address_of(1));
@@ -408,9 +408,16 @@ fn spare(world: &Arc<World>) -> Result<BTreeSet<ReplicaId>, String> {
     Ok(spared)
 }
 
+/// Those of them that are members now: whoever was taken out meanwhile is told nothing any more.
+fn members_of(world: &Arc<World>, who: &BTreeSet<ReplicaId>) -> BTreeSet<ReplicaId> {
+    let everybody = world.facts(|facts| facts.newest_view().map(|view| view.status.configuration.everybody()));
+    who.iter().copied().filter(|id| everybody.as_ref().is_none_or(|all| all.contains(id))).collect()
+}
+
 /// Whether these replicas run and follow one leader, who leads.
 fn follow(world: &Arc<World>, who: &BTreeSet<ReplicaId>) -> bool {
     let Some(leader) = world.leader() else { return false };
+    let who = members_of(world, who);
     let machines = world.machines();
     who.iter().all(|id| {
         let machine = machines.get(id).filter(|machine| !machine.life.is_over());
@@ -420,6 +427,7 @@ fn follow(world: &Arc<World>, who: &BTreeSet<ReplicaId>) -> bool {
 
 /// Whether these replicas run, follow one leader and have applied the same.
 fn agree(world: &Arc<World>, who: &BTreeSet<ReplicaId>) -> bool {
+    let who = members_of(world, who);
     let machines = world.machines();
     let views: Vec<_> = who
         .iter()

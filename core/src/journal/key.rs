@@ -116,7 +116,8 @@ impl Key {
     }
 
     /// A bound below every key, for ranges over maps. Not a key.
-    pub(crate) fn least() -> Self {
+    #[must_use]
+    pub fn least() -> Self {
         Self(Arc::from(""))
     }
 

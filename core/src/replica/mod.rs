@@ -86,6 +86,8 @@ struct Leadership {
     stamp: Time,
     /// Where this term's pending `Expire` is.
     expire: Option<Index>,
+    /// The feature level that was proposed in this term.
+    raising: u32,
     reports: BTreeMap<ReplicaId, bool>,
     /// Followers that are under a snapshot: since when, and at which match.
     under_snapshot: BTreeMap<ReplicaId, (Time, u64)>,
@@ -555,8 +557,11 @@ impl Replica {
         }
         if !self.is_leader() && self.known_leader.0 != 0 && self.now >= self.report_due {
             self.report_due = self.now.plus_ms(REPORT_MS);
-            let report =
-                PeerMessage::Report { full_copy: self.full_copy, applied: self.applied, feature_level: FEATURE_LEVEL };
+            let report = PeerMessage::Report {
+                full_copy: self.full_copy,
+                applied: self.applied,
+                feature_level: crate::limits::FEATURE_LEVEL,
+            };
             self.send(self.known_leader, report, effects);
         }
         if self.is_leader() && self.now >= self.house_due {
@@ -581,6 +586,7 @@ impl Replica {
                 term,
                 stamp: self.now,
                 expire: None,
+                raising: 0,
                 reports: BTreeMap::new(),
                 under_snapshot: BTreeMap::new(),
             });
@@ -612,5 +618,6 @@ impl Replica {
         self.try_expire();
         self.watch_snapshots();
         self.try_grant_wish();
+        self.try_raise_level();
     }
 }

@@ -10,7 +10,7 @@ use crate::proto::v1 as wire;
 use crate::proto::v1::muster_client::MusterClient;
 use crate::tls::{Told, explain};
 use bytes::{Bytes, BytesMut};
-use muster_core::client::{Turn, again};
+use muster_core::client::{BootAttempts, Turn, again};
 use muster_core::ids::{Age, Digest, Seq, Time};
 use muster_core::journal::entry::{Author, Record};
 use muster_core::journal::key::Scope;
@@ -35,7 +35,7 @@ const NOT_IN_TIME: &str = "no answer in time";
 const BOOT_BYTES_MAX: u64 = 256 << 20;
 
 /// Why one replica gave no answer.
-enum Miss {
+pub(super) enum Miss {
     /// Another one may answer.
     Elsewhere(String),
     /// One end does not accept the other's certificate. Another replica's may be better.
@@ -46,9 +46,9 @@ enum Miss {
     Final(ClientError),
 }
 
-type Asked<T> = Result<T, Miss>;
+pub(super) type Asked<T> = Result<T, Miss>;
 
-fn of_status(address: &str, status: &tonic::Status) -> Miss {
+pub(super) fn of_status(address: &str, status: &tonic::Status) -> Miss {
     let problem = match std::error::Error::source(status).map(explain) {
         Some(Told { problem, denied: true }) => return Miss::Denied(problem),
         Some(Told { problem, denied: false }) => problem,
@@ -73,17 +73,17 @@ fn broken(address: &str, problem: impl ToString) -> ClientError {
     ClientError::Broken { address: address.to_owned(), problem: problem.to_string() }
 }
 
-fn senseless(address: &str) -> impl Fn(Malformed) -> Miss + '_ {
+pub(super) fn senseless(address: &str) -> impl Fn(Malformed) -> Miss + '_ {
     move |error| Miss::Final(broken(address, format!("its answer makes no sense: {error}")))
 }
 
-fn read_deadline(connections: &Connections) -> Time {
+pub(super) fn read_deadline(connections: &Connections) -> Time {
     let timeout = u64::try_from(connections.options.read_timeout.as_millis()).unwrap_or(u64::MAX);
     connections.now().plus_ms(timeout)
 }
 
 /// Asks one replica after another.
-async fn ask<T, F>(
+pub(super) async fn ask<T, F>(
     connections: &Connections,
     deadline: Time,
     question: impl Fn(Arc<str>, MusterClient<Channel>) -> F,
@@ -147,7 +147,7 @@ where
 }
 
 /// Asks exactly this replica.
-async fn ask_one<T>(
+pub(super) async fn ask_one<T>(
     connections: &Connections,
     address: &str,
     deadline: Time,
@@ -224,6 +224,12 @@ pub(super) async fn query(
 enum Booted {
     Boot(Box<Boot>),
     Lagging(Seq),
+    /// It serves as many as it can: come back, or ask one of these.
+    Later {
+        here: Arc<str>,
+        after_ms: u64,
+        elsewhere: Vec<Arc<str>>,
+    },
 }
 
 pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result<Boot, ClientError> {
@@ -237,6 +243,7 @@ pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result
     };
     let deadline = read_deadline(connections);
     let mut lagging = Vec::new();
+    let mut attempts = BootAttempts::default();
     loop {
         let asked = ask(connections, deadline, |address, stub| boot_from(address, stub, request.clone())).await;
         let booted = match asked {
@@ -248,6 +255,16 @@ pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result
         let sequence = match booted {
             Booted::Boot(boot) => return Ok(*boot),
             Booted::Lagging(sequence) => sequence,
+            Booted::Later { here, after_ms, elsewhere } => {
+                let (next, after_ms) = attempts.on_later(&here, after_ms, &elsewhere);
+                connections.targets().follow(&next);
+                let back = tokio::time::Instant::now() + Duration::from_millis(after_ms);
+                if back >= connections.at(deadline) {
+                    return Err(ClientError::NotAnswered(NotApplied::Busy { retry_after_ms: after_ms }));
+                }
+                tokio::time::sleep_until(back).await;
+                continue;
+            }
         };
         let address = connections.current();
         lagging.push(address.clone());
@@ -296,6 +313,11 @@ async fn boot_from(address: Arc<str>, mut stub: MusterClient<Channel>, request: 
             (W::Refused(refused), None) => {
                 let refusal = crate::convert::need("refusal", refused.refusal).map_err(sense)?;
                 return Err(Miss::Final(ClientError::Refused(refusal)));
+            }
+            (W::NotAnswered(wire::NotApplied { reason: Some(wire::not_applied::Reason::Busy(busy)) }), None) => {
+                let wire::Busy { retry_after_ms: after_ms, elsewhere } = busy;
+                let elsewhere = elsewhere.into_iter().map(Arc::from).collect();
+                return Ok(Booted::Later { here: address.clone(), after_ms, elsewhere });
             }
             (W::NotAnswered(why), None) => return Err(Miss::Advice(NotApplied::from_wire(why).map_err(sense)?)),
             _ => return Err(odd("its parts are out of order")),

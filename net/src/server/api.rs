@@ -1,6 +1,6 @@
 //! `muster.v1.Muster` as a replica serves it.
 
-use super::boot::Builds;
+use super::boot::Desk;
 use super::{Access, Replica, boot, history};
 use crate::client::{Admitted, LogFilter, Status as ReplicaReport, Topic, random_id};
 use crate::convert::{At, Malformed, Wire, need, text};
@@ -9,7 +9,7 @@ use crate::proto::v1::muster_server::{Muster, MusterServer};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt, stream};
-use muster_core::ids::{ReplicaId, Seq};
+use muster_core::ids::{NodeId, ReplicaId, Seq};
 use muster_core::journal::entry::Author;
 use muster_core::journal::key::Scope;
 use muster_core::members::{Admission, MemberCommand};
@@ -17,7 +17,7 @@ use muster_core::query::{Answer, Query, answer};
 use muster_core::request::{
     AdminRequest, Command, Freshness, NotApplied, Outcome, RaftRole, Refusal, Reply, RequestId, WriteRequest,
 };
-use muster_core::service::{Kind, Operation};
+use muster_core::service::{Kind, Operation, allow_author};
 use muster_core::state::State;
 use muster_core::storage::Library;
 use prost::Message;
@@ -58,14 +58,14 @@ const ADMISSION_PATIENCE: Duration = Duration::from_secs(5);
 pub struct MusterApi<L> {
     replica: Replica<L>,
     limits: ClientLimits,
-    builds: Arc<Builds>,
+    desk: Arc<Desk>,
 }
 
 impl<L: Library> MusterApi<L> {
     /// The service, ready to be served.
     #[must_use]
     pub fn service(replica: Replica<L>, limits: ClientLimits) -> MusterServer<Self> {
-        MusterServer::new(Self { replica, limits, builds: Arc::default() })
+        MusterServer::new(Self { replica, limits, desk: Arc::default() })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(usize::MAX)
     }
@@ -191,6 +191,14 @@ fn visible(answer: Answer, access: &Access, state: &State) -> Answer {
     }
 }
 
+fn refusal_words(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Forbidden { problem } => problem.to_string(),
+        Refusal::Invalid { field, problem } => format!("{field}: {problem}"),
+        other => format!("{other:?}"),
+    }
+}
+
 /// Scopes that are asked for by name are refused where they may not be seen; where none is named, records are left out.
 fn may_read_history(access: &Access, scopes: &[Scope], state: &State) -> Result<(), Status> {
     if scopes.is_empty() {
@@ -259,8 +267,13 @@ impl<L: Library> Muster for MusterApi<L> {
 
     async fn boot(&self, request: Request<wire::BootRequest>) -> Result<Response<Self::BootStream>, Status> {
         let access = Access::of(request.extensions())?;
-        let replies = boot::answer(&self.replica, &self.builds, &access, request.into_inner()).await?;
-        Ok(Response::new(stream::iter(replies.into_iter().map(Ok)).boxed()))
+        let (replies, place) = boot::answer(&self.replica, &self.desk, &access, request.into_inner()).await?;
+        let replies = stream::iter(replies).map(move |reply| {
+            // Held for as long as the stream is.
+            let _ = &place;
+            Ok(reply)
+        });
+        Ok(Response::new(replies.boxed()))
     }
 
     async fn subscribe(
@@ -342,6 +355,27 @@ impl<L: Library> Muster for MusterApi<L> {
         access.may(&Operation::of_cluster(Kind::MindReplica), &self.replica.handle.view().state)?;
         let request = AdminRequest::from_wire(request.into_inner())?;
         Ok(Response::new(self.replica.handle.admin(request).await.to_wire()))
+    }
+
+    async fn report(&self, request: Request<wire::ReportRequest>) -> Result<Response<wire::ReportReply>, Status> {
+        let access = Access::of(request.extensions())?;
+        let request = request.into_inner();
+        let claimed = request.author.map(Author::from_wire).transpose().at("author")?;
+        let author = access.author(claimed).map_err(|refusal| Status::permission_denied(refusal_words(&refusal)))?;
+        let view = self.replica.handle.view();
+        let reply = self.replica.fleet.report(request.report, |node| {
+            let operation = Operation::on_node(Kind::Report, node.clone());
+            allow_author(&author, &operation, &view.state.journal).map_err(|d| Status::permission_denied(d.problem))
+        })?;
+        Ok(Response::new(reply))
+    }
+
+    async fn fleet(&self, request: Request<wire::FleetRequest>) -> Result<Response<wire::FleetReply>, Status> {
+        let access = Access::of(request.extensions())?;
+        let view = self.replica.handle.view();
+        access.may(&Operation::of_cluster(Kind::Read), &view.state)?;
+        let sees = |node: &NodeId| access.sees(&Scope::Node(node.clone()), &view.state);
+        Ok(Response::new(self.replica.fleet.heard(&request.into_inner().node, sees)?))
     }
 
     async fn admit(&self, request: Request<wire::AdmitRequest>) -> Result<Response<wire::AdmitReply>, Status> {

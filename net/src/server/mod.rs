@@ -9,6 +9,7 @@
 mod access;
 mod api;
 mod boot;
+mod fleet;
 mod history;
 mod http;
 
@@ -45,6 +46,8 @@ pub struct Replica<L> {
     pub build_version: &'static str,
     /// What its data directory takes on disk, in bytes. Asked for every status.
     disk_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// What agents told this replica.
+    fleet: fleet::FleetMemory,
     tls: Option<Tls>,
     ending: watch::Receiver<bool>,
     end: Arc<watch::Sender<bool>>,
@@ -61,6 +64,7 @@ impl<L: Library> Replica<L> {
             identity: Arc::new(identity),
             build_version,
             disk_bytes: Arc::new(|| 0),
+            fleet: fleet::FleetMemory::new(),
             tls: None,
             ending,
             end: Arc::new(end),

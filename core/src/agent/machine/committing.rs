@@ -183,7 +183,6 @@ impl Machine {
         let reply = match outcome {
             Outcome::Applied { reply, .. } => {
                 let sequence = recorded(&reply);
-                self.known = self.known.max(sequence);
                 if current { self.committed(sequence) } else { None }
             }
             Outcome::Refused(refusal) => {
@@ -243,11 +242,12 @@ impl Machine {
             self.notice(Level::Info, format!("the emergency ended by a commit: {}", emergency.reason));
         }
         self.notice(Level::Info, format!("committed at {sequence}: {}", super::listed(commit.settings.keys())));
-        // Whatever the spool holds is recorded after the commit.
+        // What is recorded after the commit, or was before its answer came, moves the journal's word for the node again.
         self.tell_anew();
-        if !self.spool.is_empty() {
+        if !self.spool.is_empty() || self.known > sequence {
             self.nothing_differs();
         }
+        self.known = self.known.max(sequence);
         self.reassess();
         let (left, window) = (self.drift(), self.window_report());
         Some(Reply::Committed { sequence, settings: commit.settings.into_iter().collect(), left, window })

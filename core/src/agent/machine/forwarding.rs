@@ -80,6 +80,10 @@ impl Machine {
     }
 
     pub(super) fn on_journal(&mut self, news: JournalNews) {
+        if let JournalNews::Wrote { outcome: Outcome::Unknown(UnknownWhy::OneShotExpired), .. } = &news {
+            // The cluster is much older than was known: the next request is drawn at its present age.
+            self.link.age = None;
+        }
         match news {
             JournalNews::Up { age } => {
                 if !self.link.is_up() {
@@ -198,6 +202,10 @@ impl Machine {
         match event.fact {
             // The state is what it is: an emergency, say, is not ended by a state.
             Fact::State { .. } => {}
+            // Somebody ended it in the journal already, by a commit of the node's scope that did not go through its agent.
+            Fact::EmergencyEnd { .. } if matches!(refusal, Refusal::Emergency { .. }) => {
+                self.notice(Level::Info, "the emergency had ended in the journal before");
+            }
             Fact::EmergencyStart { reason } => {
                 if self.ledger.emergency.as_ref().is_some_and(|emergency| emergency.reason == reason) {
                     self.ledger.emergency = None;

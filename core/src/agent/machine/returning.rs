@@ -59,7 +59,9 @@ impl Machine {
             let keys = returning.targets.keys().cloned().collect();
             self.ledger.doing = Some(Doing::Returning { cause: returning.cause.clone(), keys });
         }
-        for key in returning.targets.keys() {
+        // How far an unfinished change came is only seen on the host.
+        let changed = returning.targets.keys().filter(|_| returning.cause != Cause::Unfinished);
+        for key in changed {
             let Some(change) = self.ledger.changes.get(key) else { continue };
             returning.was.insert(key.clone(), change.value.clone());
             if change.owner != Owner::NotReached {
