@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// Tells what every full copy holds.
 pub async fn histories(world: &Arc<World>) {
     for replica in world.replicas() {
-        let forgot = world.facts(|facts| facts.disk_faults.contains_key(&replica));
+        let forgot = world.facts(|facts| facts.forgot.contains(&replica));
         let Some((handle, life)) = world.front(replica).filter(|_| !forgot) else { continue };
         let library = world.machines().get(&replica).and_then(|machine| machine.library.clone());
         let Some(library) = library.filter(|_| handle.view().status.full_copy) else { continue };

@@ -67,7 +67,11 @@ fn text(seed: u64) -> Result<String, std::fmt::Error> {
             writeln!(out, "[[operation]]\nid = \"operator-{number}\"\nat = \"{at}ms\"\n{what}")?;
         }
     }
-    let budget = if draw.percent(15) { "beyond" } else { "standard" };
+    let budget = match draw.below(100) {
+        0..15 => "beyond",
+        15..50 => "outage",
+        _ => "standard",
+    };
     writeln!(out, "[nemesis]\nbudget = \"{budget}\"\nevery = \"{}ms\"", draw.between(200, 4_000))?;
     Ok(out)
 }

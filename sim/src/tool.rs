@@ -306,7 +306,7 @@ fn run_all(run: &Run, json: bool) -> Result<bool, Vec<Problem>> {
             good &= !always;
             if always && !json {
                 print(&format!(
-                    "{}: none of {runs} runs reached the mark {mark}, which the story wants",
+                    "{}: none of {runs} runs reached {mark}, which the story wants",
                     file.display()
                 ));
             }

@@ -19,6 +19,7 @@ mod wal;
 
 pub use archive::FileArchive;
 pub use disk::Disk;
+pub use file::FORMAT;
 pub use identity::Lock;
 pub use inspect::{Inspection, inspect};
 pub use library::FileLibrary;

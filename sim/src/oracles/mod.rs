@@ -5,11 +5,13 @@
 
 mod acknowledged_writes;
 mod applied_in_order;
+mod audit_log;
 mod boots;
 mod bounds;
 mod committed_never_changes;
 mod durable_on_a_quorum;
 mod expiry;
+mod features;
 mod full_copies;
 mod history_chain;
 mod hygiene;
@@ -96,6 +98,7 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<log_alone::LogAlone>::default(),
         Box::<sessions_at_most_once::SessionsAtMostOnce>::default(),
         Box::<expiry::Expiry>::default(),
+        Box::<features::Features>::default(),
         Box::<overlays::Overlays>::default(),
         Box::<boots::Boots>::default(),
         Box::<subscriptions::Subscriptions>::default(),
@@ -103,6 +106,7 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<bounds::Bounds>::default(),
         Box::<history_chain::HistoryChain>::default(),
         Box::<acknowledged_writes::AcknowledgedWrites>::default(),
+        Box::<audit_log::AuditLog>::default(),
         Box::<linearizable::Linearizable>::default(),
         Box::<local_reads::LocalReads>::default(),
         Box::<hygiene::Hygiene>::default(),
