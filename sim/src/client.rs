@@ -15,7 +15,7 @@ use muster_core::journal::entry::{
 };
 use muster_core::journal::key::{Key, Scope, Setting, VALUE_BYTES_MAX};
 use muster_core::journal::policy::Policy;
-use muster_core::limits::TTL_SECONDS_MIN;
+use muster_core::limits::{MESSAGE_BYTES_MAX, TTL_SECONDS_MIN};
 use muster_core::request::{Command, Freshness, NotApplied, Outcome, Reply, RequestId, UnknownWhy, WriteRequest};
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -383,7 +383,10 @@ impl Client {
                 self.tell(Told::Outcome(outcome));
             }
             Kind::Exec => {
-                let mark: Arc<str> = format!("{MARK}c{}-{}", self.id, self.number + 1).into();
+                // As long as a value, so that a story can fill the history without filling the state.
+                let mark = format!("{MARK}c{}-{}", self.id, self.number + 1);
+                let length = usize::try_from(self.world.scenario.load.value_bytes).unwrap_or(0).min(MESSAGE_BYTES_MAX);
+                let mark: Arc<str> = format!("{mark:.<length$}").into();
                 let draft = self.operation(&mark);
                 self.ask(Ask::Operation { mark });
                 let outcome = self.write(Command::Journal(JournalCommand::RecordOperation(draft)), deadline).await;

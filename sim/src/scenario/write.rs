@@ -41,7 +41,7 @@ pub(crate) fn fault(fault: &Fault) -> String {
         Fault::Crash { who, point, nth, power, may_miss } => {
             let point = point.map_or(String::new(), |point| format!(", point = \"{}\", nth = {nth}", point.word()));
             let power = if *power { ", power = true" } else { "" };
-            let may_miss = if *may_miss { ", may_miss = true" } else { "" };
+            let may_miss = if *may_miss && !point.is_empty() { ", may_miss = true" } else { "" };
             format!("crash = {{ who = {}{point}{power}{may_miss} }}", picks(who))
         }
         Fault::CrashLoop { who, every, power } => {
