@@ -1,26 +1,59 @@
-//! `muster-bench`: closed-loop load on a running cluster, measured from outside through the client.
+//! `muster-bench`: what Muster costs, and what others cost beside it.
 //!
-//! Every caller waits for its answer before it asks again; all callers of one run share one client, as the callers of one
-//! process would. Figures are for the machine they were taken on; nothing here asserts a time.
+//! ```text
+//! commit, read        closed-loop callers against three replicas on loopback, or against running servers
+//! boot                boots of one node, from running servers
+//! core                the engine in memory
+//! recover             the gap that the leader's death leaves
+//! floor               blocking sockets and syncs: what no commit here can be faster than
+//! ```
+//! A cluster is made for every run and gone with it. With `--against` a peer is started beside it and given the same work, in
+//! alternating rounds; medians and ratios are printed. Figures are for the machine they were taken on: nothing here asserts a
+//! time.
 
+mod child;
+mod engine;
+mod etcd;
+mod floor;
 mod load;
+mod machine;
+mod muster;
+mod plot;
+mod recover;
 mod report;
+mod usage;
 
-use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
-use load::Kind;
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use engine::Written;
+use etcd::Etcd;
+use load::{Kind, Side};
+use machine::Machine;
+use muster::{Cluster, Running};
 use muster_core::ids::NodeId;
 use muster_core::journal::key::Scope;
+use report::{Figures, Report};
+use std::path::PathBuf;
 
-/// Measures a running Muster cluster.
+/// Measures Muster, and others beside it.
 #[derive(Debug, Parser)]
 #[command(name = "muster-bench", version)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
-    /// Print for programs: one JSON object a run
+    /// Print for programs: one JSON object a line
     #[arg(long, global = true)]
     json: bool,
+    /// Where the data of what is measured goes; a directory in it is made and removed again
+    #[arg(long, global = true, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Whom to compare with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Peer {
+    /// A three-member cluster of etcd
+    Etcd,
 }
 
 #[derive(Debug, Subcommand)]
@@ -32,57 +65,252 @@ enum Verb {
         /// Bytes of the committed value
         #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         bytes: u32,
+        /// How many keys each caller writes in turn
+        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+        keys: u32,
         /// For whom: global, vcluster:NAME or node:NAME
         #[arg(long, default_value = "global")]
         scope: Scope,
     },
-    /// Reads of one scope's head
+    /// Reads of one setting
     Read {
         #[command(flatten)]
         common: Common,
+        /// Bytes of the value that is read
+        #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        bytes: u32,
         /// Take what the replica has, without asking a quorum
         #[arg(long)]
         local: bool,
     },
-    /// Complete boots of one node
+    /// Complete boots of one node, from running servers
     Boot {
         #[command(flatten)]
         common: Common,
         /// Which node
         node: NodeId,
     },
+    /// The engine in memory: three replicas in this process, no disk, no network
+    Core {
+        /// Callers; several numbers make several runs
+        #[arg(long, value_delimiter = ',', default_value = "1,64,256,4096", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        callers: Vec<u32>,
+        /// How long each run is measured, after a warm-up of a tenth of it
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+        seconds: u64,
+        /// Real commits of so many bytes, not empty commands
+        #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        commits: Option<u32>,
+    },
+    /// The gap that the leader's death leaves: from `kill -9` to the next acknowledged commit
+    Recover {
+        #[command(flatten)]
+        sides: Sides,
+        /// How many leaders die, on each side
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        rounds: u32,
+    },
+    /// The least a three-replica commit can cost here
+    Floor {
+        /// Bytes of the value
+        #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        bytes: u32,
+        /// How long it is measured, after a warm-up of a tenth of it
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+        seconds: u64,
+    },
+}
+
+/// Who is measured.
+#[derive(Clone, Debug, Args)]
+struct Sides {
+    /// The program to measure; the one beside this one if left out
+    #[arg(long, value_name = "FILE")]
+    muster: Option<PathBuf>,
+    /// Measure this one too, with the same work, in alternating rounds
+    #[arg(long, value_name = "PEER")]
+    against: Option<Peer>,
+    /// Where etcd is, if not on PATH
+    #[arg(long, value_name = "FILE")]
+    etcd: Option<PathBuf>,
+    /// Connections that callers of etcd share
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    connections: u32,
 }
 
 /// Whom to load, and how much.
 #[derive(Clone, Debug, Args)]
 struct Common {
-    /// A replica's client address; may be repeated
-    #[arg(long = "server", value_name = "HOST:PORT", env = "MUSTER_SERVERS", value_delimiter = ',', required = true)]
+    #[command(flatten)]
+    sides: Sides,
+    /// Measure servers that run already: a replica's client address; may be repeated
+    #[arg(long = "server", value_name = "HOST:PORT", value_delimiter = ',', conflicts_with = "against")]
     servers: Vec<String>,
     /// Callers, each waiting for its answer; several numbers make several runs
-    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256,1000", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     callers: Vec<u32>,
     /// How long each run is measured, after a warm-up of a tenth of it
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
+    /// Rounds of each number of callers; medians are told
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    rounds: u32,
+    /// Draw operations per second over callers into this SVG file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+fn what(kind: &Kind) -> String {
+    match kind {
+        Kind::Commit { bytes, keys, scope } => {
+            format!("commits of {bytes} bytes to {scope}, {keys} keys a caller, three replicas on loopback")
+        }
+        Kind::Read { bytes, local: true } => format!("local reads of {bytes} bytes (etcd: serializable)"),
+        Kind::Read { bytes, local: false } => format!("linearizable reads of {bytes} bytes"),
+        Kind::Boot { node } => format!("boots of {node}"),
+    }
+}
+
+/// One side's medians, a row for every number of callers.
+struct Medians(Vec<Figures>);
+
+async fn one<S: Side>(side: &S, common: &Common, callers: u32, round: u32, kind: &Kind, report: &Report) -> Result<Figures> {
+    let figures = Figures::of(&load::run(side, callers, common.seconds, kind).await?);
+    report.row(side.name(), Some(round), &figures)?;
+    Ok(figures)
+}
+
+/// All rounds of one side alone.
+async fn alone<S: Side>(side: &S, common: &Common, kind: &Kind, report: &Report) -> Result<Medians> {
+    let mut medians = Vec::new();
+    for &callers in &common.callers {
+        let mut rounds = Vec::new();
+        for round in 1..=common.rounds {
+            rounds.push(one(side, common, callers, round, kind, report).await?);
+        }
+        medians.push(Figures::medians(&rounds));
+    }
+    Ok(Medians(medians))
+}
+
+/// Alternating rounds of two sides.
+async fn beside<A: Side, B: Side>(
+    ours: &A,
+    theirs: &B,
+    common: &Common,
+    kind: &Kind,
+    report: &Report,
+) -> Result<(Medians, Medians)> {
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    for &callers in &common.callers {
+        let (mut rounds_a, mut rounds_b) = (Vec::new(), Vec::new());
+        for round in 1..=common.rounds {
+            rounds_a.push(one(ours, common, callers, round, kind, report).await?);
+            rounds_b.push(one(theirs, common, callers, round, kind, report).await?);
+        }
+        a.push(Figures::medians(&rounds_a));
+        b.push(Figures::medians(&rounds_b));
+    }
+    Ok((Medians(a), Medians(b)))
+}
+
+/// Medians as a table, and as a picture if one is asked for.
+fn conclude(what: &str, common: &Common, sides: Vec<(&'static str, Medians)>, report: &Report) -> Result<()> {
+    if common.rounds > 1 {
+        report.say("\nmedians")?;
+        report.heading()?;
+        for (name, Medians(rows)) in &sides {
+            for figures in rows {
+                report.row(name, None, figures)?;
+            }
+        }
+    }
+    if let [(_, Medians(ours)), (name, Medians(theirs))] = &sides[..] {
+        report.say("")?;
+        for (ours, theirs) in ours.iter().zip(theirs) {
+            report.ratio(ours, theirs, name)?;
+        }
+    }
+    if let Some(file) = &common.svg {
+        let sides: Vec<_> = sides.into_iter().map(|(name, Medians(rows))| (name.to_owned(), rows)).collect();
+        plot::draw(file, what, &sides)?;
+    }
+    Ok(())
+}
+
+async fn measure(common: &Common, kind: &Kind, dir: &std::path::Path, report: &Report) -> Result<()> {
+    let what = what(kind);
+    report.begin(&what, &Machine::look(dir))?;
+    if !common.servers.is_empty() {
+        report.heading()?;
+        let running = Running(common.servers.clone());
+        let medians = alone(&running, common, kind, report).await?;
+        return conclude(&what, common, vec![(running.name(), medians)], report);
+    }
+    if matches!(kind, Kind::Boot { .. }) {
+        bail!("which servers hold the node? Say --server HOST:PORT");
+    }
+    let program = muster::program(common.sides.muster.as_deref())?;
+    let cluster = Cluster::start(&program, dir, 3).await?;
+    match common.sides.against {
+        None => {
+            report.heading()?;
+            let medians = alone(&cluster, common, kind, report).await?;
+            conclude(&what, common, vec![(cluster.name(), medians)], report)
+        }
+        Some(Peer::Etcd) => {
+            let program = child::find(common.sides.etcd.as_deref(), "etcd")?;
+            let etcd = Etcd::start(&program, dir, common.sides.connections).await?;
+            report.heading()?;
+            let (ours, theirs) = beside(&cluster, &etcd, common, kind, report).await?;
+            conclude(&what, common, vec![(cluster.name(), ours), (etcd.name(), theirs)], report)
+        }
+    }
+}
+
+fn core(callers: &[u32], seconds: u64, commits: Option<u32>, dir: &std::path::Path, report: &Report) -> Result<()> {
+    let (written, what) = match commits {
+        None => (Written::Nothing, "the engine in memory, empty commands".to_owned()),
+        Some(bytes) => {
+            (Written::Commits { bytes: usize::try_from(bytes)? }, format!("the engine in memory, commits of {bytes} bytes"))
+        }
+    };
+    report.begin(&what, &Machine::look(dir))?;
+    report.heading()?;
+    for &callers in callers {
+        let run = engine::run(written, callers, seconds)?;
+        report.row("muster", None, &Figures::of(&run))?;
+    }
+    Ok(())
+}
+
+fn floor(bytes: u32, seconds: u64, dir: &std::path::Path, report: &Report) -> Result<()> {
+    report.begin("the floor of a commit: three blocking sockets and syncs, one caller", &Machine::look(dir))?;
+    let latency = floor::run(dir, usize::try_from(bytes)?, seconds)?;
+    let at = |quantile| latency.value_at_quantile(quantile);
+    report.give(&serde_json::json!({ "p50_us": at(0.5), "p99_us": at(0.99), "operations": latency.len() }))?;
+    report.say(&format!("p50 {} µs, p99 {} µs, {} operations", at(0.5), at(0.99), latency.len()))
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let (common, kind) = match cli.verb {
-        Verb::Commit { common, bytes, scope } => (common, Kind::Commit { bytes, scope }),
-        Verb::Read { common, local } => (common, Kind::Read { local }),
-        Verb::Boot { common, node } => (common, Kind::Boot { node }),
+    let report = Report::new(cli.json);
+    let mut home = tempfile::Builder::new();
+    home.prefix("muster-bench-");
+    let home = match &cli.dir {
+        Some(dir) => home.tempdir_in(dir)?,
+        None => home.tempdir()?,
     };
+    let dir = home.path();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        if !cli.json {
-            report::heading(&kind);
+    match cli.verb {
+        Verb::Commit { common, bytes, keys, scope } => {
+            runtime.block_on(measure(&common, &Kind::Commit { bytes, keys, scope }, dir, &report))
         }
-        for callers in common.callers {
-            let run = load::run(&common.servers, callers, common.seconds, &kind).await?;
-            report::print(&run, cli.json)?;
-        }
-        Ok(())
-    })
+        Verb::Read { common, bytes, local } => runtime.block_on(measure(&common, &Kind::Read { bytes, local }, dir, &report)),
+        Verb::Boot { common, node } => runtime.block_on(measure(&common, &Kind::Boot { node }, dir, &report)),
+        Verb::Core { callers, seconds, commits } => core(&callers, seconds, commits, dir, &report),
+        Verb::Recover { sides, rounds } => runtime.block_on(recover::run(&sides, rounds, dir, &report)),
+        Verb::Floor { bytes, seconds } => floor(bytes, seconds, dir, &report),
+    }
 }

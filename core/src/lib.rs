@@ -3,7 +3,7 @@
 //! Nothing here knows a clock, a file, a socket, a thread, a runtime or a source of entropy: time and seeds are passed in,
 //! devices stand behind the traits [`storage`], [`network`] and [`clock`]. `no_std` makes the compiler keep that promise.
 //!
-//! Read in this order: [`ids`], [`journal`], [`state`], [`request`].
+//! Read in this order: [`ids`], [`journal`], [`state`], [`request`], [`service`].
 #![no_std]
 #![cfg_attr(not(test), warn(missing_docs))]
 extern crate alloc;
@@ -27,5 +27,6 @@ pub mod peer;
 pub mod query;
 pub mod replica;
 pub mod request;
+pub mod service;
 pub mod state;
 pub mod storage;

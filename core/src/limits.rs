@@ -4,7 +4,9 @@
 //! These numbers are part of what apply decides, so changing one is a change of meaning and needs a feature level.
 
 /// The highest feature level this binary supports.
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;
+/// From this level on apply asks the authorization door itself, and a session belongs to whoever opened it.
+pub const FEATURE_DOOR: u32 = 2;
 
 /// Longest message of an entry, and longest detail of an operation, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4_096;

@@ -19,14 +19,16 @@ pub use crate::members::Members;
 
 use crate::codec::{self, CodecError};
 use crate::ids::{Age, ClusterId, Digest, Index, Seq, WallTime};
-use crate::journal::apply::Moment;
+use crate::journal::apply::{Moment, Plan};
 use crate::journal::check::{self, invalid};
+use crate::journal::command::JournalCommand;
 use crate::journal::entry::{Author, OperationDraft, OperationKind, Principal};
 use crate::journal::key::Scope;
-use crate::limits::{EXPIRE_MAX, TAKES_OFF_MAX};
+use crate::limits::{EXPIRE_MAX, FEATURE_DOOR, FEATURE_LEVEL, TAKES_OFF_MAX};
 use crate::mark::mark;
 use crate::members::{Member, MemberCommand};
 use crate::request::{Command, Outcome, Refusal, Reply, RequestId, WriteRequest};
+use crate::service::{self, Kind, Operation};
 use crate::storage::Segment;
 use alloc::format;
 use alloc::string::String;
@@ -72,7 +74,7 @@ impl State {
         Self {
             journal: Journal::new(),
             sessions: Sessions::new(),
-            feature_level: first.feature_level.min(1),
+            feature_level: first.feature_level.min(FEATURE_LEVEL),
             members: Members::new(first),
             cluster,
             age: Age(0),
@@ -168,8 +170,9 @@ impl State {
     /// The refusal.
     pub fn check(&self, write: &WriteRequest) -> Result<(), Refusal> {
         check_envelope(write)?;
+        self.ask_the_door(write)?;
         match &write.command {
-            Command::Journal(command) => self.journal.plan(command.clone()).map(|_| ()),
+            Command::Journal(command) => self.plan(&write.author, command.clone()).map(|_| ()),
             Command::Members(command) => self.check_members(command),
             Command::RaiseFeatureLevel(level) => self.check_feature_level(*level),
             Command::OpenSession | Command::CloseSession | Command::Expire => Ok(()),
@@ -183,7 +186,7 @@ impl State {
     pub fn apply(&mut self, index: Index, proposal: Proposal) -> (Outcome, Vec<Finished>) {
         let Proposal { write, recorded_at, elapsed } = proposal;
         self.age = Age(self.age.0.saturating_add(elapsed));
-        if let Some(outcome) = self.sessions.meet(self.age, write.request) {
+        if let Some(outcome) = self.sessions.meet(self.age, write.request, &write.author) {
             mark!(request_met_again);
             return (outcome, Vec::new());
         }
@@ -205,10 +208,11 @@ impl State {
 
     fn give(&mut self, moment: &mut Moment<'_>, write: WriteRequest) -> Result<Reply, Stop> {
         check_envelope(&write)?;
+        self.ask_the_door(&write)?;
         let WriteRequest { request, author, command } = write;
         match command {
             Command::Journal(command) => {
-                let plan = self.journal.plan(command)?;
+                let plan = self.plan(&author, command)?;
                 Ok(self.journal.carry_out(moment, author, plan))
             }
             Command::Members(command) => {
@@ -216,7 +220,8 @@ impl State {
                 Ok(self.change_members(moment, author, command))
             }
             Command::OpenSession => {
-                let session = self.sessions.open(self.age).map_err(Stop::Busy)?;
+                let holder = self.has_door().then(|| sessions::holder(&author));
+                let session = self.sessions.open(self.age, holder).map_err(Stop::Busy)?;
                 Ok(Reply::Session { session })
             }
             Command::CloseSession => {
@@ -232,6 +237,29 @@ impl State {
                 Ok(Reply::FeatureLevel { level })
             }
         }
+    }
+
+    /// Whether apply asks the door. Replicas of a lower level would not, and must come to the same result.
+    const fn has_door(&self) -> bool {
+        self.feature_level >= FEATURE_DOOR
+    }
+
+    fn ask_the_door(&self, write: &WriteRequest) -> Result<(), Refusal> {
+        if self.has_door() {
+            service::allow_author(&write.author, &Operation::of_command(&write.command), &self.journal)?;
+        }
+        Ok(())
+    }
+
+    /// Plans a command of the journal. That a rollback moves its node to another vCluster is seen only here.
+    fn plan(&self, author: &Author, command: JournalCommand) -> Result<Plan, Refusal> {
+        let plan = self.journal.plan(command)?;
+        if self.has_door()
+            && let Some(scope) = plan.moves_node()
+        {
+            service::allow_author(author, &Operation::on(Kind::AssignNode, scope.clone()), &self.journal)?;
+        }
+        Ok(plan)
     }
 
     fn change_members(&mut self, moment: &mut Moment<'_>, author: Author, command: MemberCommand) -> Reply {

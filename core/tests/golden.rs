@@ -1,5 +1,5 @@
-//! Format 1 as it was first written. What these files hold must be read for ever, and must be what is written while format 1
-//! is written.
+//! Every format as it was first written. What these files hold must be read for ever, and must be what is written while that
+//! format is written.
 //!
 //! One file per stored or sent thing, in hexadecimal. After a change that is meant to be a new format, or to add a thing:
 //! `MUSTER_GOLDEN=write cargo test -p muster-core --test golden`, then review the difference as carefully as code: a changed
@@ -20,7 +20,7 @@ use muster_core::journal::entry::{
 use muster_core::journal::key::{Scope, Setting};
 use muster_core::journal::overlay::BootOverlay;
 use muster_core::journal::policy::Policy;
-use muster_core::members::{Admission, MemberCommand, MemberWish};
+use muster_core::members::{Admission, Member, MemberCommand, MemberWish};
 use muster_core::request::{Command, NotApplied, Outcome, Refusal, Reply, RequestId, UnknownWhy, WriteRequest};
 use muster_core::state::{Proposal, State, StateLoader};
 use muster_core::{boot, overlay};
@@ -239,8 +239,8 @@ fn outcomes() -> Vec<Outcome> {
 }
 
 /// A small state that holds something of every kind.
-fn small_state() -> State {
-    let mut state = State::new(ClusterId(7), first_member());
+fn small_state(feature_level: u32) -> State {
+    let mut state = State::new(ClusterId(7), Member { feature_level, ..first_member() });
     let mut index = 0;
     let mut give = |state: &mut State, request, author, command| {
         index += 1;
@@ -310,10 +310,12 @@ fn all() -> Vec<Golden> {
         let again = |bytes: &[u8]| Ok(codec::encode_outcome(&codec::decode_outcome(bytes)?).to_vec());
         all.push(Golden { name: format!("outcome-{number:02}"), bytes, again });
     }
-    let pages: Vec<_> = small_state().pages().collect();
-    let [page] = &pages[..] else { panic!("a small state has one page") };
-    let again = |bytes: &[u8]| Ok(load(bytes)?.pages().flatten().collect());
-    all.push(Golden { name: "state".into(), bytes: page.to_vec(), again });
+    for (name, feature_level) in [("state", 1), ("state-2", 2)] {
+        let pages: Vec<_> = small_state(feature_level).pages().collect();
+        let [page] = &pages[..] else { panic!("a small state has one page") };
+        let again = |bytes: &[u8]| Ok(load(bytes)?.pages().flatten().collect());
+        all.push(Golden { name: name.into(), bytes: page.to_vec(), again });
+    }
     all
 }
 
@@ -368,10 +370,12 @@ fn every_changed_byte_gives_an_error_or_a_value_and_never_a_panic() {
 fn an_unknown_format_is_refused_naming_both() {
     for golden in all() {
         let mut bytes = golden.bytes.clone();
-        bytes[0] = 2;
+        bytes[0] = 9;
+        let newest = if golden.name.starts_with("state") { codec::STATE_FORMAT } else { codec::FORMAT };
         match (golden.again)(&bytes) {
-            Err(error @ CodecError::Format { found: 2, known: 1, .. }) => {
-                assert!(error.to_string().contains("format 2, this muster knows up to 1"), "{error}");
+            Err(error @ CodecError::Format { found: 9, known, .. }) if known == newest => {
+                let words = format!("format 9, this muster knows up to {newest}");
+                assert!(error.to_string().contains(&words), "{error}");
             }
             other => panic!("{}: {other:?}", golden.name),
         }
@@ -380,7 +384,7 @@ fn an_unknown_format_is_refused_naming_both() {
 
 #[test]
 fn boot_documents_are_the_text_they_were() {
-    let state = small_state();
+    let state = small_state(1);
     let built = overlay::build(&state, &vcluster(0)).unwrap();
     let plan = boot::plan_with(&state, &node(0), BootOverlay { version: Seq(2), ..built.clone() }).unwrap();
     let opened = document::write(&overlay::open(&built).unwrap());

@@ -17,7 +17,7 @@ use muster_core::journal::overlay::BootOverlay;
 use muster_core::journal::policy::{Milli, Policy};
 use muster_core::journal::stack::Stack;
 use muster_core::limits;
-use muster_core::members::{Admission, MemberCommand, MemberWish};
+use muster_core::members::{Admission, Member, MemberCommand, MemberWish};
 use muster_core::overlay;
 use muster_core::query::{self, Answer, Query};
 use muster_core::request::{Command, NotApplied, Outcome, Refusal, Reply, RequestId, UnknownWhy, WriteRequest};
@@ -624,7 +624,8 @@ fn the_last_member_stays_and_a_removed_one_is_named_as_such() {
 
 #[test]
 fn the_feature_level_only_rises_and_only_to_what_every_member_supports() {
-    let mut player = fleet();
+    let mut player = Player::new();
+    player.state = State::new(ClusterId(1), Member { feature_level: 1, ..first_member() });
     let raise = |player: &mut Player, level| player.system("features", Command::RaiseFeatureLevel(level));
     assert_eq!(invalid_field(raise(&mut player, 2)), "feature_level");
     admit(&mut player, admission("r1", 1, MemberWish::Voter));

@@ -1,19 +1,21 @@
 //! Simulated time: what happens when.
 //!
 //! One simulated microsecond is one millisecond of the executor's, because its sleeps last a millisecond at least; nobody but
-//! this file knows. All waiting goes through one ordered list and one timer of the executor's: its own sleeps register a
-//! timer whenever they are polled and cannot be taken back.
+//! this file knows. All waiting goes through one ordered list. The executor's own timers cannot be taken back, and each one
+//! that fires costs a turn of the executor: one is set only when nothing set before fires in time.
 //!
 //! Invariants
 //! - what is due happens in the order of its time, then of its entry;
-//! - a sleep that is dropped is gone from the list.
+//! - a sleep that is dropped is gone from the list;
+//! - while the list is not empty, some timer fires when its first entry is due, or before.
 
 use madsim::time::TimeHandle;
 use muster_core::ids::Time;
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::future::poll_fn;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -25,13 +27,32 @@ enum Happening {
     Do(Box<dyn FnOnce() + Send>),
 }
 
+/// The executor's shortest sleep, in nanoseconds of ours.
+const SHORTEST_NANOS: u64 = 1_000;
+
 #[derive(Default)]
 struct List {
     due: BTreeMap<(Time, u64), Happening>,
     next: u64,
+    /// Wakes [`Agenda::run`]; none before it runs.
     pump: Option<Waker>,
-    /// The earliest moment for which the executor's timer is set.
-    armed: Option<Time>,
+    /// When timers of the executor's will fire.
+    timers: BinaryHeap<Reverse<Time>>,
+}
+
+impl List {
+    /// Sets a timer for the first entry, unless one fires by then.
+    fn arm(&mut self, time: &TimeHandle, now: Time) {
+        let (Some(((due, _), _)), Some(pump)) = (self.due.first_key_value(), &self.pump) else { return };
+        let due = (*due).max(Time(now.0 + SHORTEST_NANOS));
+        if self.timers.peek().is_some_and(|Reverse(timer)| *timer <= due) {
+            return;
+        }
+        let sleep = pin!(time.sleep(Duration::from_nanos((due.0 - now.0) * SCALE)));
+        let woken_at_once = sleep.poll(&mut Context::from_waker(pump)).is_ready();
+        debug_assert!(!woken_at_once, "a sleep of a millisecond at least is over at once");
+        self.timers.push(Reverse(due));
+    }
 }
 
 /// Everybody's list of what is to happen.
@@ -61,15 +82,20 @@ impl Agenda {
         Time(u64::try_from(self.time.elapsed().as_nanos()).expect("a run is short") / SCALE)
     }
 
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.list.lock().expect("nobody panics holding it")
+    }
+
     fn add(&self, time: Time, happening: Happening) -> Appointment {
-        let mut list = self.list.lock().expect("nobody panics holding it");
+        let now = self.now();
+        let mut list = self.list();
         list.next += 1;
         let key = (time, list.next);
         list.due.insert(key, happening);
-        if list.armed.is_none_or(|armed| armed > time)
-            && let Some(pump) = list.pump.take()
-        {
-            pump.wake();
+        if time > now {
+            list.arm(&self.time, now);
+        } else if let Some(pump) = &list.pump {
+            pump.wake_by_ref();
         }
         Appointment(key.0, key.1)
     }
@@ -86,13 +112,13 @@ impl Agenda {
 
     /// Takes something off the agenda, if it has not happened yet.
     pub fn cancel(&self, appointment: Appointment) {
-        let taken = self.list.lock().expect("nobody panics holding it").due.remove(&(appointment.0, appointment.1));
+        let taken = self.list().due.remove(&(appointment.0, appointment.1));
         drop(taken);
     }
 
     /// Forgets everything that was to happen.
     pub(crate) fn clear(&self) {
-        let due = std::mem::take(&mut self.list.lock().expect("nobody panics holding it").due);
+        let due = std::mem::take(&mut self.list().due);
         drop(due);
     }
 
@@ -108,28 +134,22 @@ impl Agenda {
 
     /// Lets everything happen in its time. Runs for ever, on the main node.
     pub async fn run(self) {
-        let mut timer: Option<Pin<Box<madsim::time::Sleep>>> = None;
         poll_fn(|context| {
             loop {
                 self.do_what_is_due();
-                let mut list = self.list.lock().expect("nobody panics holding it");
-                list.pump = Some(context.waker().clone());
-                let Some(((time, _), _)) = list.due.first_key_value() else {
-                    list.armed = None;
-                    return Poll::<()>::Pending;
-                };
-                let time = *time;
                 let now = self.now();
-                if time <= now {
+                let mut list = self.list();
+                if list.pump.as_ref().is_none_or(|pump| !pump.will_wake(context.waker())) {
+                    list.pump = Some(context.waker().clone());
+                }
+                while list.timers.peek().is_some_and(|Reverse(timer)| *timer <= now) {
+                    list.timers.pop();
+                }
+                if list.due.first_key_value().is_some_and(|((time, _), _)| *time <= now) {
                     continue;
                 }
-                list.armed = Some(time);
-                drop(list);
-                let sleep = self.time.sleep(Duration::from_nanos((time.0 - now.0) * SCALE));
-                let sleep = timer.insert(Box::pin(sleep));
-                if sleep.as_mut().poll(context).is_pending() {
-                    return Poll::Pending;
-                }
+                list.arm(&self.time, now);
+                return Poll::<()>::Pending;
             }
         })
         .await;
@@ -138,7 +158,7 @@ impl Agenda {
     fn do_what_is_due(&self) {
         loop {
             let now = self.now();
-            let mut list = self.list.lock().expect("nobody panics holding it");
+            let mut list = self.list();
             let Some(first) = list.due.first_entry() else { return };
             if first.key().0 > now {
                 return;
@@ -170,11 +190,14 @@ pub struct Sleep {
 impl Future for Sleep {
     type Output = ();
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        if let Some(entry) = self.entry.take() {
-            self.agenda.cancel(entry);
-        }
         if self.agenda.now() >= self.time {
             return Poll::Ready(());
+        }
+        if let Some(Appointment(time, number)) = self.entry {
+            if let Some(Happening::Wake(waker)) = self.agenda.list().due.get_mut(&(time, number)) {
+                waker.clone_from(context.waker());
+                return Poll::Pending;
+            }
         }
         let entry = self.agenda.add(self.time, Happening::Wake(context.waker().clone()));
         self.entry = Some(entry);

@@ -185,6 +185,7 @@ impl Chronicle {
             | Event::Answer { .. }
             | Event::Log { .. }
             | Event::Kept { .. }
+            | Event::Inspected { .. }
             | Event::Mark(_) => {}
         }
         true
@@ -330,7 +331,10 @@ fn words(item: &FaultItem, victims: &[ReplicaId]) -> String {
         Fault::Disk { who, .. } => {
             format!("the disk of {} misbehaves {lasts} ({})", whom(who), crate::scenario::fault_text(&item.fault))
         }
-        Fault::Rot { who, file } => format!("a stored bit of {} flips, in a file like \"{file}\"", whom(who)),
+        Fault::Rot { who, file, last } => {
+            let place = if *last { "the last written sector of" } else { "" };
+            format!("a stored bit of {} flips, in {place} a file like \"{file}\"", whom(who)).replace("  ", " ")
+        }
         Fault::Wipe { who, back } => {
             let back = match back {
                 Back::Empty => "its disk is empty from then on, and it cannot start",

@@ -19,8 +19,8 @@ use muster_core::limits::{MESSAGE_BYTES_MAX, TTL_SECONDS_MIN};
 use muster_core::request::{Command, Freshness, NotApplied, Outcome, Reply, RequestId, UnknownWhy, WriteRequest};
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// How the message of every record by which a client's write is recognised begins.
 pub const MARK: &str = "w:";
@@ -43,13 +43,23 @@ pub struct Crowd {
     pub behind: AtomicU64,
 }
 
+/// A session, and who writes in it: each caller has one request on its way, and they do not wait for each other.
+#[derive(Clone, Default)]
+pub struct SharedSession(Arc<Mutex<Option<Session>>>);
+
+impl SharedSession {
+    fn with<T>(&self, look: impl FnOnce(&mut Option<Session>) -> T) -> T {
+        look(&mut self.0.lock().expect("nobody panics holding it"))
+    }
+}
+
 /// A client.
 pub struct Client {
     world: Arc<World>,
     id: ClientId,
     draw: Draw,
     targets: Targets,
-    session: Option<Session>,
+    session: SharedSession,
     number: u64,
     seen: Seq,
     /// The newest sequence it wrote in each scope.
@@ -82,7 +92,22 @@ impl Client {
         let turn = draw.place(addresses.len());
         addresses.rotate_left(turn);
         let targets = Targets::new(addresses, draw.number());
-        Self { world, id, draw, targets, session: None, number: 0, seen: Seq(0), wrote: BTreeMap::new() }
+        Self {
+            world,
+            id,
+            draw,
+            targets,
+            session: SharedSession::default(),
+            number: 0,
+            seen: Seq(0),
+            wrote: BTreeMap::new(),
+        }
+    }
+
+    /// The same client, in a session that others may write in too.
+    #[must_use]
+    pub fn within(self, session: SharedSession) -> Self {
+        Self { session, ..self }
     }
 
     fn now(&self) -> Time {
@@ -179,27 +204,34 @@ impl Client {
             return self.one_shot(command, deadline).await;
         }
         loop {
-            if self.session.is_none() {
+            if self.session.with(|session| session.is_none()) {
                 match self.one_shot(Command::OpenSession, deadline).await {
-                    Outcome::Applied { reply: Reply::Session { session }, .. } => {
-                        self.session = Some(Session::new(session));
+                    Outcome::Applied { reply: Reply::Session { session: id }, .. } => {
+                        // Somebody else may have opened one meanwhile.
+                        self.session.with(|session| session.get_or_insert(Session::new(id)).id());
                     }
                     // The write itself was never sent.
                     _ => return Outcome::NotApplied(NotApplied::NoQuorum),
                 }
             }
-            let author = self.author(&command);
-            let Some(session) = &mut self.session else { continue };
-            let Some(number) = session.begin() else { return Outcome::NotApplied(NotApplied::NoQuorum) };
-            let request = WriteRequest { request: session.request(number), author, command: command.clone() };
+            let begun = self.session.with(|session| {
+                let session = session.as_mut()?;
+                let id = session.id();
+                Some(session.begin().map(|number| (id, number, session.request(number))))
+            });
+            let Some(begun) = begun else { continue };
+            let Some((id, number, request)) = begun else { return Outcome::NotApplied(NotApplied::NoQuorum) };
+            let request = WriteRequest { request, author: self.author(&command), command: command.clone() };
             let outcome = self.carry(&request, deadline).await;
-            if let Some(session) = &mut self.session {
-                session.end(number);
-            }
-            match outcome {
-                Some(Outcome::Unknown(UnknownWhy::SessionUnknown)) | None => self.session = None,
-                Some(_) => {}
-            }
+            let gone = matches!(outcome, Some(Outcome::Unknown(UnknownWhy::SessionUnknown)) | None);
+            self.session.with(|session| {
+                if let Some(same) = session.as_mut().filter(|session| session.id() == id) {
+                    same.end(number);
+                    if gone {
+                        *session = None;
+                    }
+                }
+            });
             if let Some(outcome) = outcome {
                 return outcome;
             }
@@ -405,7 +437,7 @@ impl Client {
             | Kind::Abandon => {
                 if kind == Kind::Abandon {
                     // It is never heard of again, nor closed.
-                    self.session = None;
+                    self.session.with(|session| *session = None);
                 }
                 let mark: Arc<str> = format!("{MARK}c{}-{}", self.id, self.number + 1).into();
                 let Some(draft) = self.draft(kind, &mark) else { return };

@@ -40,7 +40,11 @@ impl Oscillator {
         if pace.frozen {
             return pace.from.1;
         }
-        let real = i128::from(self.agenda.now().0 - pace.from.0.0);
+        let real = self.agenda.now().0 - pace.from.0.0;
+        if pace.drift_ppm == 0 {
+            return pace.from.1 + real;
+        }
+        let real = i128::from(real);
         let local = real + real * i128::from(pace.drift_ppm) / 1_000_000;
         pace.from.1 + u64::try_from(local.max(0)).expect("a run is short")
     }
@@ -102,11 +106,14 @@ impl Clock for SimClock {
         let asked = self.now();
         let time = Time(asked.0 + self.freedom.sleep(time.0.saturating_sub(asked.0)));
         loop {
-            let now = self.now();
+            let (reading, frozen) = {
+                let pace = self.oscillator.pace.lock().expect("nobody panics holding it");
+                (self.oscillator.elapsed(&pace), pace.frozen)
+            };
+            let now = Time(reading - self.started);
             if now >= time {
                 return;
             }
-            let frozen = self.oscillator.pace.lock().expect("nobody panics holding it").frozen;
             let pause = if frozen { LOOK_AGAIN_NANOS } else { (time.0 - now.0).min(LOOK_AGAIN_NANOS) };
             self.oscillator.agenda.sleep(pause.max(1_000)).await;
         }

@@ -447,8 +447,30 @@ impl Store {
         content.rot.clear();
     }
 
-    /// Flips a bit of what is stored, for good, in a file whose path contains `part`. Gives file and offset.
-    pub fn rot(&self, part: &str) -> Option<(String, usize)> {
+    /// What a loss of power would change of the files in directories of this name: bytes, or which files there are.
+    #[must_use]
+    pub fn unsynced(&self, directory_name: &str) -> Option<String> {
+        let content = self.lock();
+        for (path, directory) in &content.image.directories {
+            if path.file_name().is_none_or(|name| name != directory_name) {
+                continue;
+            }
+            if directory.names != directory.durable {
+                return Some(format!("names in {}", path.display()));
+            }
+            for (name, number) in &directory.names {
+                let same = |inode: &Inode| inode.dirty.is_empty() && inode.cache == inode.durable;
+                if !content.image.inodes.get(number).is_some_and(same) {
+                    return Some(format!("bytes of {}", path.join(name).display()));
+                }
+            }
+        }
+        None
+    }
+
+    /// Flips a bit of what is stored, for good, in a file whose path contains `part`: anywhere in what was written to any such
+    /// file, or in the last written sector of the last one that has more than a header. Gives file and offset.
+    pub fn rot(&self, part: &str, last: bool) -> Option<(String, usize)> {
         let mut content = self.lock();
         let content = &mut *content;
         let mut files = Vec::new();
@@ -461,14 +483,24 @@ impl Store {
                 }
             }
         }
+        // Preallocated files are zero behind their written part; the written part is the interesting one.
+        let written =
+            |inode: &Inode, length| inode.durable.iter().rposition(|byte| *byte != 0).map_or(length, |at| at + 1);
+        if last {
+            let inodes = &content.image.inodes;
+            files
+                .retain(|(_, number, length)| inodes.get(number).is_some_and(|inode| written(inode, *length) > SECTOR));
+            files.sort();
+            files.drain(..files.len().saturating_sub(1));
+        }
         if files.is_empty() {
             return None;
         }
         let (path, number, length) = files.swap_remove(content.draw.place(files.len()));
         let inode = content.image.inodes.get_mut(&number)?;
-        // Preallocated files are zero behind their written part; the written part is the interesting one.
-        let written = inode.durable.iter().rposition(|byte| *byte != 0).map_or(length, |last| last + 1);
-        let at = content.draw.place(written);
+        let end = written(inode, length);
+        let begin = if last { (end - 1) / SECTOR * SECTOR } else { 0 };
+        let at = begin + content.draw.place(end - begin);
         let bit = 1 << content.draw.below(8);
         content.rot.insert((number, at, bit));
         inode.durable[at] ^= bit;
@@ -528,6 +560,41 @@ pub struct SimDisk {
 pub struct SimFile {
     inode: u64,
     path: Arc<Path>,
+    /// Its path below the data directory, as events tell it.
+    name: Arc<str>,
+}
+
+impl SimFile {
+    fn new(inode: u64, path: &Path) -> Self {
+        Self { inode, path: path.into(), name: name(path) }
+    }
+}
+
+fn name(path: &Path) -> Arc<str> {
+    path.strip_prefix(ROOT).unwrap_or(path).to_string_lossy().as_ref().into()
+}
+
+/// What an operation is about.
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    Path(&'a Path),
+    File(&'a SimFile),
+}
+
+impl<'a> Target<'a> {
+    fn path(self) -> &'a Path {
+        match self {
+            Self::Path(path) => path,
+            Self::File(file) => &file.path,
+        }
+    }
+
+    fn name(self) -> Arc<str> {
+        match self {
+            Self::Path(path) => name(path),
+            Self::File(file) => file.name.clone(),
+        }
+    }
 }
 
 /// What an operation meets.
@@ -557,19 +624,11 @@ impl SimDisk {
         unreachable!("a killed process is never polled")
     }
 
-    fn tell(&self, op: DiskOp, path: &Path, offset: u64, bytes: u64, good: bool) {
+    fn tell(&self, op: DiskOp, target: Target<'_>, offset: u64, bytes: u64, good: bool) {
         if matches!(op, DiskOp::Open | DiskOp::Length | DiskOp::List | DiskOp::Read) && good {
             return;
         }
-        let file = path.strip_prefix(ROOT).unwrap_or(path).to_string_lossy();
-        self.world.emit(&Event::Disk {
-            replica: self.life.replica,
-            op,
-            file: file.as_ref().into(),
-            offset,
-            bytes,
-            good,
-        });
+        self.world.emit(&Event::Disk { replica: self.life.replica, op, file: target.name(), offset, bytes, good });
     }
 
     fn springs(content: &mut Content, op: DiskOp, path: &Path, after: bool) -> Option<Ending> {
@@ -605,12 +664,13 @@ impl SimDisk {
             | DiskOp::List
             | DiskOp::MakeDirectory => (0, false),
         };
-        let file = path.to_string_lossy().into_owned();
+        let file = || path.to_string_lossy().into_owned();
         if full {
-            return Meets::Error(StorageError::Full { file, operation: word(op) });
+            return Meets::Error(StorageError::Full { file: file(), operation: word(op) });
         }
         if ppm > 0 && content.draw.ppm(ppm) {
-            return Meets::Error(StorageError::Io { file, operation: word(op), problem: "Input/output error".into() });
+            let problem = "Input/output error".into();
+            return Meets::Error(StorageError::Io { file: file(), operation: word(op), problem });
         }
         Meets::Way
     }
@@ -636,14 +696,14 @@ impl SimDisk {
     }
 
     /// Begins an operation: dies, fails or takes its time.
-    async fn begin(&self, op: DiskOp, path: &Path) -> Result<(), StorageError> {
+    async fn begin(&self, op: DiskOp, target: Target<'_>) -> Result<(), StorageError> {
         if self.life.is_over() {
             std::future::pending::<()>().await;
         }
-        match self.meet(op, path) {
+        match self.meet(op, target.path()) {
             Meets::Way => {}
             Meets::Error(error) => {
-                self.tell(op, path, 0, 0, false);
+                self.tell(op, target, 0, 0, false);
                 return Err(error);
             }
             Meets::Death(ending) => self.die(ending).await,
@@ -671,9 +731,9 @@ impl SimDisk {
     }
 
     /// Ends an operation: tells of it, and dies after it if that is where the trap is.
-    async fn end(&self, op: DiskOp, path: &Path, offset: u64, bytes: u64) {
-        self.tell(op, path, offset, bytes, true);
-        let springs = Self::springs(&mut self.store.lock(), op, path, true);
+    async fn end(&self, op: DiskOp, target: Target<'_>, offset: u64, bytes: u64) {
+        self.tell(op, target, offset, bytes, true);
+        let springs = Self::springs(&mut self.store.lock(), op, target.path(), true);
         if let Some(ending) = springs {
             self.die(ending).await;
         }
@@ -714,15 +774,15 @@ impl Disk for SimDisk {
     type File = SimFile;
 
     async fn open(&self, path: &Path, _: Access) -> Result<Option<SimFile>, StorageError> {
-        self.begin(DiskOp::Open, path).await?;
+        self.begin(DiskOp::Open, Target::Path(path)).await?;
         let (parent, name) = split(path);
         let content = self.store.lock();
         let inode = content.image.directories.get(&parent).and_then(|directory| directory.names.get(&name));
-        Ok(inode.map(|inode| SimFile { inode: *inode, path: path.into() }))
+        Ok(inode.map(|inode| SimFile::new(*inode, path)))
     }
 
     async fn create(&self, path: &Path) -> Result<SimFile, StorageError> {
-        self.begin(DiskOp::Create, path).await?;
+        self.begin(DiskOp::Create, Target::Path(path)).await?;
         let (parent, name) = split(path);
         let number = {
             let mut content = self.store.lock();
@@ -746,29 +806,29 @@ impl Disk for SimDisk {
                 number
             }
         };
-        self.end(DiskOp::Create, path, 0, 0).await;
-        Ok(SimFile { inode: number, path: path.into() })
+        self.end(DiskOp::Create, Target::Path(path), 0, 0).await;
+        Ok(SimFile::new(number, path))
     }
 
     async fn length(&self, file: &SimFile) -> Result<u64, StorageError> {
-        self.begin(DiskOp::Length, &file.path).await?;
+        self.begin(DiskOp::Length, Target::File(file)).await?;
         let content = self.store.lock();
         Ok(content.image.inodes.get(&file.inode).map_or(0, |inode| inode.cache.len() as u64))
     }
 
     async fn set_length(&self, file: &SimFile, length: u64) -> Result<(), StorageError> {
-        self.begin(DiskOp::SetLength, &file.path).await?;
+        self.begin(DiskOp::SetLength, Target::File(file)).await?;
         if let Some(inode) = self.store.lock().image.inodes.get_mut(&file.inode) {
             inode.cache.resize(index(length), 0);
             let end = inode.cache.len().div_ceil(SECTOR);
             inode.dirty.retain(|sector, _| *sector < end);
         }
-        self.end(DiskOp::SetLength, &file.path, length, 0).await;
+        self.end(DiskOp::SetLength, Target::File(file), length, 0).await;
         Ok(())
     }
 
     async fn read(&self, file: &SimFile, offset: u64, bytes: usize) -> Result<Vec<u8>, StorageError> {
-        self.begin(DiskOp::Read, &file.path).await?;
+        self.begin(DiskOp::Read, Target::File(file)).await?;
         let content = self.store.lock();
         let Some(inode) = content.image.inodes.get(&file.inode) else { return Ok(Vec::new()) };
         let from = index(offset).min(inode.cache.len());
@@ -784,7 +844,7 @@ impl Disk for SimDisk {
         match self.meet(op, &file.path) {
             Meets::Way => {}
             Meets::Error(error) => {
-                self.tell(op, &file.path, offset, bytes.len() as u64, false);
+                self.tell(op, Target::File(file), offset, bytes.len() as u64, false);
                 return Err(error);
             }
             Meets::Death(ending) => self.die(ending).await,
@@ -801,12 +861,12 @@ impl Disk for SimDisk {
             // Whoever killed the process has dealt with the write.
             return std::future::pending().await;
         }
-        self.end(op, &file.path, offset, bytes.len() as u64).await;
+        self.end(op, Target::File(file), offset, bytes.len() as u64).await;
         Ok(())
     }
 
     async fn sync(&self, file: &SimFile) -> Result<(), StorageError> {
-        match self.begin(DiskOp::Sync, &file.path).await {
+        match self.begin(DiskOp::Sync, Target::File(file)).await {
             Ok(()) => {}
             Err(error) => {
                 let mut content = self.store.lock();
@@ -820,12 +880,12 @@ impl Disk for SimDisk {
         if let Some(inode) = self.store.lock().image.inodes.get_mut(&file.inode) {
             inode.sync();
         }
-        self.end(DiskOp::Sync, &file.path, 0, 0).await;
+        self.end(DiskOp::Sync, Target::File(file), 0, 0).await;
         Ok(())
     }
 
     async fn sync_directory(&self, path: &Path) -> Result<(), StorageError> {
-        self.begin(DiskOp::SyncDirectory, path).await?;
+        self.begin(DiskOp::SyncDirectory, Target::Path(path)).await?;
         {
             let mut content = self.store.lock();
             if let Some(directory) = content.image.directories.get_mut(path) {
@@ -837,12 +897,12 @@ impl Disk for SimDisk {
                 }
             }
         }
-        self.end(DiskOp::SyncDirectory, path, 0, 0).await;
+        self.end(DiskOp::SyncDirectory, Target::Path(path), 0, 0).await;
         Ok(())
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
-        self.begin(DiskOp::Rename, from).await?;
+        self.begin(DiskOp::Rename, Target::Path(from)).await?;
         {
             let mut content = self.store.lock();
             let ((old_parent, old), (new_parent, new)) = (split(from), split(to));
@@ -862,12 +922,12 @@ impl Disk for SimDisk {
                 }
             }
         }
-        self.end(DiskOp::Rename, from, 0, 0).await;
+        self.end(DiskOp::Rename, Target::Path(from), 0, 0).await;
         Ok(())
     }
 
     async fn remove(&self, path: &Path) -> Result<(), StorageError> {
-        self.begin(DiskOp::Remove, path).await?;
+        self.begin(DiskOp::Remove, Target::Path(path)).await?;
         {
             let (parent, name) = split(path);
             let mut content = self.store.lock();
@@ -876,12 +936,12 @@ impl Disk for SimDisk {
                 Some(_) | None => return Err(Self::gone(path, "remove")),
             }
         }
-        self.end(DiskOp::Remove, path, 0, 0).await;
+        self.end(DiskOp::Remove, Target::Path(path), 0, 0).await;
         Ok(())
     }
 
     async fn list(&self, path: &Path) -> Result<Option<Vec<String>>, StorageError> {
-        self.begin(DiskOp::List, path).await?;
+        self.begin(DiskOp::List, Target::Path(path)).await?;
         let content = self.store.lock();
         let Some(directory) = content.image.directories.get(path) else { return Ok(None) };
         let children = content.image.directories.keys().filter(|child| child.parent() == Some(path));
@@ -892,9 +952,9 @@ impl Disk for SimDisk {
     }
 
     async fn make_directory(&self, path: &Path) -> Result<(), StorageError> {
-        self.begin(DiskOp::MakeDirectory, path).await?;
+        self.begin(DiskOp::MakeDirectory, Target::Path(path)).await?;
         self.store.lock().image.directories.entry(path.to_owned()).or_default();
-        self.end(DiskOp::MakeDirectory, path, 0, 0).await;
+        self.end(DiskOp::MakeDirectory, Target::Path(path), 0, 0).await;
         Ok(())
     }
 

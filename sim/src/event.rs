@@ -194,6 +194,8 @@ pub enum Event {
         terms: Arc<[Term]>,
         /// The recovered snapshot.
         snapshot: Option<Arc<SnapshotMeta>>,
+        /// What of its log is not durable, if anything.
+        unsynced: Option<Arc<str>>,
     },
     /// A process ends.
     Stop {
@@ -345,6 +347,17 @@ pub enum Event {
         /// Why it could not be read.
         problem: Option<String>,
     },
+    /// What a replica's disk holds when all is over, read without it.
+    Inspected {
+        /// Whose.
+        replica: ReplicaId,
+        /// The position before its log's first entry.
+        log_start: Index,
+        /// Its snapshots, oldest first.
+        snapshots: Arc<[Index]>,
+        /// What is wrong with it.
+        problems: Arc<[String]>,
+    },
     /// A log line of a process, `warn` or `error`.
     Log {
         /// Whether it is an error.
@@ -420,7 +433,7 @@ impl Event {
                 out.number(1);
                 out.text(name);
             }
-            Self::Start { replica, run, hard_state, log_start, terms, snapshot } => {
+            Self::Start { replica, run, hard_state, log_start, terms, snapshot, unsynced } => {
                 out.numbers([2, replica.0, *run, log_start.0.0, log_start.1.0]);
                 out.hard_state(*hard_state);
                 for term in terms.iter() {
@@ -429,6 +442,7 @@ impl Event {
                 if let Some(meta) = snapshot {
                     out.0.extend_from_slice(&meta.digest.0);
                 }
+                out.number(u64::from(unsynced.is_some()));
             }
             Self::Stop { replica, run, why } => {
                 out.numbers([3, replica.0, *run]);
@@ -544,6 +558,12 @@ impl Event {
             Self::Kept { replica, upto, records, .. } => {
                 out.numbers([19, replica.0, upto.0, records.len() as u64]);
             }
+            Self::Inspected { replica, log_start, snapshots, problems } => {
+                out.numbers([20, replica.0, log_start.0, problems.len() as u64]);
+                for index in snapshots.iter() {
+                    out.number(index.0);
+                }
+            }
             Self::Mark(name) => {
                 out.number(18);
                 out.text(name);
@@ -568,7 +588,8 @@ impl Event {
             | Self::View { replica, .. }
             | Self::Disk { replica, .. }
             | Self::Kept { replica, .. }
-            | Self::Forged { at: replica, .. } => Some(*replica),
+            | Self::Forged { at: replica, .. }
+            | Self::Inspected { replica, .. } => Some(*replica),
             Self::Send { envelope, .. } => Some(envelope.from),
             Self::Deliver { envelope, .. } | Self::Drop { envelope, .. } => Some(envelope.to),
             Self::Phase(_)
@@ -670,14 +691,15 @@ impl fmt::Display for Event {
         }
         match self {
             Self::Phase(name) => write!(f, "---- {name}"),
-            Self::Start { run, hard_state: s, log_start, terms, snapshot, .. } => {
+            Self::Start { run, hard_state: s, log_start, terms, snapshot, unsynced, .. } => {
                 let last = log_start.0.0 + terms.len() as u64;
                 write!(
                     f,
                     "start run {run} term {} vote {} commit {} log {}..{last}",
                     s.term, s.vote, s.commit, log_start.0
                 )?;
-                snapshot.as_ref().map_or(Ok(()), |meta| write!(f, " snapshot {}", meta.index))
+                snapshot.as_ref().map_or(Ok(()), |meta| write!(f, " snapshot {}", meta.index))?;
+                unsynced.as_ref().map_or(Ok(()), |what| write!(f, ", not durable: {what}"))
             }
             Self::Stop { run, why, .. } => match why {
                 Ending::Killed => write!(f, "killed run {run}"),
@@ -764,6 +786,10 @@ impl fmt::Display for Event {
             Self::Kept { upto, records, problem, .. } => {
                 write!(f, "keeps {} records of {upto}", records.len())?;
                 problem.as_ref().map_or(Ok(()), |problem| write!(f, ", {problem}"))
+            }
+            Self::Inspected { log_start, snapshots, problems, .. } => {
+                let snapshots: Vec<u64> = snapshots.iter().map(|index| index.0).collect();
+                write!(f, "on disk: a log after {log_start}, snapshots at {snapshots:?}, {} problems", problems.len())
             }
             Self::Mark(name) => write!(f, "mark {name}"),
         }

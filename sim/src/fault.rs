@@ -314,11 +314,11 @@ impl Faults {
                     self.disk(*victim, how, on);
                 }
             }
-            Fault::Rot { file, .. } => {
+            Fault::Rot { file, last, .. } => {
                 if on {
                     for victim in &victims {
                         let store = self.world.machines().get(victim).map(|machine| machine.store.clone());
-                        if let Some((file, at)) = store.and_then(|store| store.rot(file)) {
+                        if let Some((file, at)) = store.and_then(|store| store.rot(file, *last)) {
                             self.world.note_loss(*victim, &format!("a bit of {file} at {at} rotted"));
                         }
                     }
@@ -331,7 +331,7 @@ impl Faults {
                         if *back == Back::Amnesiac {
                             self.world.note_amnesia(*victim, "its disk was wiped");
                         } else {
-                            self.world.note_loss(*victim, "its disk was wiped");
+                            self.world.note_forgets(*victim, "its disk was wiped");
                         }
                         if let Some(machine) = self.world.machines().get_mut(victim) {
                             machine.store.wipe();
@@ -555,7 +555,7 @@ impl Faults {
         let Some(store) = store else { return };
         let fails = how.full || how.read_error_ppm + how.write_error_ppm + how.sync_error_ppm > 0;
         if on && how.misdirect_ppm > 0 {
-            self.world.note_loss(victim, "its writes went astray");
+            self.world.note_forgets(victim, "its writes went astray");
         } else if on && fails {
             self.world.note_disk_fault(victim, "its disk failed");
         }

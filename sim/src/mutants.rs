@@ -8,7 +8,7 @@
 //! - files of the copy are written only if they differ, so that cargo builds what a mutant changed and nothing else.
 
 use crate::scenario::Problem;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -127,20 +127,28 @@ impl Workshop {
         Ok(Self { root: whole(root)?, folder, build })
     }
 
-    /// Builds the simulator with a mutant in it; without one: as it is. Gives the binary.
+    /// Builds the simulator with a mutant in it; without one: as it is. Gives the binary, which is built only once of the same
+    /// sources.
     ///
     /// # Errors
     /// What cargo said, or what the mutant does not fit.
     pub fn build(&self, mutant: Option<&Mutant>) -> Result<PathBuf, String> {
         let tree = self.folder.join("tree");
         let changes = mutant.map_or(&[] as &[Change], |mutant| &mutant.change);
+        let print = fingerprint(&self.root, changes).map_err(|error| format!("{}: {error}", self.root.display()))?;
+        let id = mutant.map_or("clean", |mutant| &mutant.id);
+        let binary = self.folder.join(format!("muster-sim-{id}-{print:016x}"));
+        if binary.exists() {
+            return Ok(binary);
+        }
         copy(&self.root, &tree, &ours(&self.root, changes)?, &|path: &Path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             name == "target" || (name.starts_with('.') && name != ".cargo")
         })?;
         let mut cargo = Command::new("cargo");
         cargo.current_dir(&tree).args(["build", "--quiet", "--offline", "-p", "muster-sim", "--bin", "muster-sim"]);
-        cargo.arg("--target-dir").arg(&self.build);
+        // Nobody looks at line numbers here, and they take a third of the time.
+        cargo.env("CARGO_PROFILE_DEV_DEBUG", "0").arg("--target-dir").arg(&self.build);
         for library in changes.iter().filter_map(|change| change.library.as_ref()) {
             let source = self.library(library)?;
             let copied = self.folder.join("libraries").join(library);
@@ -151,7 +159,6 @@ impl Workshop {
         if !output.status.success() {
             return Err(format!("cargo build: {}", String::from_utf8_lossy(&output.stderr).trim()));
         }
-        let binary = self.folder.join(format!("muster-sim-{}", mutant.map_or("clean", |mutant| &mutant.id)));
         fs::copy(self.build.join("debug/muster-sim"), &binary)
             .map_err(|error| format!("{}: {error}", binary.display()))?;
         Ok(binary)
@@ -193,6 +200,26 @@ fn platform() -> Result<String, String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));
     host.map(str::to_owned).ok_or_else(|| format!("rustc -vV tells no host: {text}"))
+}
+
+/// What a build is made of, in a number.
+fn fingerprint(root: &Path, changes: &[Change]) -> std::io::Result<u64> {
+    fn walk(path: &Path, hasher: &mut blake3::Hasher) -> std::io::Result<()> {
+        if path.is_dir() {
+            let mut inside: Vec<PathBuf> = fs::read_dir(path)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+            inside.sort();
+            return inside.iter().try_for_each(|path| walk(path, hasher));
+        }
+        hasher.update(path.to_string_lossy().as_bytes()).update(&fs::read(path)?);
+        Ok(())
+    }
+    let mut hasher = blake3::Hasher::new();
+    for part in ["Cargo.toml", "Cargo.lock", ".cargo", "core", "storage", "sim/Cargo.toml", "sim/src"] {
+        walk(&root.join(part), &mut hasher)?;
+    }
+    hasher.update(format!("{changes:?}").as_bytes());
+    let bytes = hasher.finalize();
+    Ok(u64::from_le_bytes(bytes.as_bytes()[..8].try_into().expect("a digest has more than eight bytes")))
 }
 
 /// Changed files by their path, from the workspace's root.
@@ -361,4 +388,180 @@ pub fn hunt(binary: &Path, hunt: &Hunt) -> Result<Bag, String> {
     drop(told);
     drop(reader.join());
     problem.map_or(Ok(bag), Err)
+}
+
+/// What the hunts of one mutant came to, as it is kept and shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// The mutant's id; of the clean build: [`CLEAN`].
+    pub mutant: String,
+    /// How often it was hunted.
+    pub starts: usize,
+    /// How often it was killed; of the clean build: how many runs failed.
+    pub killed: usize,
+    /// How often by a property that it names.
+    pub as_expected: usize,
+    /// Runs of all starts.
+    pub runs: u64,
+    /// Runs to a kill: median and 95th percentile.
+    pub runs_to_kill: Option<(u64, u64)>,
+    /// Simulated seconds to a kill: median and 95th percentile.
+    pub seconds_to_kill: Option<(u64, u64)>,
+    /// Properties that fired, and at how many starts.
+    pub properties: BTreeMap<String, usize>,
+}
+
+/// What the build without a mutant is called.
+pub const CLEAN: &str = "(clean build)";
+
+/// Median and 95th percentile.
+fn ranks(mut values: Vec<u64>) -> Option<(u64, u64)> {
+    values.sort_unstable();
+    let at = |percent: usize| values.get((values.len() * percent).div_ceil(100).checked_sub(1)?).copied();
+    Some((at(50)?, at(95)?))
+}
+
+impl Row {
+    /// Sums hunts up.
+    #[must_use]
+    pub fn new(mutant: Option<&Mutant>, bags: &[Bag]) -> Self {
+        let killed: Vec<&Bag> = bags.iter().filter(|bag| matches!(bag.end, End::Killed { .. })).collect();
+        let mut properties = BTreeMap::new();
+        let mut as_expected = 0;
+        for bag in bags {
+            let word = match &bag.end {
+                End::Killed { property } => {
+                    as_expected += usize::from(mutant.is_some_and(|mutant| mutant.oracles.contains(property)));
+                    property.clone()
+                }
+                End::Stuck => "(stuck)".into(),
+                End::Survived => continue,
+            };
+            *properties.entry(word).or_default() += 1;
+        }
+        Self {
+            mutant: mutant.map_or_else(|| CLEAN.to_owned(), |mutant| mutant.id.clone()),
+            starts: bags.len(),
+            killed: killed.len(),
+            as_expected,
+            runs: bags.iter().map(|bag| bag.runs).sum(),
+            runs_to_kill: ranks(killed.iter().map(|bag| bag.runs).collect()),
+            seconds_to_kill: ranks(killed.iter().map(|bag| bag.simulated_us / 1_000_000).collect()),
+            properties,
+        }
+    }
+
+    /// The row of a table in Markdown.
+    #[must_use]
+    pub fn to_markdown(&self) -> String {
+        let cells = |ranks: Option<(u64, u64)>| match ranks {
+            Some((median, most)) => format!("{median} | {most}"),
+            None => "- | -".into(),
+        };
+        let fired: Vec<String> = self.properties.iter().map(|(word, count)| format!("{word} ({count})")).collect();
+        let fired = if fired.is_empty() { "none".into() } else { fired.join("; ") };
+        if self.mutant == CLEAN {
+            return format!(
+                "| {} | {} of {} runs | - | - | - | - | {fired} | - |",
+                self.mutant, self.killed, self.runs
+            );
+        }
+        format!(
+            "| {} | {}/{} | {} | {} | {fired} | {}/{} |",
+            self.mutant,
+            self.killed,
+            self.starts,
+            cells(self.runs_to_kill),
+            cells(self.seconds_to_kill),
+            self.as_expected,
+            self.killed,
+        )
+    }
+}
+
+/// The head of the table of rows.
+pub const HEAD: &str = "| mutant | killed/starts | runs to kill, median | p95 | simulated s, median | p95 | properties that fired | \
+                        one it names |\n|---|---|---|---|---|---|---|---|";
+
+/// What was measured of every mutant, newest hunts only; kept as a line of JSON each.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger(BTreeMap<String, Row>);
+
+/// Between these lines a document has the tables of the ledger.
+const MARKS: [&str; 2] = ["<!-- hunts: written by `muster-sim mutants --keep` -->", "<!-- end of hunts -->"];
+
+impl Ledger {
+    /// Reads what was kept; nothing if there is no file.
+    ///
+    /// # Errors
+    /// A line that is not a row.
+    pub fn read(file: &Path) -> Result<Self, Vec<Problem>> {
+        let Ok(text) = fs::read_to_string(file) else { return Ok(Self::default()) };
+        let mut rows = BTreeMap::new();
+        for (number, line) in text.lines().enumerate() {
+            let row: Row = serde_json::from_str(line).map_err(|error| {
+                vec![Problem { file: file.display().to_string(), line: number + 1, problem: error.to_string() }]
+            })?;
+            rows.insert(row.mutant.clone(), row);
+        }
+        Ok(Self(rows))
+    }
+
+    /// Takes newer hunts in.
+    pub fn take(&mut self, row: Row) {
+        self.0.insert(row.mutant.clone(), row);
+    }
+
+    /// Which mutants it knows; the clean build is not one.
+    pub fn mutants(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str).filter(|id| *id != CLEAN)
+    }
+
+    /// Every row, the clean build's first.
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.0.values()
+    }
+
+    /// The file's text.
+    #[must_use]
+    pub fn to_lines(&self) -> String {
+        self.rows().map(|row| serde_json::to_string(row).expect("a row is plain") + "\n").collect()
+    }
+
+    /// Two tables: what each mutant took, and which mutants tripped each of these properties.
+    #[must_use]
+    pub fn to_markdown<'a>(&self, properties: impl IntoIterator<Item = &'a str>) -> String {
+        let mut out = format!("{HEAD}\n");
+        for row in self.rows() {
+            out += &row.to_markdown();
+            out.push('\n');
+        }
+        out += "\n| property | mutants that tripped it, and at how many starts |\n|---|---|\n";
+        for property in properties {
+            let tripped: Vec<String> = self
+                .rows()
+                .filter(|row| row.mutant != CLEAN)
+                .filter_map(|row| Some(format!("{} ({})", row.mutant, row.properties.get(property)?)))
+                .collect();
+            let tripped = if tripped.is_empty() { "none".into() } else { tripped.join(", ") };
+            out += &format!("| {property} | {tripped} |\n");
+        }
+        out
+    }
+
+    /// A document with its tables replaced by these.
+    ///
+    /// # Errors
+    /// If it has no place for them.
+    pub fn put_into(document: &str, tables: &str) -> Result<String, String> {
+        let place = document.split_once(MARKS[0]).and_then(|(before, rest)| {
+            let (_, after) = rest.split_once(MARKS[1])?;
+            Some((before, after))
+        });
+        let Some((before, after)) = place else {
+            return Err(format!("expected the lines {:?} and {:?}", MARKS[0], MARKS[1]));
+        };
+        Ok(format!("{before}{}\n\n{tables}\n{}{after}", MARKS[0], MARKS[1]))
+    }
 }

@@ -109,6 +109,7 @@ async fn process(
         log_start: recovered.log_start,
         terms: recovered.entries.iter().map(|entry| entry.term).collect(),
         snapshot: recovered.snapshot.clone().map(Arc::new),
+        unsynced: store.unsynced("wal").map(Into::into),
     });
     let seed = world.draw("replica", id.0 << 32 | life.run).number();
     let cluster = &world.scenario.cluster;

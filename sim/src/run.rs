@@ -10,7 +10,7 @@
 //! ```
 //! A run has a thread of its own, so that nothing an earlier one left behind on it counts.
 
-use crate::client::{Client, Crowd};
+use crate::client::{Client, Crowd, SharedSession};
 use crate::event::{Event, Fingerprint};
 use crate::fault::Faults;
 use crate::logs::Listener;
@@ -243,8 +243,12 @@ async fn story(world: &Arc<World>) -> Tally {
     for item in world.scenario.operations.clone() {
         world.spawn(operate(world.clone(), began, item));
     }
+    let mut session = SharedSession::default();
     for id in 1..=world.scenario.load.clients {
-        world.spawn(Client::new(world.clone(), id).run(crowd.clone()));
+        if (id - 1) % world.scenario.load.together == 0 {
+            session = SharedSession::default();
+        }
+        world.spawn(Client::new(world.clone(), id).within(session.clone()).run(crowd.clone()));
     }
     for id in 1..=world.scenario.load.subscribers {
         drop(madsim::task::spawn(Subscriber::new(world.clone(), 3_000_000 + id).run(crowd.clone())));
@@ -628,7 +632,7 @@ async fn heal(world: &Arc<World>, faults: &Arc<Faults>, crowd: &Arc<Crowd>, tall
     }
     // Views are told by their own task; let it.
     until(world, 50 * MS, || false).await;
-    crate::audit::histories(world).await;
+    crate::audit::disks(world).await;
 }
 
 /// The property that fails when a run does not come to what its story is about.

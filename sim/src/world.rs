@@ -55,7 +55,7 @@ impl Terms {
         self.terms.get(usize::try_from(place).ok()?).copied()
     }
 
-    fn take(&mut self, records: &[LogRecord]) {
+    pub(crate) fn take(&mut self, records: &[LogRecord]) {
         for record in records {
             match record {
                 LogRecord::HardState(_) => {}
@@ -113,6 +113,8 @@ pub struct Facts {
     pub disk_faults: BTreeMap<ReplicaId, String>,
     /// Those of them whose disk lost for good something that it was told to keep.
     pub forgot: BTreeSet<ReplicaId>,
+    /// Those that may not know it: what they promised before says nothing about them.
+    pub forgets: BTreeSet<ReplicaId>,
     /// Replicas that started on a file of a newer version.
     pub downgraded: BTreeSet<ReplicaId>,
     /// Faults whose crash came to its point.
@@ -195,6 +197,7 @@ impl Facts {
             | Event::Call { .. }
             | Event::Answer { .. }
             | Event::Kept { .. }
+            | Event::Inspected { .. }
             | Event::Log { .. } => {}
         }
     }
@@ -552,9 +555,15 @@ impl World {
         record.facts.forgot.insert(replica);
     }
 
+    /// Notes that a replica's disk loses what it promised with, and that it may not find out.
+    pub fn note_forgets(&self, replica: ReplicaId, words: &str) {
+        self.note_loss(replica, words);
+        self.record().facts.forgets.insert(replica);
+    }
+
     /// Notes that a replica is about to forget what it promised, without knowing that it did.
     pub fn note_amnesia(&self, replica: ReplicaId, words: &str) {
-        self.note_loss(replica, words);
+        self.note_forgets(replica, words);
         let line = {
             let mut record = self.record();
             let record = &mut *record;

@@ -79,7 +79,7 @@ fn more_than_the_budget_allows_is_refused() {
     assert_eq!(problems(&format!("about = \"x\"\n{two}[nemesis]\nbudget = \"outage\"\n")), Vec::<String>::new());
     let wiped = |who: u64| format!("[[fault]]\nid = \"w{who}\"\nat = \"{who}s\"\nwipe = {{ who = {who} }}\ndown = \"1s\"\n");
     let (both, outage) = (wiped(1) + &wiped(2), "[nemesis]\nbudget = \"outage\"\n");
-    refuses(&format!("about = \"x\"\n{both}{outage}"), 6, "damages one more disk of a voter than the budget allows");
+    refuses(&format!("about = \"x\"\n{both}{outage}"), 7, "damages one more disk of a voter than the budget allows");
 }
 
 #[test]

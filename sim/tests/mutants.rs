@@ -1,7 +1,7 @@
 //! Every mutant under `sim/mutants/` still fits the code it changes, names properties that exist, and hunts with stories that
 //! are accepted. Whether each is found takes builds and many runs: `muster-sim mutants`.
 
-use muster_sim::mutants::{Workshop, read_all};
+use muster_sim::mutants::{Ledger, Workshop, read_all};
 use muster_sim::oracles;
 use muster_sim::run::{BROKEN, LIVENESS};
 use muster_sim::scenario::Scenario;
@@ -28,6 +28,22 @@ fn every_mutant_fits_and_names_what_there_is() {
             assert!(read.is_ok(), "{id}: {:#?}", read.err());
         }
     }
+}
+
+#[test]
+fn the_document_shows_what_was_measured_of_every_mutant_there_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is in a workspace");
+    let mutants = read_all(&root.join("sim/mutants")).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let ledger = Ledger::read(&root.join("sim/mutants/hunts.jsonl")).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let measured: BTreeSet<&str> = ledger.mutants().collect();
+    let there: BTreeSet<&str> = mutants.iter().map(|mutant| mutant.id.as_str()).collect();
+    assert_eq!(measured, there, "hunt what is new: cargo run -p muster-sim -- mutants --keep --only ID");
+    let document = std::fs::read_to_string(root.join("docs/mutants.md")).expect("the document is there");
+    let all = oracles::all();
+    let properties: Vec<&str> = all.iter().map(|oracle| oracle.name()).chain([LIVENESS, BROKEN]).collect();
+    let written =
+        Ledger::put_into(&document, &ledger.to_markdown(properties)).unwrap_or_else(|problem| panic!("{problem}"));
+    assert_eq!(written, document, "docs/mutants.md differs from sim/mutants/hunts.jsonl: hunt with --keep");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! that do, one submodule per family and format, with explicit conversions. Decoding never panics, never allocates beyond
 //! its limit, and refuses trailing bytes.
 
+mod agent;
 pub(crate) mod journal;
 pub mod log;
 pub(crate) mod mirror;
@@ -11,6 +12,7 @@ mod peer;
 pub(crate) mod request;
 pub(crate) mod state;
 
+pub use agent::{decode_declared, decode_event, decode_ledger, encode_declared, encode_event, encode_ledger};
 pub use journal::{decode_record, encode_record};
 pub use peer::{decode_changes, decode_envelope, encode_changes, encode_envelope};
 pub use request::{
@@ -25,8 +27,10 @@ use core::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The format that this binary writes, and the newest it reads.
+/// The format that this binary writes, and the newest it reads, of everything but pages of state.
 pub const FORMAT: u8 = 1;
+
+pub use state::FORMAT as STATE_FORMAT;
 
 /// The largest encoded string that is ever decoded, in bytes.
 pub const DECODE_BYTES_MAX: usize = 64 << 20;
@@ -73,25 +77,60 @@ fn configuration() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<DECODE_BYTES_MAX>()
 }
 
+/// What most encoded strings fit into without growing.
+const USUAL_BYTES: usize = 256;
+
+/// Appends what is encoded.
+struct Sink(Vec<u8>);
+
+impl bincode::enc::write::Writer for Sink {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl Sink {
+    fn of(start: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(USUAL_BYTES);
+        bytes.extend_from_slice(start);
+        Self(bytes)
+    }
+
+    fn take<T: Serialize>(&mut self, value: &T) {
+        bincode::serde::encode_into_writer(value, &mut *self, configuration()).expect("mirror types always encode");
+    }
+}
+
 /// Encodes a mirror type behind the version byte.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
-    let body = encode_body(value);
-    let mut out = Vec::with_capacity(body.len() + 1);
-    out.push(FORMAT);
-    out.extend_from_slice(&body);
-    out.into()
+    encode_as(FORMAT, value)
+}
+
+/// [`encode`] for a family that has more formats than one.
+pub(crate) fn encode_as<T: Serialize>(format: u8, value: &T) -> Bytes {
+    let mut out = Sink::of(&[format]);
+    out.take(value);
+    out.0.into()
 }
 
 /// Encodes a mirror type without a version byte, for a place that has one already.
 pub(crate) fn encode_body<T: Serialize>(value: &T) -> Vec<u8> {
-    bincode::serde::encode_to_vec(value, configuration()).expect("mirror types always encode")
+    let mut out = Sink::of(&[]);
+    out.take(value);
+    out.0
 }
 
 /// Decodes a mirror type from behind its version byte.
 pub(crate) fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, CodecError> {
+    decode_up_to(FORMAT, what, bytes)
+}
+
+/// [`decode`] for a family of which formats 1 to `known` have the same mirror type.
+pub(crate) fn decode_up_to<T: DeserializeOwned>(known: u8, what: &'static str, bytes: &[u8]) -> Result<T, CodecError> {
     let (&version, body) = bytes.split_first().ok_or_else(|| malformed(what, "it is empty"))?;
-    if version != FORMAT {
-        return Err(CodecError::Format { what, found: version, known: FORMAT });
+    if !(1..=known).contains(&version) {
+        return Err(CodecError::Format { what, found: version, known });
     }
     decode_body(what, body)
 }

@@ -1,4 +1,4 @@
-//! Pages of replicated state, format 1: what a snapshot holds.
+//! Pages of replicated state, formats 1 and 2: what a snapshot holds.
 //!
 //! ```text
 //! page   = version byte, { number from 0, chunk }        at most PAGE_BYTES
@@ -8,6 +8,8 @@
 //! ```
 //! Within a kind items ascend by key, so equal states have equal pages. An item may lie across pages. `End` counts the items
 //! before it, so a stream that lost some is not taken for a whole one. Indexes that follow from the rest are not stored.
+//!
+//! Format 2 is written from the feature level on at which sessions have holders, and knows the item that says who it is.
 
 use super::journal::{ConfigState1, Overlay1, Policy1, Scope1, Setting1};
 use super::mirror::{
@@ -15,12 +17,12 @@ use super::mirror::{
     mirror_struct,
 };
 use super::request::{Member1, Outcome1};
-use super::{CodecError, decode, decode_body, encode, encode_body, malformed};
+use super::{CodecError, decode_body, decode_up_to, encode_as, encode_body, malformed};
 use crate::ids::{ClusterId, NodeId, OneShotId, ReplicaId, SessionId, VClusterId};
 use crate::journal::key::{Key, Scope};
 use crate::journal::live::{Emergency, Journal, Node, VCluster};
 use crate::journal::stack::{Dropped, Faded, Pair, Stack, Tombstone};
-use crate::limits::{PAGE_BYTES, STACK_DEPTH_MAX};
+use crate::limits::{FEATURE_DOOR, PAGE_BYTES, STACK_DEPTH_MAX};
 use crate::members::Members;
 use crate::state::{OneShot, Session, Sessions, State};
 use crate::storage::Segment;
@@ -35,6 +37,9 @@ use imbl::{OrdMap, OrdSet, Vector};
 use serde::{Deserialize, Serialize};
 
 const WHAT: &str = "a page of state";
+
+/// The newest format of pages.
+pub const FORMAT: u8 = 2;
 
 /// Room for a page's version byte, number and chunk length.
 const PAGE_HEADER_BYTES: usize = 16;
@@ -133,6 +138,12 @@ enum Item1 {
     },
     End {
         items: u64,
+    },
+    HeldSession {
+        session: SessionId1,
+        acknowledged: u64,
+        used: Age1,
+        holder: Digest1,
     },
 }
 
@@ -246,10 +257,13 @@ impl Maker {
             Section::Sessions(after) => {
                 let some = some_after(&self.state.sessions.open, after.as_ref());
                 for (id, session) in &some {
-                    self.put(&Item1::Session {
-                        session: Mirror::of(id),
-                        acknowledged: session.acknowledged,
-                        used: Mirror::of(&session.used),
+                    let (acknowledged, used) = (session.acknowledged, Mirror::of(&session.used));
+                    self.put(&match &session.holder {
+                        None => Item1::Session { session: Mirror::of(id), acknowledged, used },
+                        Some(holder) => {
+                            let holder = Mirror::of(holder);
+                            Item1::HeldSession { session: Mirror::of(id), acknowledged, used, holder }
+                        }
                     });
                 }
                 some.into_iter().next_back().map_or(Section::Replies(None), |(id, _)| Section::Sessions(Some(id)))
@@ -260,7 +274,7 @@ impl Maker {
                     self.put(&Item1::Reply {
                         session: Mirror::of(session),
                         number: *number,
-                        outcome: Mirror::of(outcome),
+                        outcome: Mirror::of(&**outcome),
                     });
                 }
                 some.into_iter().next_back().map_or(Section::OneShots(None), |(at, _)| Section::Replies(Some(at)))
@@ -329,7 +343,8 @@ impl Iterator for Maker {
         if chunk.is_empty() {
             return None;
         }
-        let page = encode(&Page1 { number: self.number, chunk: Bytes::copy_from_slice(chunk) });
+        let format = if self.state.feature_level < FEATURE_DOOR { 1 } else { FORMAT };
+        let page = encode_as(format, &Page1 { number: self.number, chunk: Bytes::copy_from_slice(chunk) });
         assert!(page.len() <= PAGE_BYTES, "a page of {} bytes", page.len());
         self.taken += chunk.len();
         self.number += 1;
@@ -365,7 +380,7 @@ impl StateLoader {
     /// # Errors
     /// If it is damaged or not the next one. The loader is of no use afterwards.
     pub fn page(&mut self, bytes: &[u8]) -> Result<(), CodecError> {
-        let Page1 { number, chunk } = decode(WHAT, bytes)?;
+        let Page1 { number, chunk } = decode_up_to(FORMAT, WHAT, bytes)?;
         if number != self.number {
             return Err(malformed(WHAT, format!("it is page {number}, expected {}", self.number)));
         }
@@ -478,7 +493,13 @@ impl StateLoader {
             }
             Item1::Session { session, acknowledged, used } => {
                 let (id, used) = (session.back()?, used.back()?);
-                state.sessions.open.insert(id, Session { acknowledged, used, replies: 0 });
+                state.sessions.open.insert(id, Session { holder: None, acknowledged, used, replies: 0 });
+                state.sessions.idle.insert((used, id));
+            }
+            Item1::HeldSession { session, acknowledged, used, holder } => {
+                let (id, used) = (session.back()?, used.back()?);
+                let holder = Some(holder.back()?);
+                state.sessions.open.insert(id, Session { holder, acknowledged, used, replies: 0 });
                 state.sessions.idle.insert((used, id));
             }
             Item1::Reply { session, number, outcome } => {
@@ -487,11 +508,11 @@ impl StateLoader {
                     return Err(malformed(WHAT, format!("a reply is of session {id}, which is not open")));
                 };
                 session.replies += 1;
-                state.sessions.replies.insert((id, number), outcome.back()?);
+                state.sessions.replies.insert((id, number), Arc::new(outcome.back()?));
             }
             Item1::OneShot { id, since, outcome } => {
                 let (id, since) = (id.back()?, since.back()?);
-                state.sessions.one_shots.insert(id, OneShot { since, outcome: outcome.back()? });
+                state.sessions.one_shots.insert(id, Arc::new(OneShot { since, outcome: outcome.back()? }));
                 state.sessions.kept.insert((since, id));
             }
             Item1::Head { .. } | Item1::Pair(_) | Item1::End { .. } => unreachable!("taken above"),

@@ -49,6 +49,21 @@ pub(crate) enum Plan {
     Operation(OperationDraft),
 }
 
+impl Plan {
+    /// The scope of an entry that moves its node into, out of or between vClusters.
+    pub(crate) fn moves_node(&self) -> Option<&Scope> {
+        match self {
+            Self::Entry(draft, effect) => {
+                let touched =
+                    effect.delta.iter().map(|change| &change.key).chain(effect.takes_off.iter().map(|(key, _)| key));
+                let moves = draft.entry_type.pushes() || draft.entry_type == EntryType::Rollback;
+                (moves && touched.into_iter().any(Key::is_vcluster)).then_some(&draft.scope)
+            }
+            Self::NodeState(..) | Self::Policy(..) | Self::Overlay { .. } | Self::Operation(_) => None,
+        }
+    }
+}
+
 /// What an entry does to its scope's stacks.
 #[derive(Debug, Default)]
 pub(crate) struct Effect {
@@ -120,7 +135,7 @@ impl Journal {
             }
             Plan::Overlay { vcluster, overlay, keep } => {
                 let version = overlay.version;
-                if !keep && let Some(old) = self.vclusters.get(&vcluster).cloned() {
+                if !keep && let Some(old) = self.vcluster(&vcluster).cloned() {
                     self.put_vcluster(&vcluster, VCluster { overlay: Some(overlay), ..old });
                 }
                 Reply::Overlay { version }

@@ -75,7 +75,7 @@ pub struct Journal {
     pub(crate) global_version: Seq,
     pub(crate) heads: OrdMap<Scope, Seq>,
     pub(crate) stacks: OrdMap<(Scope, Key), Arc<Stack>>,
-    pub(crate) vclusters: OrdMap<VClusterId, VCluster>,
+    pub(crate) vclusters: OrdMap<VClusterId, Arc<VCluster>>,
     pub(crate) nodes: OrdMap<NodeId, Node>,
     /// Each stack under its last touch.
     pub(crate) touched: OrdSet<(Scope, Seq, Key)>,
@@ -167,12 +167,12 @@ impl Journal {
     /// A known vCluster.
     #[must_use]
     pub fn vcluster(&self, id: &VClusterId) -> Option<&VCluster> {
-        self.vclusters.get(id)
+        self.vclusters.get(id).map(|vcluster| &**vcluster)
     }
 
     /// Every known vCluster, by name.
     pub fn vclusters(&self) -> impl Iterator<Item = (&VClusterId, &VCluster)> {
-        self.vclusters.iter()
+        self.vclusters.iter().map(|(id, vcluster)| (id, &**vcluster))
     }
 
     /// A known node.
@@ -247,7 +247,7 @@ impl Journal {
 
     /// A vCluster, or the refusal that names how it becomes known.
     pub(crate) fn known_vcluster(&self, id: &VClusterId) -> Result<&VCluster, Refusal> {
-        self.vclusters.get(id).ok_or_else(|| Refusal::UnknownScope {
+        self.vcluster(id).ok_or_else(|| Refusal::UnknownScope {
             scope: Arc::from(Scope::VCluster(id.clone()).to_string()),
             hint: Arc::from("a vCluster becomes known when its policy is set"),
         })
@@ -315,13 +315,13 @@ impl Journal {
         if let Some(old) = &node.vcluster {
             self.assigned.remove(&(old.clone(), id.clone()));
             if let Some(old) = self.vclusters.get_mut(old) {
-                old.nodes -= 1;
+                Arc::make_mut(old).nodes -= 1;
             }
         }
         if let Some(new) = &vcluster {
             self.assigned.insert((new.clone(), id.clone()));
             if let Some(new) = self.vclusters.get_mut(new) {
-                new.nodes += 1;
+                Arc::make_mut(new).nodes += 1;
             }
         }
         node.vcluster = vcluster;
@@ -339,7 +339,7 @@ impl Journal {
         } else {
             self.behind.remove(id);
         }
-        self.vclusters.insert(id.clone(), vcluster);
+        self.vclusters.insert(id.clone(), Arc::new(vcluster));
     }
 
     /// An entry that overlays must contain was recorded for a scope.
@@ -347,7 +347,7 @@ impl Journal {
         match scope {
             Scope::Global => self.global_version = sequence,
             Scope::VCluster(id) => {
-                if let Some(vcluster) = self.vclusters.get(id).cloned() {
+                if let Some(vcluster) = self.vcluster(id).cloned() {
                     self.put_vcluster(id, VCluster { version: sequence, ..vcluster });
                 }
             }

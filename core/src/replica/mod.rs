@@ -26,6 +26,7 @@ mod routing;
 mod settings;
 mod showing;
 mod snapshots;
+mod ticking;
 mod validate;
 mod writes;
 
@@ -52,8 +53,7 @@ use reads::{Reader, Reads, Waiter};
 use tracing::{info, warn};
 use writes::{Origin, Stage, Writes};
 
-/// The highest feature level this binary supports.
-pub const FEATURE_LEVEL: u32 = 1;
+pub use crate::limits::FEATURE_LEVEL;
 
 /// What a replica is made of, besides what its disk holds.
 #[derive(Clone, Debug)]
@@ -112,6 +112,10 @@ pub struct Replica {
     applied: Index,
     configuration: Configuration,
     quiet_until: Time,
+    /// The last tick that was counted.
+    last_tick: Time,
+    /// Ticks after it that pass without a step.
+    rest_ticks: u64,
     next_tick: Time,
     attempts: u64,
     next_write: u64,
@@ -208,6 +212,8 @@ impl Replica {
         let known_term = raft.raft.term;
         Self {
             quiet_until: now.plus_ms(timing.election_ms_max),
+            last_tick: now,
+            rest_ticks: 0,
             next_tick: now.plus_ms(timing.tick_ms),
             writes: Writes::new(first_token),
             reads: Reads::new(first_token),
@@ -283,12 +289,13 @@ impl Replica {
         self.now = self.now.max(now);
         self.wall = wall;
         let mut effects = Effects::default();
+        self.count_rested();
         for input in inputs {
             self.on_input(input, &mut effects);
         }
         if self.now >= self.next_tick {
             // Missed ticks are dropped: a pause must not look like many silent heartbeats.
-            self.next_tick = self.now.plus_ms(self.settings.timing.tick_ms);
+            self.last_tick = self.now;
             self.tick(&mut effects);
         }
         loop {
@@ -307,6 +314,7 @@ impl Replica {
         self.tell_members(&mut effects);
         self.publish(&mut effects);
         self.check_invariants();
+        self.rest();
         effects.wake_at = self.next_tick;
         effects
     }
@@ -507,23 +515,10 @@ impl Replica {
     }
 
     fn tick(&mut self, effects: &mut Effects) {
-        let timing = self.settings.timing;
         let leads = self.is_leader();
-        let sole_voter = self.configuration.voters == [self.identity.replica] && !self.configuration.is_joint();
-        // A sole voter wins inside its campaign: what it wins with must be durable. So must a snapshot, for whoever campaigns.
-        let must_wait = (sole_voter && !self.unwritten.is_empty()) || self.is_installing();
-        let may_tick = leads || (self.now >= self.quiet_until && !must_wait);
-        if may_tick {
-            let (min, max) = (
-                Timing::ticks(timing.election_ms_min, timing.tick_ms) as u64,
-                Timing::ticks(timing.election_ms_max, timing.tick_ms) as u64,
-            );
-            let draw =
-                mix(self.settings.seed ^ mix(self.identity.replica.0) ^ mix(self.raft.raft.term << 20 ^ self.attempts));
-            let timeout = usize::try_from(min + draw % (max - min)).unwrap_or(usize::MAX);
-            self.raft.raft.set_randomized_election_timeout(timeout);
+        if self.may_tick() {
             let before = self.raft.raft.election_elapsed;
-            self.raft.tick();
+            self.tick_raft();
             self.on_role();
             if !leads && self.raft.raft.election_elapsed < before {
                 self.attempts += 1;

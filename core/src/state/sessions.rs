@@ -3,17 +3,25 @@
 //! A reply is kept until its client acknowledges it (sessions) or for an hour of replicated time (one-shots). A request
 //! whose history cannot be known any more is answered *unknown* and never applied. Everything is bounded; at a bound the
 //! answer is *busy*, which is not remembered.
+//!
+//! A session is its holder's: a request of anybody else is refused without a trace, so nobody can read another's replies,
+//! acknowledge them away or use its numbers up.
 
-use crate::ids::{Age, OneShotId, SessionId};
+use crate::ids::{Age, Digest, OneShotId, SessionId};
+use crate::journal::entry::{Author, Role};
 use crate::limits::{
     BUSY_RETRY_MS, ONE_SHOT_SECONDS, ONE_SHOTS_MAX, SESSION_IDLE_SECONDS, SESSION_REPLIES_MAX, SESSIONS_MAX,
 };
-use crate::request::{NotApplied, Outcome, RequestId, UnknownWhy};
+use crate::request::{NotApplied, Outcome, Refusal, RequestId, UnknownWhy};
+use alloc::format;
+use alloc::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 /// An open session.
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
+    /// Whose it is. Those opened before sessions had holders are anybody's.
+    pub(crate) holder: Option<Digest>,
     /// Replies up to this number are not kept.
     pub(crate) acknowledged: u64,
     /// When it was last used.
@@ -36,8 +44,9 @@ pub(crate) struct OneShot {
 pub struct Sessions {
     pub(crate) next: SessionId,
     pub(crate) open: OrdMap<SessionId, Session>,
-    pub(crate) replies: OrdMap<(SessionId, u64), Outcome>,
-    pub(crate) one_shots: OrdMap<OneShotId, OneShot>,
+    /// Shared, as the one-shots are: a leaf of the map that many views hold is copied with every change.
+    pub(crate) replies: OrdMap<(SessionId, u64), Arc<Outcome>>,
+    pub(crate) one_shots: OrdMap<OneShotId, Arc<OneShot>>,
     /// Each session under when it was last used. Follows from `open`.
     pub(crate) idle: OrdSet<(Age, SessionId)>,
     /// Each one-shot under since when it is kept. Follows from `one_shots`.
@@ -73,10 +82,10 @@ impl Sessions {
     }
 
     /// The outcome of a request that must not be applied (again); none if it is to be applied now.
-    pub(crate) fn meet(&mut self, age: Age, request: RequestId) -> Option<Outcome> {
+    pub(crate) fn meet(&mut self, age: Age, request: RequestId, author: &Author) -> Option<Outcome> {
         match request {
             RequestId::Session { session, number, acknowledged } => {
-                self.meet_numbered(age, session, number, acknowledged)
+                self.foreign(session, author).or_else(|| self.meet_numbered(age, session, number, acknowledged))
             }
             RequestId::OneShot { id, drawn_at } => self.meet_one_shot(age, id, drawn_at),
             RequestId::None => None,
@@ -86,10 +95,21 @@ impl Sessions {
     /// The outcome that is kept of a request that was applied.
     pub(crate) fn kept(&self, request: RequestId) -> Option<Outcome> {
         match request {
-            RequestId::Session { session, number, .. } => self.replies.get(&(session, number)).cloned(),
+            RequestId::Session { session, number, .. } => {
+                self.replies.get(&(session, number)).map(|outcome| Outcome::clone(outcome))
+            }
             RequestId::OneShot { id, .. } => self.one_shots.get(&id).map(|kept| kept.outcome.clone()),
             RequestId::None => None,
         }
+    }
+
+    /// The refusal of a request in a session that is somebody else's.
+    fn foreign(&self, id: SessionId, author: &Author) -> Option<Outcome> {
+        let held_by = self.open.get(&id)?.holder?;
+        (held_by != holder(author)).then(|| {
+            let problem = format!("session {id} was opened by somebody else: open one of your own");
+            Outcome::Refused(Refusal::Forbidden { problem: Arc::from(problem) })
+        })
     }
 
     fn meet_numbered(&mut self, age: Age, id: SessionId, number: u64, acknowledged: u64) -> Option<Outcome> {
@@ -111,7 +131,7 @@ impl Sessions {
             return Some(Outcome::Unknown(UnknownWhy::AlreadyAcknowledged));
         }
         if let Some(outcome) = self.replies.get(&(id, number)) {
-            return Some(outcome.clone());
+            return Some(Outcome::clone(outcome));
         }
         (session.replies >= SESSION_REPLIES_MAX as u64).then(busy)
     }
@@ -135,12 +155,12 @@ impl Sessions {
                 // A session that its own request closed keeps nothing.
                 if let Some(session) = self.open.get_mut(&id) {
                     session.replies += 1;
-                    let before = self.replies.insert((id, number), outcome.clone());
+                    let before = self.replies.insert((id, number), Arc::new(outcome.clone()));
                     assert!(before.is_none(), "request {number} of session {id} was applied twice");
                 }
             }
             RequestId::OneShot { id, .. } => {
-                let before = self.one_shots.insert(id, OneShot { since: age, outcome: outcome.clone() });
+                let before = self.one_shots.insert(id, Arc::new(OneShot { since: age, outcome: outcome.clone() }));
                 assert!(before.is_none(), "one-shot {id} was applied twice");
                 self.kept.insert((age, id));
             }
@@ -149,13 +169,13 @@ impl Sessions {
     }
 
     /// Opens a session; none if there are too many.
-    pub(crate) fn open(&mut self, age: Age) -> Result<SessionId, Outcome> {
+    pub(crate) fn open(&mut self, age: Age, holder: Option<Digest>) -> Result<SessionId, Outcome> {
         if self.open.len() >= SESSIONS_MAX {
             return Err(busy());
         }
         let id = self.next;
         self.next = SessionId(id.0 + 1);
-        self.open.insert(id, Session { acknowledged: 0, used: age, replies: 0 });
+        self.open.insert(id, Session { holder, acknowledged: 0, used: age, replies: 0 });
         self.idle.insert((age, id));
         Ok(id)
     }
@@ -197,5 +217,15 @@ impl Sessions {
             count += 1;
         }
         count
+    }
+}
+
+/// By whom a session is held: by a principal; by a node's agent whoever it speaks for, since it does so over one connection.
+pub(crate) fn holder(author: &Author) -> Digest {
+    match &author.role {
+        Role::Agent(node) => Digest::of(format!("agent:{node}").as_bytes()),
+        Role::Admin | Role::Operator(_) | Role::Viewer(_) | Role::System => {
+            Digest::of(format!("principal:{}", author.principal).as_bytes())
+        }
     }
 }

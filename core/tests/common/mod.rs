@@ -12,6 +12,7 @@ use muster_core::journal::entry::{
 };
 use muster_core::journal::key::{Key, Scope, Setting};
 use muster_core::journal::policy::Policy;
+use muster_core::limits::FEATURE_LEVEL;
 use muster_core::members::{Admission, Member, MemberCommand, MemberWish};
 use muster_core::overlay;
 use muster_core::request::{Command, Outcome, Reply, RequestId, WriteRequest};
@@ -66,7 +67,7 @@ pub fn first_member() -> Member {
         peer_address: Arc::from("127.0.0.1:9444"),
         client_address: Arc::from("127.0.0.1:9443"),
         wish: MemberWish::Voter,
-        feature_level: 1,
+        feature_level: FEATURE_LEVEL,
     }
 }
 
@@ -376,7 +377,7 @@ impl Player {
                         peer_address: Arc::from("10.0.0.1:9444"),
                         client_address: Arc::from("10.0.0.1:9443"),
                         wish: MemberWish::Voter,
-                        feature_level: 1,
+                        feature_level: FEATURE_LEVEL,
                     }),
                     2 => MemberCommand::Promote(id),
                     3 => MemberCommand::Remove(id),

@@ -464,7 +464,8 @@ impl Page<'_> {
             | Event::Deliver { .. }
             | Event::Drop { .. }
             | Event::Records { .. }
-            | Event::Kept { .. } => return None,
+            | Event::Kept { .. }
+            | Event::Inspected { .. } => return None,
         })
     }
 }

@@ -5,19 +5,56 @@ use super::{Oracle, Violation, must};
 use crate::event::{Ask, Booted, ClientId, Event, Told};
 use crate::world::Facts;
 use muster_core::boot::assemble;
-use muster_core::ids::{NodeId, ReplicaId, Seq};
-use muster_core::journal::document;
-use muster_core::overlay;
+use muster_core::ids::{NodeId, ReplicaId, Seq, VClusterId};
+use muster_core::journal::document::{self, Document};
+use muster_core::journal::overlay::BootOverlay;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Overlays that were found right, with what they hold: most boots are given one that others were given too.
+#[derive(Default)]
+struct Known(BTreeMap<(VClusterId, Seq), (BootOverlay, Arc<Document>)>);
+
+/// How many overlays are remembered.
+const KNOWN_MAX: usize = 64;
+
+impl Known {
+    /// Judges an overlay, unless these very bytes were judged before, and opens it.
+    fn right(
+        &mut self,
+        facts: &Facts,
+        vcluster: &VClusterId,
+        overlay: &BootOverlay,
+    ) -> Result<Arc<Document>, Violation> {
+        let key = (vcluster.clone(), overlay.version);
+        if let Some((same, document)) = self.0.get(&key)
+            && same == overlay
+        {
+            return Ok(document.clone());
+        }
+        let document = Arc::new(super::overlays::right(facts, vcluster, overlay)?);
+        if self.0.len() >= KNOWN_MAX {
+            self.0.pop_first();
+        }
+        self.0.insert(key, (overlay.clone(), document.clone()));
+        Ok(document)
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Boots {
     asked: BTreeMap<(ClientId, u64), (NodeId, Seq)>,
     waiting: Vec<(ReplicaId, NodeId, Arc<Booted>)>,
+    known: Known,
 }
 
-fn judge(facts: &Facts, replica: ReplicaId, node: &NodeId, booted: &Booted) -> Result<(), Violation> {
+fn judge(
+    facts: &Facts,
+    known: &mut Known,
+    replica: ReplicaId,
+    node: &NodeId,
+    booted: &Booted,
+) -> Result<(), Violation> {
     let declared = &facts.committed.declared;
     let sequence = booted.sequence;
     let vcluster = declared.vcluster_of(node, sequence);
@@ -36,9 +73,8 @@ fn judge(facts: &Facts, replica: ReplicaId, node: &NodeId, booted: &Booted) -> R
         || format!("node {node} in {vcluster:?} at {sequence}"),
         || format!("replica {replica} boot it into {}", plan.vcluster),
     )?;
-    super::overlays::right(facts, &plan.vcluster, &plan.overlay)?;
+    let base = known.right(facts, &plan.vcluster, &plan.overlay)?;
     let wrong = |what: &str, error: String| Violation::new(format!("{what} of node {node} to be readable"), error);
-    let base = overlay::open(&plan.overlay).map_err(|error| wrong("the overlay", error.to_string()))?;
     let text = std::str::from_utf8(&plan.delta).map_err(|error| wrong("the delta", error.to_string()))?;
     let delta = document::parse(text).map_err(|error| wrong("the delta", error.to_string()))?;
     let settings = assemble(&base, &delta);
@@ -90,6 +126,6 @@ impl Oracle for Boots {
         let (ready, wait) = std::mem::take(&mut self.waiting).into_iter().partition(|(_, _, booted)| known(booted));
         self.waiting = wait;
         let ready: Vec<(ReplicaId, NodeId, Arc<Booted>)> = ready;
-        ready.iter().try_for_each(|(replica, node, booted)| judge(facts, *replica, node, booted))
+        ready.iter().try_for_each(|(replica, node, booted)| judge(facts, &mut self.known, *replica, node, booted))
     }
 }

@@ -76,15 +76,14 @@ impl Oracle for CommittedNeverChanges {
                 let Some(known) = facts.replicas.get(replica) else { return Ok(()) };
                 for record in records.iter() {
                     let LogRecord::Entries(entries) = record else { continue };
-                    let Some(first) = entries.first() else { continue };
-                    let Some(term) = self.committed.get(&first.index) else { continue };
-                    // Only a replacement matters: the entry that is there now against the committed one, if this replica had it.
-                    let now = known.log.at(first.index);
                     let applied = known.view.as_ref().map_or(Index(0), |view| view.status.applied);
-                    if first.index <= applied {
+                    // Only a replacement matters: what is there now against what is committed, as far as this replica applied.
+                    for entry in entries.iter().take_while(|entry| entry.index <= applied) {
+                        let Some(term) = self.committed.get(&entry.index) else { continue };
+                        let now = known.log.at(entry.index);
                         must(
                             now.is_none() || now == Some(*term),
-                            || format!("position {}, applied by replica {replica}, to stay as it is", first.index),
+                            || format!("position {}, applied by replica {replica}, to stay as it is", entry.index),
                             || format!("its log replace it by an entry of term {now:?}"),
                         )?;
                     }

@@ -1,4 +1,5 @@
-//! What is temporary expires by replicated time: once, never before its time to live has passed, and soon after it has.
+//! What is temporary expires by replicated time: once, never before its time to live has passed, and soon after it has. And
+//! replicated time never runs ahead of real time, unless a clock was made to.
 
 use super::{Oracle, Violation, must};
 use crate::event::Event;
@@ -14,6 +15,8 @@ pub(super) struct Expiry {
     judged: BTreeSet<Seq>,
     /// Since when something has been due.
     due_since: Option<Time>,
+    /// A clock gained time.
+    fast: bool,
 }
 
 impl Oracle for Expiry {
@@ -24,10 +27,18 @@ impl Oracle for Expiry {
         "the readings \"TTL\" and \"what expires, when\"; design, proposal envelope"
     }
     fn on_event(&mut self, facts: &Facts, event: &Event) -> Result<(), Violation> {
+        if let Event::Fault { begins: true, what, .. } = event {
+            self.fast |= what.contains("drift_ppm = ") && !what.contains("drift_ppm = 0,");
+        }
         if !matches!(event, Event::View { .. }) || facts.committed.fresh.is_empty() {
             return Ok(());
         }
         let Some(state) = facts.committed.newest() else { return Ok(()) };
+        must(
+            self.fast || state.age().0 <= facts.now.0 / 1_000,
+            || format!("replicated time to be at most {}, for so long there was somebody to count it", facts.now),
+            || format!("age {}", state.age()),
+        )?;
         let due = state.next_due().is_some_and(|due| due <= state.age());
         self.due_since = due.then(|| self.due_since.unwrap_or(facts.now));
         for (entry, expiries) in &facts.committed.declared.expired {

@@ -15,6 +15,7 @@ mod features;
 mod full_copies;
 mod history_chain;
 mod hygiene;
+mod kept_snapshots;
 mod linearizable;
 mod local_reads;
 mod log_alone;
@@ -22,6 +23,7 @@ mod log_matching;
 mod one_leader;
 mod overlays;
 mod promises_are_durable;
+mod recovered_is_durable;
 mod same_state;
 mod sessions_at_most_once;
 mod subscriptions;
@@ -92,6 +94,7 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<committed_never_changes::CommittedNeverChanges>::default(),
         Box::<terms_and_votes::TermsAndVotes>::default(),
         Box::<promises_are_durable::PromisesAreDurable>::default(),
+        Box::<recovered_is_durable::RecoveredIsDurable>::default(),
         Box::<durable_on_a_quorum::DurableOnAQuorum>::default(),
         Box::<applied_in_order::AppliedInOrder>::default(),
         Box::<same_state::SameState>::default(),
@@ -103,6 +106,7 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<boots::Boots>::default(),
         Box::<subscriptions::Subscriptions>::default(),
         Box::<full_copies::FullCopies>::default(),
+        Box::<kept_snapshots::KeptSnapshots>::default(),
         Box::<bounds::Bounds>::default(),
         Box::<history_chain::HistoryChain>::default(),
         Box::<acknowledged_writes::AcknowledgedWrites>::default(),

@@ -5,6 +5,7 @@ use super::{Oracle, Violation, must};
 use crate::event::Event;
 use crate::world::Facts;
 use muster_core::ids::{Digest, Index, Seq, VClusterId};
+use muster_core::journal::document::Document;
 use muster_core::journal::overlay::BootOverlay;
 use muster_core::overlay;
 use std::collections::BTreeMap;
@@ -17,8 +18,8 @@ pub(super) struct Overlays {
     waiting: Vec<(VClusterId, BootOverlay)>,
 }
 
-/// Compares an overlay with what the records up to its version say.
-pub(super) fn right(facts: &Facts, vcluster: &VClusterId, stored: &BootOverlay) -> Result<(), Violation> {
+/// Compares an overlay with what the records up to its version say; gives what it holds.
+pub(super) fn right(facts: &Facts, vcluster: &VClusterId, stored: &BootOverlay) -> Result<Document, Violation> {
     let declared = &facts.committed.declared;
     let version = stored.version;
     let document = overlay::open(stored).map_err(|error| {
@@ -45,7 +46,8 @@ pub(super) fn right(facts: &Facts, vcluster: &VClusterId, stored: &BootOverlay) 
         document.settings == common,
         || format!("{vcluster}'s overlay at {version} to hold {common:?}"),
         || format!("{:?}", document.settings),
-    )
+    )?;
+    Ok(document)
 }
 
 impl Oracle for Overlays {
@@ -85,6 +87,6 @@ impl Oracle for Overlays {
         let (ready, wait) = std::mem::take(&mut self.waiting).into_iter().partition(|(_, o)| o.version <= reached);
         self.waiting = wait;
         let ready: Vec<(VClusterId, BootOverlay)> = ready;
-        ready.iter().try_for_each(|(vcluster, stored)| right(facts, vcluster, stored))
+        ready.iter().try_for_each(|(vcluster, stored)| right(facts, vcluster, stored).map(drop))
     }
 }

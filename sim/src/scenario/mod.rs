@@ -89,6 +89,8 @@ pub struct Neighbour {
 pub struct Load {
     /// How many clients.
     pub clients: u32,
+    /// So many of them share one session, each with a request of its own on its way.
+    pub together: u32,
     /// Operations per simulated second, all clients together.
     pub rate: u64,
     /// How often each kind, relative to the others.
@@ -288,6 +290,8 @@ pub enum Fault {
         who: Vec<Pick>,
         /// In a file whose path contains this.
         file: String,
+        /// In the last sector that was written to the last such file, not just anywhere.
+        last: bool,
     },
     /// A process dies and its disk is empty when it comes back.
     Wipe {

@@ -417,6 +417,7 @@ fn load(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Load {
     let mix = usual_mix();
     let mut load = Load {
         clients: 6,
+        together: 1,
         rate: 50,
         mix,
         value_bytes: 40,
@@ -429,6 +430,9 @@ fn load(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Load {
     let Some(mut keys) = value.and_then(|value| Keys::of(page, value, "load")) else { return load };
     if let Some(clients) = keys.number(page, "clients", 0..=10_000) {
         load.clients = u32::try_from(clients).unwrap_or(u32::MAX);
+    }
+    if let Some(count) = keys.number(page, "together", 1..=1_000) {
+        load.together = u32::try_from(count).unwrap_or(u32::MAX);
     }
     if let Some(rate) = keys.number(page, "rate", 1..=100_000) {
         load.rate = rate;
@@ -574,7 +578,8 @@ const FAULTS: [(&str, ReadFault); 15] = [
     ("disk", disk),
     ("rot", |page, keys| {
         let file = keys.text(page, "file").unwrap_or_default();
-        Some(Fault::Rot { who: who(page, keys)?, file })
+        let last = keys.yes(page, "last");
+        Some(Fault::Rot { who: who(page, keys)?, file, last })
     }),
     ("wipe", |page, keys| {
         let back = keys.word(page, "back", &Back::ALL).unwrap_or(Back::Empty);

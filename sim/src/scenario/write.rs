@@ -99,7 +99,10 @@ pub(crate) fn fault(fault: &Fault) -> String {
             );
             format!("disk = {{ {} }}", keys.join(", "))
         }
-        Fault::Rot { who, file } => format!("rot = {{ who = {}, file = {file:?} }}", picks(who)),
+        Fault::Rot { who, file, last } => {
+            let last = if *last { ", last = true" } else { "" };
+            format!("rot = {{ who = {}, file = {file:?}{last} }}", picks(who))
+        }
         Fault::Wipe { who, back } => {
             let back = Back::ALL.iter().find(|(_, other)| other == back).map_or("", |(word, _)| word);
             format!("wipe = {{ who = {}, back = \"{back}\" }}", picks(who))
@@ -169,7 +172,7 @@ impl Scenario {
         writeln!(out, "[load]\nclients = {}\nrate = {}\nvalue_bytes = {}", load.clients, load.rate, load.value_bytes)?;
         let word = |kind: &Kind| Kind::ALL.iter().find(|(_, other)| other == kind).map_or("", |(word, _)| word);
         let mix: Vec<String> = load.mix.iter().map(|(kind, share)| format!("{} = {share}", word(kind))).collect();
-        writeln!(out, "nodes = {}\nsubscribers = {}", load.nodes, load.subscribers)?;
+        writeln!(out, "together = {}\nnodes = {}\nsubscribers = {}", load.together, load.nodes, load.subscribers)?;
         writeln!(out, "slow_subscribers = {}", load.slow_subscribers)?;
         writeln!(
             out,

@@ -1,12 +1,15 @@
 //! `mutants`: hunts known bugs, and tells what each cost and which property caught it.
 
 use super::about;
-use crate::mutants::{Bag, End, Hunt, Mutant, Workshop, hunt, read_all};
+use crate::mutants::{Bag, HEAD, Hunt, Ledger, Mutant, Row, Workshop, hunt, read_all};
+use crate::oracles;
+use crate::run::{BROKEN, LIVENESS};
 use crate::scenario::Problem;
 use crate::tool::{complain, print};
 use clap::Args;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -46,94 +49,23 @@ pub(crate) struct Mutants {
     /// Only lists the mutants, and checks that they fit.
     #[arg(long)]
     list: bool,
+    /// Keeps what is measured in sim/mutants/hunts.jsonl, and writes it into docs/mutants.md.
+    #[arg(long)]
+    keep: bool,
 }
 
 /// Seeds of different starts never meet.
 const SEEDS_APART: u64 = 1_000_000;
 
-/// What the hunts of one mutant came to.
-struct Hunted<'a> {
-    mutant: Option<&'a Mutant>,
-    bags: Vec<Bag>,
+/// Where hunts are kept, and the document that shows them.
+const LEDGER: &str = "sim/mutants/hunts.jsonl";
+const DOCUMENT: &str = "docs/mutants.md";
+
+/// Every property's words.
+fn properties() -> Vec<&'static str> {
+    let oracles = oracles::all();
+    oracles.iter().map(|oracle| oracle.name()).chain([LIVENESS, BROKEN]).collect()
 }
-
-impl Hunted<'_> {
-    fn id(&self) -> &str {
-        self.mutant.map_or("(clean build)", |mutant| &mutant.id)
-    }
-
-    fn killed(&self) -> Vec<&Bag> {
-        self.bags.iter().filter(|bag| matches!(bag.end, End::Killed { .. })).collect()
-    }
-
-    /// Properties that fired, and how often.
-    fn properties(&self) -> BTreeMap<String, usize> {
-        let mut properties = BTreeMap::new();
-        for bag in &self.bags {
-            let word = match &bag.end {
-                End::Killed { property } => property.clone(),
-                End::Stuck => "(stuck)".into(),
-                End::Survived => continue,
-            };
-            *properties.entry(word).or_default() += 1;
-        }
-        properties
-    }
-
-    /// Starts that ended with a property the mutant names.
-    fn as_expected(&self) -> usize {
-        let Some(mutant) = self.mutant else { return 0 };
-        let named = |bag: &&Bag| matches!(&bag.end, End::Killed { property } if mutant.oracles.contains(property));
-        self.bags.iter().filter(named).count()
-    }
-
-    fn as_json(&self) -> serde_json::Value {
-        let killed = self.killed();
-        let runs: Vec<u64> = killed.iter().map(|bag| bag.runs).collect();
-        let time: Vec<u64> = killed.iter().map(|bag| bag.simulated_us / 1_000_000).collect();
-        json!({
-            "mutant": self.id(),
-            "starts": self.bags.len(),
-            "killed": killed.len(),
-            "as_expected": self.as_expected(),
-            "runs": self.bags.iter().map(|bag| bag.runs).sum::<u64>(),
-            "runs_to_kill": {"median": rank(runs.clone(), 50), "p95": rank(runs, 95)},
-            "simulated_s_to_kill": {"median": rank(time.clone(), 50), "p95": rank(time, 95)},
-            "properties": self.properties(),
-        })
-    }
-
-    fn as_row(&self) -> String {
-        let killed = self.killed();
-        let runs: Vec<u64> = killed.iter().map(|bag| bag.runs).collect();
-        let time: Vec<u64> = killed.iter().map(|bag| bag.simulated_us / 1_000_000).collect();
-        let cell = |value: Option<u64>| value.map_or_else(|| "-".into(), |value| value.to_string());
-        let fired: Vec<String> =
-            self.properties().iter().map(|(property, count)| format!("{property} ({count})")).collect();
-        format!(
-            "| {} | {}/{} | {} | {} | {} | {} | {}/{} |",
-            self.id(),
-            killed.len(),
-            self.bags.len(),
-            cell(rank(runs.clone(), 50)),
-            cell(rank(runs, 95)),
-            cell(rank(time, 50)),
-            if fired.is_empty() { "none".into() } else { fired.join("; ") },
-            self.as_expected(),
-            killed.len(),
-        )
-    }
-}
-
-/// The value that so many percent do not exceed.
-fn rank(mut values: Vec<u64>, percent: usize) -> Option<u64> {
-    values.sort_unstable();
-    let place = (values.len() * percent).div_ceil(100).checked_sub(1)?;
-    values.get(place).copied()
-}
-
-const HEAD: &str = "| mutant | killed/starts | runs to kill, median | p95 | simulated s, median | properties that fired | \
-                    a named one |\n|---|---|---|---|---|---|---|";
 
 impl Mutants {
     pub(crate) fn run(&self, as_json: bool) -> Result<bool, Vec<Problem>> {
@@ -165,18 +97,31 @@ impl Mutants {
             print(HEAD);
         }
         let mut good = true;
+        let told = |row: &Row| {
+            print(&if as_json { json!(row).to_string() } else { row.to_markdown() });
+            self.keep(row)
+        };
         if self.clean > 0 {
-            let bag = self.clean(&shop).map_err(|problem| about(&self.work, &problem))?;
-            let clean = Hunted { mutant: None, bags: vec![bag] };
-            good &= clean.killed().is_empty();
-            print(&if as_json { clean.as_json().to_string() } else { clean.as_row() });
-            complain(&format!("clean build: {} runs, {} false alarms", clean.bags[0].runs, clean.killed().len()));
+            let bag = self.clean(&shop, &mutants).map_err(|problem| about(&self.work, &problem))?;
+            let row = Row::new(None, &[bag]);
+            good &= row.killed == 0;
+            complain(&format!("clean build: {} runs, {} false alarms", row.runs, row.killed));
+            told(&row)?;
         }
         for mutant in &mutants {
             complain(&format!("{}: {}", mutant.id, mutant.about));
-            let result = self.hunts(&shop, mutant).map_err(|problem| about(&of(mutant), &problem))?;
-            good &= result.as_expected() == result.bags.len();
-            print(&if as_json { result.as_json().to_string() } else { result.as_row() });
+            match self.hunts(&shop, mutant) {
+                Ok(bags) => {
+                    let row = Row::new(Some(mutant), &bags);
+                    good &= row.as_expected == row.starts;
+                    told(&row)?;
+                }
+                // The others are hunted all the same.
+                Err(problem) => {
+                    complain(&format!("{}: {problem}", of(mutant).display()));
+                    good = false;
+                }
+            }
         }
         Ok(good)
     }
@@ -188,11 +133,29 @@ impl Mutants {
         Hunt { scenarios, seed, runs, patience: Duration::from_secs(self.patience) }
     }
 
-    fn clean(&self, shop: &Workshop) -> Result<Bag, String> {
-        hunt(&shop.build(None)?, &self.hunt(None, 0, self.clean))
+    /// Plays every story that one of the mutants is hunted with.
+    fn clean(&self, shop: &Workshop, mutants: &[Mutant]) -> Result<Bag, String> {
+        let all = mutants.iter().flat_map(|mutant| self.hunt(Some(mutant), 0, 1).scenarios);
+        let scenarios = all.collect::<BTreeSet<PathBuf>>().into_iter().collect();
+        hunt(&shop.build(None)?, &Hunt { scenarios, ..self.hunt(None, 0, self.clean) })
     }
 
-    fn hunts<'a>(&self, shop: &Workshop, mutant: &'a Mutant) -> Result<Hunted<'a>, String> {
+    /// Keeps what was measured, and shows it in the document.
+    fn keep(&self, row: &Row) -> Result<(), Vec<Problem>> {
+        if !self.keep {
+            return Ok(());
+        }
+        let (file, document) = (Path::new(LEDGER), Path::new(DOCUMENT));
+        let mut ledger = Ledger::read(file)?;
+        ledger.take(row.clone());
+        fs::write(file, ledger.to_lines()).map_err(|error| about(file, &error.to_string()))?;
+        let text = fs::read_to_string(document).map_err(|error| about(document, &error.to_string()))?;
+        let tables = ledger.to_markdown(properties());
+        let text = Ledger::put_into(&text, &tables).map_err(|problem| about(document, &problem))?;
+        fs::write(document, text).map_err(|error| about(document, &error.to_string()))
+    }
+
+    fn hunts(&self, shop: &Workshop, mutant: &Mutant) -> Result<Vec<Bag>, String> {
         let binary = shop.build(Some(mutant))?;
         let next = Mutex::new(0..self.starts);
         let bags: Mutex<BTreeMap<u64, Result<Bag, String>>> = Mutex::default();
@@ -210,7 +173,6 @@ impl Mutants {
                 });
             }
         });
-        let bags = bags.into_inner().expect("no worker panics").into_values().collect::<Result<_, _>>()?;
-        Ok(Hunted { mutant: Some(mutant), bags })
+        bags.into_inner().expect("no worker panics").into_values().collect()
     }
 }
