@@ -84,6 +84,9 @@ pub(crate) enum Verb {
     /// Check the journal's hash chain
     Verify(VerifyArgs),
 
+    /// Make and renew certificates: a small CA in a directory
+    #[command(subcommand)]
+    Certs(CertsVerb),
     /// Show what a data directory holds, without a running server
     Inspect(DirArgs),
     /// Rebuild what a data directory's other files prove
@@ -98,20 +101,38 @@ pub(crate) enum Verb {
 /// Whom to ask.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ClientArgs {
-    /// A replica's client address; may be repeated
+    /// A replica's client address; may be repeated. 127.0.0.1:9443 if neither this nor a context says it
     #[arg(
         long = "server",
         value_name = "HOST:PORT",
         env = "MUSTER_SERVERS",
         value_delimiter = ',',
-        default_value = "127.0.0.1:9443",
         value_parser = |text: &str| crate::config::check_address(text, 9443),
         value_hint = ValueHint::Hostname
     )]
     pub(crate) servers: Vec<String>,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
     /// How long to try, in seconds. A write that finds no quorum ends by then: with 5 if it reached no log, else with 6
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(crate) timeout: Duration,
+}
+
+/// As who to speak, over TLS.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct KeyArgs {
+    /// A file that names servers and certificates, as `muster dev` makes one
+    #[arg(long, value_name = "FILE", env = "MUSTER_CONTEXT", value_hint = ValueHint::FilePath)]
+    pub(crate) context: Option<PathBuf>,
+    /// The CA that signed the servers' certificates (PEM)
+    #[arg(long, value_name = "FILE", env = "MUSTER_TLS_CA", value_hint = ValueHint::FilePath)]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// Your certificate (PEM); it says who you are and what you may do
+    #[arg(long, value_name = "FILE", env = "MUSTER_TLS_CERT", value_hint = ValueHint::FilePath)]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Your certificate's key (PEM)
+    #[arg(long, value_name = "FILE", env = "MUSTER_TLS_KEY", value_hint = ValueHint::FilePath)]
+    pub(crate) tls_key: Option<PathBuf>,
 }
 
 /// How a read is made.
@@ -138,10 +159,10 @@ pub(crate) struct WriteArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct AuthorArgs {
-    /// In whose name; recorded as claimed:NAME while there is no TLS
+    /// In whose name, where there is no TLS; recorded as claimed:NAME. Over TLS the certificate says it
     #[arg(long = "author", value_name = "NAME", env = "MUSTER_AUTHOR")]
     pub(crate) name: Option<String>,
-    /// In which capacity: admin, operator:VCLUSTER, viewer:VCLUSTER or agent:NODE
+    /// In which capacity, where there is no TLS: admin, operator:VCLUSTER, viewer:VCLUSTER or agent:NODE
     #[arg(long, value_name = "ROLE", env = "MUSTER_ROLE", default_value = "admin", value_parser = role)]
     pub(crate) role: Role,
 }
@@ -269,6 +290,8 @@ pub(crate) struct ReplaceArgs {
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) author: AuthorArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
     /// The lost replica's id or name
     #[arg(long, value_name = "ID")]
     pub(crate) old: String,
@@ -590,6 +613,61 @@ pub(crate) struct VerifyArgs {
     pub(crate) on: Option<String>,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertsVerb {
+    /// Make a CA in a directory: ca.pem, which everybody needs, and ca.key, which signs
+    Init {
+        /// Where
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+        /// What its certificates' cluster is called; those of another name are refused
+        #[arg(long, value_name = "NAME", default_value = "muster")]
+        cluster: String,
+        /// How long it counts; 3650 if not given
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..=36_500))]
+        days: Option<u64>,
+    },
+    /// Make a key and a certificate: ROLE-NAME.pem and ROLE-NAME.key beside the CA
+    Issue {
+        /// Whose: a person's name, a node's or a replica's
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// What it may do: admin, operator:VCLUSTER, viewer:VCLUSTER, agent (of the node NAME) or replica
+        #[arg(long, value_name = "ROLE")]
+        role: String,
+        /// The CA's directory
+        #[arg(long, value_name = "DIR", default_value = ".", value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+        /// A host name or address under which a replica or agent is reached, for curl; may be repeated
+        #[arg(long = "host", value_name = "HOST")]
+        hosts: Vec<String>,
+        /// How long it counts; 365 for replicas and agents, 90 for persons if not given
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..=36_500))]
+        days: Option<u64>,
+        /// Another place: PATH.pem and PATH.key
+        #[arg(long, value_name = "PATH")]
+        out: Option<PathBuf>,
+    },
+    /// Make certificates anew for the same holders and keys, in place. ca.pem itself too
+    Renew {
+        /// Which
+        #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        files: Vec<PathBuf>,
+        /// The CA's directory; that of the file if not given
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+        /// How long they count from now on
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..=36_500))]
+        days: Option<u64>,
+    },
+    /// Show what certificates say: whose they are and until when
+    Show {
+        /// Which
+        #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        files: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]

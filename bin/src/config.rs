@@ -1,13 +1,16 @@
 //! The configuration of one replica: a TOML file in, [`Config`] out, or every problem of the file at once.
 //!
 //! The keys of `[raft]` and their defaults are the mission's (SEEDS.md, U5); ports are 9444 between replicas and 9443 for
-//! clients. Without TLS a replica listens on loopback only, unless it is told `insecure`.
+//! clients. With the certificates of `[security]` both speak TLS; without, a replica listens on loopback only, unless it is
+//! told `insecure`.
 //!
 //! Never here: touching the directory, the ports or the network. `muster config check` reads a file on any machine.
 
+use crate::context::read_keys;
 use crate::document::{Document, Problems, Reader};
 use muster_core::ids::ReplicaName;
 use muster_core::replica::Timing;
+use muster_net::tls::KeyFiles;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -57,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) client_address: String,
     /// Whether to listen beyond loopback without TLS.
     pub(crate) insecure: bool,
+    /// The certificates with which it speaks TLS, on both ports.
+    pub(crate) keys: Option<KeyFiles>,
     /// What is logged, in the syntax of `RUST_LOG`.
     pub(crate) log_level: String,
     /// How it is logged.
@@ -107,7 +112,9 @@ impl Config {
             LogFormat::Json => "json",
         };
         let nodes: Vec<_> = self.bootstrap.iter().map(|node| node.addr.clone()).collect();
-        let rows: [(&str, serde_json::Value); 18] = [
+        let file =
+            |file: fn(&KeyFiles) -> &PathBuf| self.keys.as_ref().map(|keys| file(keys).display().to_string()).into();
+        let rows: [(&str, serde_json::Value); 22] = [
             ("raft.node_id", self.node_id.as_str().into()),
             ("raft.data_dir", self.data_dir.display().to_string().into()),
             ("raft.heartbeat_interval_ms", self.timing.heartbeat_ms.into()),
@@ -124,6 +131,10 @@ impl Config {
             ("client.port", self.client_listen.port().into()),
             ("client.advertise", self.client_address.as_str().into()),
             ("client.request_timeout_ms", self.timing.request_ms.into()),
+            ("security.ca", file(|keys| &keys.ca)),
+            ("security.certificate", file(|keys| &keys.certificate)),
+            ("security.key", file(|keys| &keys.key)),
+            ("security.insecure", self.insecure.into()),
             ("log.level", self.log_level.as_str().into()),
             ("log.format", format.into()),
         ];
@@ -169,9 +180,17 @@ impl Config {
         }
 
         let insecure = security.boolean("insecure").unwrap_or(false) || insecure;
-        let peer = read_endpoint(&document, &mut raft, "raft_port", 9444, insecure);
+        let keys = read_keys(&document, &mut security, Path::new(""));
+        if keys.is_some() && insecure {
+            document.problem(
+                security.span(),
+                "security has certificates and is insecure too: expected one of them; with certificates everything is TLS",
+            );
+        }
+        let open = insecure || keys.is_some();
+        let peer = read_endpoint(&document, &mut raft, "raft_port", 9444, open);
         let peers_at = raft.value("raft_port").map_or_else(|| raft.span(), toml::Spanned::span);
-        let served = read_endpoint(&document, &mut client, "port", 9443, insecure);
+        let served = read_endpoint(&document, &mut client, "port", 9443, open);
         let (here, there) = (peer.listen.ip(), served.listen.ip());
         let overlap = here == there || here.is_unspecified() || there.is_unspecified();
         if overlap && peer.listen.port() == served.listen.port() {
@@ -208,6 +227,7 @@ impl Config {
             client_listen: served.listen,
             client_address: served.address,
             insecure,
+            keys,
             log_level: log_level.map_or_else(|| "info".to_owned(), |(level, _)| level),
             log_format: log_format.unwrap_or(LogFormat::Text),
         };
@@ -276,7 +296,7 @@ fn read_endpoint(
     table: &mut Reader<'_, '_, '_>,
     port_key: &'static str,
     port_default: u16,
-    insecure: bool,
+    open: bool,
 ) -> Endpoint {
     let port = table
         .number(port_key, 1..=65_535, "")
@@ -288,14 +308,15 @@ fn read_endpoint(
     let ip = listen.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |(ip, _)| *ip);
     let name = table.name("listen");
     if !ip.is_loopback()
-        && !insecure
+        && !open
         && let Some((_, span)) = &listen
     {
         document.problem(
             span.clone(),
             format!(
                 "{name} is {ip}: without TLS a replica listens on loopback only; \
-                 expected \"127.0.0.1\", or insecure = true in [security] on a network you trust"
+                 expected \"127.0.0.1\", or ca, certificate and key in [security], or insecure = true there on a network \
+                 you trust"
             ),
         );
     }

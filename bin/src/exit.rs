@@ -99,6 +99,12 @@ impl From<muster_core::storage::StorageError> for Failure {
     }
 }
 
+impl From<muster_net::tls::KeyError> for Failure {
+    fn from(error: muster_net::tls::KeyError) -> Self {
+        Self::error(error.to_string(), "")
+    }
+}
+
 impl From<crate::config::ConfigError> for Failure {
     fn from(error: crate::config::ConfigError) -> Self {
         let detail = match &error {
@@ -133,6 +139,14 @@ impl From<ClientError> for Failure {
                     "check that a server runs there, and name others with --server HOST:PORT or MUSTER_SERVERS",
                 )
             }
+            ClientError::Denied { address, problem } => Self {
+                code: FORBIDDEN,
+                outcome: "denied",
+                ..Self::error(
+                    format!("{address} denies it: {problem}"),
+                    "ask with another certificate; `muster certs show FILE` tells what one says",
+                )
+            },
             ClientError::Refused(refusal) => refused(&refusal),
             ClientError::NotAnswered(why) => not_applied(&why),
             ClientError::Lagging { known, sequence } => Self::error(
@@ -313,7 +327,8 @@ fn refused(refusal: &Refusal) -> Failure {
             FORBIDDEN,
             "forbidden",
             problem.to_string(),
-            "see what is allowed with `muster policy get VCLUSTER`, or ask with another --role".to_owned(),
+            "see what the policy allows with `muster policy get VCLUSTER`, or ask with another certificate (without TLS: --role)"
+                .to_owned(),
         ),
         Refusal::Overlay { problem } => {
             (ERROR, "overlay", problem.to_string(), "the leader rebuilds overlays by itself; wait a moment".to_owned())

@@ -252,6 +252,8 @@ pub(crate) fn status(address: &str, status: &Status) -> Value {
         "incarnation": status.incarnation.to_string(),
         "version": status.build_version,
         "disk_bytes": status.disk_bytes,
+        "tls": status.certificate_ends.is_some(),
+        "certificate_ends": status.certificate_ends.map(|ends| crate::text::time(muster_core::ids::WallTime(ends * 1_000))),
         "raft": replica(&status.replica),
         "journal": summary(&status.summary),
         "members": status.members.iter().map(member).collect::<Vec<_>>(),

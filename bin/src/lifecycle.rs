@@ -15,9 +15,11 @@ use muster_core::limits::FEATURE_LEVEL;
 use muster_core::log::Configuration;
 use muster_core::members::{Admission, Member, MemberWish};
 use muster_core::request::Freshness;
+use muster_core::service::Caller;
 use muster_core::state::State;
 use muster_core::storage::{Identity, SnapshotMeta};
 use muster_net::client::{Admitted, Client, ClientError, Options};
+use muster_net::tls::Tls;
 use muster_storage::{Lock, RealDisk, WalOptions, ready};
 use std::fs::File;
 use std::io::Write as _;
@@ -96,7 +98,8 @@ pub(crate) fn init(config: &Config) -> Result<Identity, Failure> {
 /// Has this replica admitted to the cluster that the bootstrap nodes belong to.
 pub(crate) async fn join(config: &Config, author: &Author, promote: bool) -> Result<Identity, Failure> {
     let wish = if promote { MemberWish::Voter } else { MemberWish::Learner };
-    let client = connect(config).await?;
+    // A replica's certificate is what it takes to be admitted under the name in it.
+    let client = connect(config, own_keys(config)?).await?;
     let lock = prepare(&config.data_dir)?;
     admit(config, &client, author, wish, lock).await
 }
@@ -111,9 +114,19 @@ pub(crate) struct Replaced {
     pub(crate) aside: Option<PathBuf>,
 }
 
-/// Has this replica admitted in another's place. What is in its directory is moved aside, not removed.
-pub(crate) async fn replace(config: &Config, author: &Author, old: &str) -> Result<Replaced, Failure> {
-    let client = connect(config).await?;
+/// Has this replica admitted in another's place, which takes an admin's keys. What is in its directory is moved aside, not
+/// removed.
+pub(crate) async fn replace(
+    config: &Config,
+    keys: Option<Tls>,
+    author: &Author,
+    old: &str,
+) -> Result<Replaced, Failure> {
+    let keys = match keys {
+        Some(keys) => Some(keys),
+        None => own_keys(config)?,
+    };
+    let client = connect(config, keys).await?;
     let members = crate::verbs::cluster::members(&client, Freshness::Linearizable).await?;
     let old = crate::verbs::cluster::find(&members, old)?;
     let aside = move_aside(&config.data_dir)?;
@@ -146,8 +159,26 @@ fn move_aside(dir: &Path) -> Result<Option<PathBuf>, Failure> {
     ))
 }
 
+/// The replica's own keys, which must be a replica's, under its name.
+pub(crate) fn own_keys(config: &Config) -> Result<Option<Tls>, Failure> {
+    let Some(files) = &config.keys else { return Ok(None) };
+    let tls = Tls::load(files.clone())?;
+    let credential = tls.credential();
+    match credential.caller() {
+        Caller::Replica(name) if *name == config.node_id => Ok(Some(tls)),
+        Caller::Replica(_) | Caller::Author(_) | Caller::Nobody => Err(Failure::error(
+            format!(
+                "{} is of {credential}, raft.node_id is {:?}",
+                files.certificate.display(),
+                config.node_id.as_str()
+            ),
+            format!("make one with `muster certs issue --role replica {}`", config.node_id),
+        )),
+    }
+}
+
 /// Reaches the first bootstrap node that answers, in order.
-async fn connect(config: &Config) -> Result<Client, Failure> {
+async fn connect(config: &Config, tls: Option<Tls>) -> Result<Client, Failure> {
     if config.bootstrap.is_empty() {
         return Err(Failure::error(
             "the configuration names nobody to ask",
@@ -156,6 +187,7 @@ async fn connect(config: &Config) -> Result<Client, Failure> {
     }
     let options = Options {
         write_timeout: Duration::from_millis(config.timing.request_ms.saturating_mul(2)),
+        tls,
         ..Options::default()
     };
     let mut tried = Vec::new();
@@ -163,6 +195,7 @@ async fn connect(config: &Config) -> Result<Client, Failure> {
         match Client::connect(vec![node.addr.clone()], options.clone()).await {
             Ok(client) => return Ok(client),
             Err(ClientError::Unreachable { tried: problems }) => tried.extend(problems),
+            Err(error @ ClientError::Denied { .. }) => return Err(error.into()),
             Err(error) => tried.push((node.addr.clone(), error.to_string())),
         }
     }

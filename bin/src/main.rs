@@ -6,6 +6,7 @@ mod args;
 mod boot_view;
 mod clock;
 mod config;
+mod context;
 mod dev;
 mod document;
 mod examples;
@@ -75,6 +76,7 @@ fn run(verb: Verb, json: bool) -> Result<(), Failure> {
         Verb::Members(verb) => wait(verbs::cluster::members_verb(verb, json)),
         Verb::Snapshot(args) => wait(verbs::cluster::snapshot(args, json)),
         Verb::Verify(args) => wait(verbs::cluster::verify(args, json)),
+        Verb::Certs(verb) => verbs::certs::certs(verb, json),
         Verb::Inspect(args) => verbs::disk::inspect(&args.dir, json),
         Verb::Repair(args) => verbs::disk::repair(&args.dir, json),
         Verb::Completions { shell } => {
@@ -145,7 +147,7 @@ async fn join(args: JoinArgs, json: bool) -> Result<(), Failure> {
 
 async fn replace(args: ReplaceArgs, json: bool) -> Result<(), Failure> {
     let config = read(&args.config)?;
-    let replaced = lifecycle::replace(&config, &args.author.author()?, &args.old).await?;
+    let replaced = lifecycle::replace(&config, context::keys(&args.keys)?, &args.author.author()?, &args.old).await?;
     let aside = replaced.aside.as_ref().map(|path| path.display().to_string());
     let mut value = member(&replaced.identity);
     value["replaces"] = replaced.old.0.into();

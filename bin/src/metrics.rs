@@ -4,6 +4,7 @@
 
 use muster_core::query::Summary;
 use muster_core::request::{Progress, RaftRole, ReplicaStatus};
+use muster_net::tls::TlsCounts;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
@@ -21,6 +22,19 @@ pub(crate) struct Scrape {
     pub(crate) disk_bytes: u64,
     /// How long the process has run, in seconds.
     pub(crate) uptime_seconds: u64,
+    /// Its certificates, if it speaks TLS.
+    pub(crate) tls: Option<TlsFigures>,
+}
+
+/// What there is to watch of certificates.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TlsFigures {
+    /// When the replica's own one ends, in seconds since the Unix epoch.
+    pub(crate) certificate_expires: u64,
+    /// When the CA's ends.
+    pub(crate) ca_expires: u64,
+    /// What came of handshakes.
+    pub(crate) counts: TlsCounts,
 }
 
 impl Scrape {
@@ -65,6 +79,33 @@ impl Collector for Scrape {
         gauge("journal_sessions", "Open client sessions", self.summary.sessions)?;
         gauge("disk_bytes", "What the data directory takes", self.disk_bytes)?;
         gauge("uptime_seconds", "How long the process has run", self.uptime_seconds)?;
+        if let Some(tls) = &self.tls {
+            let ends = "When the replica's certificate ends, in seconds since the epoch";
+            gauge("tls_certificate_expires_seconds", ends, tls.certificate_expires)?;
+            gauge(
+                "tls_ca_expires_seconds",
+                "When the CA's certificate ends, in seconds since the epoch",
+                tls.ca_expires,
+            )?;
+        }
+        if let Some(TlsFigures { counts, .. }) = self.tls {
+            let counters = [
+                (
+                    "tls_refused_connections",
+                    "Connections refused: no certificate, one not accepted here, or no TLS",
+                    counts.refused,
+                ),
+                (
+                    "tls_unfinished_handshakes",
+                    "Handshakes not finished in time, or given up for newer ones",
+                    counts.given_up,
+                ),
+            ];
+            for (name, help, value) in counters {
+                let mut counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+                counter.encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&value, None)?;
+            }
+        }
 
         let mut counter = encoder.encode_descriptor(
             "raft_refused_messages",
@@ -151,7 +192,7 @@ mod tests {
             nodes: 290,
             sessions: 0,
         };
-        let text = Scrape { replica, summary, disk_bytes: 10, uptime_seconds: 1 }.text().unwrap();
+        let text = Scrape { replica, summary, disk_bytes: 10, uptime_seconds: 1, tls: None }.text().unwrap();
         for line in [
             "muster_raft_term 3",
             "muster_raft_role{role=\"leader\"} 1",

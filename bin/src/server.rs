@@ -18,7 +18,7 @@
 use crate::clock::RealClock;
 use crate::config::Config;
 use crate::exit::Failure;
-use crate::metrics::Scrape;
+use crate::metrics::{Scrape, TlsFigures};
 use crate::{lifecycle, logging};
 use muster_core::clock::Clock as _;
 use muster_core::driver::{self, Assembly};
@@ -27,7 +27,8 @@ use muster_core::query::{self, Answer, Query};
 use muster_core::replica::{Limits, Settings};
 use muster_core::storage::{Identity, StorageError};
 use muster_net::peer::{GrpcNetwork, PeerCounters, PeerOptions};
-use muster_net::server::{ClientLimits, HttpPages, Listener, Replica, serve_clients, serve_peers};
+use muster_net::server::{ClientLimits, HttpPages, Listener, Protection, Replica, serve_clients, serve_peers};
+use muster_net::tls::Tls;
 use muster_storage::{Lock, Opened, RealDisk, WalOptions, ready};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -85,8 +86,15 @@ async fn serve(
     span: &Span,
 ) -> Result<(), Failure> {
     let Opened { identity, recovered, wal, archive, library } = opened;
+    let tls = keys(config)?;
+    let protection = match &tls {
+        Some(tls) => Protection::Tls(tls.clone()),
+        None if config.insecure => Protection::Insecure,
+        None => Protection::Loopback,
+    };
+    let protection = &protection;
     let bind = |address: std::net::SocketAddr, purpose| async move {
-        let bound = Listener::bind(&address.to_string(), purpose, config.insecure).await;
+        let bound = Listener::bind(&address.to_string(), purpose, protection).await;
         bound.map_err(|error| Failure::error(error.to_string(), ""))
     };
     let clients = bind(config.client_listen, "clients").await?;
@@ -104,17 +112,20 @@ async fn serve(
     let options = PeerOptions {
         peer_address: config.peer_address.as_str().into(),
         chunk_bytes: usize::try_from(config.snapshot_chunk_bytes).unwrap_or(usize::MAX),
+        tls: tls.clone(),
         ..PeerOptions::default()
     };
     let network = GrpcNetwork::new(&identity, options, counters.clone());
     let dir = config.data_dir.clone();
     let replica = Replica::new(handle.clone(), library, identity.clone(), env!("CARGO_PKG_VERSION"))
-        .with_disk_bytes(move || disk_bytes(&dir));
+        .with_disk_bytes(move || disk_bytes(&dir))
+        .with_tls(tls.clone());
     let limits = ClientLimits {
         payload_bytes_max: usize::try_from(config.payload_bytes_max).unwrap_or(usize::MAX),
         ..ClientLimits::default()
     };
-    let pages = pages(handle.clone(), config.data_dir.clone(), began);
+    let pages = pages(handle.clone(), config.data_dir.clone(), began, tls.clone());
+    let renewing = tls.map(|tls| tokio::spawn(keep_certificates_fresh(tls).instrument(span.clone())));
 
     let log_thread = thread("log", span, move || block_on(driver::run_log(wal, log)))?;
     let archive_thread = thread("archive", span, move || block_on(driver::run_archive(archive, archive_ends)))?;
@@ -145,6 +156,9 @@ async fn serve(
     }
     fetching.abort();
     overlays.abort();
+    if let Some(renewing) = renewing {
+        renewing.abort();
+    }
     for (name, thread) in [("log", log_thread), ("archive", archive_thread), ("replica", driver_thread)] {
         if outcome.is_ok() && thread.join().is_err() {
             error!(thread = name, "a thread ended on a bug");
@@ -152,6 +166,37 @@ async fn serve(
     }
     info!("the replica has stopped");
     outcome
+}
+
+/// The certificates, in force.
+fn keys(config: &Config) -> Result<Option<Tls>, Failure> {
+    let tls = lifecycle::own_keys(config)?;
+    if let Some(tls) = &tls
+        && tls.shown().has_ended()
+    {
+        let file = config.keys.as_ref().map(|keys| keys.certificate.display().to_string()).unwrap_or_default();
+        return Err(Failure::error(
+            format!("{file} has ended: nobody would speak with this replica"),
+            format!("renew it: muster certs renew {file}"),
+        ));
+    }
+    Ok(tls)
+}
+
+/// Takes certificates anew when their files change, and at once when told by SIGHUP.
+async fn keep_certificates_fresh(tls: Tls) {
+    let Ok(mut told) = signal(SignalKind::hangup()) else {
+        warn!("SIGHUP is not watched; certificates are taken anew when their files change");
+        return tls.keep_fresh().await;
+    };
+    let told = async {
+        while told.recv().await.is_some() {
+            if let Err(error) = tls.reload() {
+                warn!(%error, "told to take certificates anew, but they are not good; those from before stay in force");
+            }
+        }
+    };
+    tokio::join!(told, tls.clone().keep_fresh());
 }
 
 fn settings(config: &Config) -> Settings {
@@ -279,7 +324,7 @@ fn warn_of_other_addresses(config: &Config, handle: &Handle, identity: &Identity
     }
 }
 
-fn pages(handle: Handle, dir: PathBuf, began: Instant) -> HttpPages {
+fn pages(handle: Handle, dir: PathBuf, began: Instant, tls: Option<Tls>) -> HttpPages {
     let metrics = move || {
         let view = handle.view();
         let Ok(Answer::Summary(summary)) = query::answer(&view.state, view.status.applied, &Query::Summary) else {
@@ -290,6 +335,11 @@ fn pages(handle: Handle, dir: PathBuf, began: Instant) -> HttpPages {
             summary,
             disk_bytes: disk_bytes(&dir),
             uptime_seconds: began.elapsed().as_secs(),
+            tls: tls.as_ref().map(|tls| TlsFigures {
+                certificate_expires: tls.shown().not_after,
+                ca_expires: tls.ca_expires(),
+                counts: tls.counts(),
+            }),
         };
         scrape.text().unwrap_or_default()
     };

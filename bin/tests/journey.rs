@@ -51,8 +51,10 @@ fn dev_leaves_no_process_and_no_directory_behind() {
     std::io::BufRead::read_line(&mut output, &mut line).unwrap();
     let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
     let server = ready["servers"][0].as_str().unwrap();
-    let status = muster(&["status", "--json", "--server", server]).expect(0).json();
+    let context = ready["context"].as_str().unwrap();
+    let status = muster(&["status", "--json", "--context", context]).expect(0).json();
     assert_eq!(status["replicas"].as_array().unwrap().len(), 4);
+    assert!(status["replicas"].as_array().unwrap().iter().all(|replica| replica["tls"] == true));
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     assert!(child.wait().unwrap().success());
     muster(&["status", "--timeout", "0.5", "--server", server]).expect(1);

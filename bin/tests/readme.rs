@@ -32,8 +32,7 @@ fn the_commands_of_the_readme_do_what_they_say() {
     let mut output = std::io::BufReader::new(dev.stdout.take().unwrap());
     output.read_line(&mut ready).unwrap();
     let ready: serde_json::Value = serde_json::from_str(&ready).unwrap();
-    let servers: Vec<&str> =
-        ready["servers"].as_array().unwrap().iter().map(|server| server.as_str().unwrap()).collect();
+    let context = ready["context"].as_str().unwrap();
     let place = Path::new(MUSTER).parent().unwrap().display().to_string();
     let path = format!("{place}:{}", std::env::var("PATH").unwrap());
     let mut broken = Vec::new();
@@ -50,7 +49,7 @@ fn the_commands_of_the_readme_do_what_they_say() {
             .args(["-c", &line])
             .env("PATH", &path)
             .env("USER", "tester")
-            .env("MUSTER_SERVERS", servers.join(","))
+            .env("MUSTER_CONTEXT", context)
             .stdin(Stdio::null())
             .output()
             .unwrap();

@@ -1,13 +1,18 @@
 //! The client's decisions: which replica to ask next, when to ask again, under which request number.
 //!
 //! Pure machines; whoever holds the connections (`muster-net`, the simulator) tells them what happened and does what they
-//! say. Reading order: [`Targets`] (whom), [`WriteAttempts`] (what became of one write), [`Session`] (its number).
+//! say. Reading order: [`Targets`] (whom), [`WriteAttempts`] (what became of one write), [`Session`] (its number),
+//! [`BootAttempts`] (what a node does that is told to wait).
 //!
 //! Invariants
 //! - a write is *not applied* only if every attempt certainly was not; one doubtful attempt makes it *unknown* until a
 //!   replica says what became of it;
 //! - every attempt of one write carries the same request id, so it is applied at most once;
 //! - a session's numbers stay within [`IN_FLIGHT_MAX`] of what it has acknowledged.
+
+mod boots;
+
+pub use boots::BootAttempts;
 
 use crate::ids::{SessionId, Time};
 use crate::request::{NotApplied, Outcome, RequestId, UnknownWhy};

@@ -8,6 +8,7 @@
 #![cfg_attr(not(test), warn(missing_docs))]
 extern crate alloc;
 
+pub mod admission;
 pub mod agent;
 pub mod boot;
 pub mod client;

@@ -1,7 +1,7 @@
 //! Bytes between replicas and to clients: gRPC over HTTP/2, and HTTP/1.1 beside it.
 //!
 //! Read in this order: [`proto`] (what is on the wire), [`convert`] (to core's types and back), [`client`] (the Rust client),
-//! [`server`] (a replica's two listeners), [`peer`] (replica to replica).
+//! [`server`] (a replica's two listeners), [`peer`] (replica to replica), [`tls`] (who is at the other end).
 //!
 //! Nothing here decides: who may do what, when to retry and where to turn are core's answers. Whatever comes from the
 //! network is checked while it is converted; nothing that arrives can make this crate panic.
@@ -10,6 +10,7 @@ pub mod client;
 pub mod convert;
 pub mod peer;
 pub mod server;
+pub mod tls;
 
 /// The protocol definitions, compiled.
 pub mod proto {

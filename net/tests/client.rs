@@ -11,7 +11,7 @@ use muster_core::members::MemberCommand;
 use muster_core::query::{Answer, Query};
 use muster_core::request::{AdminOutcome, AdminRequest, Command, Freshness, NotApplied, Outcome, Refusal};
 use muster_net::client::{BootAsk, Client, ClientError, LogFilter, Options, Topic};
-use muster_net::server::{ClientLimits, Listener, ServeError};
+use muster_net::server::{ClientLimits, Listener, Protection, ServeError};
 use std::time::Duration;
 
 fn commit(name: &str, text: &str) -> Command {
@@ -379,16 +379,16 @@ async fn a_write_to_a_stopped_cluster_is_not_applied() {
 
 #[tokio::test]
 async fn only_loopback_is_bound_without_tls() {
-    let error = Listener::bind("0.0.0.0:0", "clients", false).await.unwrap_err();
+    let error = Listener::bind("0.0.0.0:0", "clients", &Protection::Loopback).await.unwrap_err();
     assert!(matches!(error, ServeError::Unprotected { .. }), "{error}");
     assert!(error.to_string().contains("--insecure"));
-    Listener::bind("0.0.0.0:0", "clients", true).await.unwrap();
+    Listener::bind("0.0.0.0:0", "clients", &Protection::Insecure).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_port_in_use_is_named() {
-    let first = Listener::bind("127.0.0.1:0", "clients", false).await.unwrap();
+    let first = Listener::bind("127.0.0.1:0", "clients", &Protection::Loopback).await.unwrap();
     let address = first.address().to_string();
-    let error = Listener::bind(&address, "clients", false).await.unwrap_err();
+    let error = Listener::bind(&address, "clients", &Protection::Loopback).await.unwrap_err();
     assert!(matches!(error, ServeError::InUse { .. }) && error.to_string().contains(&address), "{error}");
 }

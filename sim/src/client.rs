@@ -3,11 +3,11 @@
 
 use crate::draw::Draw;
 use crate::event::{Ask, ClientId, Event, Told};
-use crate::network::{self, Broken};
+use crate::network::{self, Boot, Broken};
 use crate::scenario::{Kind, SECOND};
 use crate::world::World;
 use futures_util::future::{Either, select};
-use muster_core::client::{Session, Step, Targets, Turn, WriteAttempts, again};
+use muster_core::client::{BootAttempts, Session, Step, Targets, Turn, WriteAttempts, again};
 use muster_core::ids::{Age, NodeId, OneShotId, ReplicaId, Seq, Time, VClusterId};
 use muster_core::journal::command::JournalCommand;
 use muster_core::journal::entry::{
@@ -269,6 +269,7 @@ impl Client {
     }
 
     async fn boot(&mut self, node: &NodeId, at_least: Seq, deadline: Time) -> Told {
+        let mut attempts = BootAttempts::default();
         loop {
             let (address, to) = self.current();
             let answer = {
@@ -279,14 +280,18 @@ impl Client {
                     Either::Right(_) => return Told::Nothing("no boot in time".into()),
                 }
             };
-            if let Ok(Ok(told)) = answer {
-                self.targets.answered();
-                return told;
+            match answer {
+                Ok(Ok(Boot::Told(told))) => {
+                    self.targets.answered();
+                    return told;
+                }
+                answer if self.now() >= deadline => return Told::Nothing(format!("{answer:?}")),
+                Ok(Ok(Boot::Later { after_ms, elsewhere })) => {
+                    let (next, after_ms) = attempts.on_later(&address, after_ms, &elsewhere);
+                    self.turn(Turn::Leader(next), after_ms, &address).await;
+                }
+                Ok(Err(_)) | Err(_) => self.turn(Turn::Next, 0, &address).await,
             }
-            if self.now() >= deadline {
-                return Told::Nothing(format!("{answer:?}"));
-            }
-            self.turn(Turn::Next, 0, &address).await;
         }
     }
 

@@ -42,6 +42,7 @@ pub struct Step {
 pub struct Committed {
     offered: BTreeMap<(Index, Term), LogEntry>,
     states: BTreeMap<Index, State>,
+    states_max: Option<usize>,
     by_sequence: BTreeMap<Seq, Index>,
     terms: BTreeMap<Index, Term>,
     applied: Index,
@@ -60,6 +61,11 @@ impl Committed {
     pub fn begin(&mut self, state: State) {
         self.applied = BOOTSTRAP.0;
         self.states.insert(self.applied, state);
+    }
+
+    /// Keeps fewer states than usual: of a large one, every change copies more.
+    pub(crate) fn keep_states(&mut self, most: usize) {
+        self.states_max = Some(most);
     }
 
     /// The last position that is known to be committed.
@@ -161,7 +167,7 @@ impl Committed {
         self.applied = entry.index;
         self.terms.insert(entry.index, entry.term);
         self.states.insert(entry.index, state);
-        if self.states.len() > STATES_MAX {
+        if self.states.len() > self.states_max.unwrap_or(STATES_MAX) {
             self.states.pop_first();
         }
         self.fresh.push(step);

@@ -92,14 +92,12 @@ impl Declared {
         }
     }
 
-    /// What counted on a node.
+    /// What all nodes of a vCluster had in common about one key.
     #[must_use]
-    pub fn node(&self, node: &NodeId, sequence: Seq) -> BTreeMap<Key, Setting> {
-        let vcluster = self.vcluster_of(node, sequence);
-        let mut settings =
-            vcluster.map_or_else(|| self.scope(&Scope::Global, sequence), |vcluster| self.common(&vcluster, sequence));
-        settings.extend(self.scope(&Scope::Node(node.clone()), sequence));
-        settings
+    pub fn common_setting(&self, vcluster: &VClusterId, key: &Key, sequence: Seq) -> Option<Setting> {
+        let says =
+            |scope: &Scope| at(self.lines.get(scope)?.get(key)?, sequence).and_then(|(_, setting)| setting.clone());
+        says(&Scope::VCluster(vcluster.clone())).or_else(|| says(&Scope::Global))
     }
 
     /// The policy of a vCluster, and the entry that set it.

@@ -45,6 +45,7 @@ pub mod logs;
 pub mod network;
 pub mod oracles;
 pub mod replica;
+pub mod storm;
 pub mod subscriber;
 pub mod tool;
 mod verbs;

@@ -10,6 +10,7 @@ use crate::event::{Booted, Event, Lost, Run, Told};
 use crate::world::{Life, World};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
+use muster_core::admission::{self, Admittance, BootAdmission};
 use muster_core::boot::{self, BootRefusal};
 use muster_core::codec;
 use muster_core::driver;
@@ -22,7 +23,7 @@ use muster_core::request::{AdminOutcome, AdminRequest, Freshness, Outcome, Write
 use muster_core::storage::Library as _;
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// An end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,7 +91,27 @@ pub struct Wire {
     /// The changes in force, by fault; the last one counts.
     changes: BTreeMap<Arc<str>, Quality>,
     quality: Quality,
+    /// What each replica sends to nodes.
+    boots: BTreeMap<ReplicaId, Outlet>,
+    /// What it can send to them, in bytes per second.
+    pub(crate) boot_bytes_per_second: u64,
 }
+
+/// A replica's way out to the nodes that boot from it.
+#[derive(Default)]
+struct Outlet {
+    busy_until: Time,
+    /// Boots under way.
+    streams: u64,
+    /// What was sent so far.
+    bytes: u64,
+}
+
+/// What a machine sends at a time before another stream's turn.
+const PACKET_BYTES: u64 = 1_500;
+
+/// What a booting node can receive, in bytes per second.
+const NODE_BYTES_PER_SECOND: u64 = 125_000_000;
 
 impl Wire {
     pub(crate) fn new(seed: u64) -> Self {
@@ -101,7 +122,30 @@ impl Wire {
             cuts: BTreeMap::new(),
             changes: BTreeMap::new(),
             quality: Quality::default(),
+            boots: BTreeMap::new(),
+            boot_bytes_per_second: Quality::default().bytes_per_second,
         }
+    }
+
+    /// How long a peer's message waits for the boots' packets between its own.
+    fn behind_boots(&self, from: ReplicaId, size: u64) -> u64 {
+        let streams = self.boots.get(&from).map_or(0, |outlet| outlet.streams);
+        let packets = size.div_ceil(PACKET_BYTES);
+        packets * streams * PACKET_BYTES * 1_000_000_000 / self.boot_bytes_per_second.max(1)
+    }
+
+    /// When a boot of so many bytes, sent from now on, has arrived.
+    fn send_boot(&mut self, from: ReplicaId, bytes: u64, now: Time) -> Time {
+        let nanos = bytes * 1_000_000_000 / self.boot_bytes_per_second.max(1);
+        let outlet = self.boots.entry(from).or_default();
+        outlet.bytes += bytes;
+        outlet.busy_until = Time(outlet.busy_until.max(now).0 + nanos);
+        outlet.busy_until.max(Time(now.0 + bytes * 1_000_000_000 / NODE_BYTES_PER_SECOND))
+    }
+
+    /// What every replica sent to booting nodes, in bytes.
+    pub(crate) fn boot_bytes(&self) -> BTreeMap<ReplicaId, u64> {
+        self.boots.iter().map(|(id, outlet)| (*id, outlet.bytes)).collect()
     }
 
     fn quality(&self) -> Quality {
@@ -199,7 +243,8 @@ fn transmit(world: &Arc<World>, id: u64, envelope: &Arc<Envelope>, frame: Bytes,
         return world.emit(&Event::Drop { id, envelope: envelope.clone(), why: Lost::Queue });
     }
     link.busy_until = Time(free.0 + nanos);
-    let mut at = free.0 + nanos + wire.latency();
+    let behind = wire.behind_boots(envelope.from, size);
+    let mut at = free.0 + nanos + behind + wire.latency();
     if wire.draw.ppm(quality.late_ppm) {
         at += wire.draw.below(500_000_000);
     }
@@ -450,8 +495,56 @@ pub async fn read(
     .await
 }
 
+/// What a booting node is answered.
+#[derive(Clone, Debug)]
+pub enum Boot {
+    /// Its boot, or why there is none.
+    Told(Told),
+    /// The replica serves as many as it can.
+    Later {
+        /// When to come back, in milliseconds.
+        after_ms: u64,
+        /// Who may be less busy.
+        elsewhere: Vec<Arc<str>>,
+    },
+}
+
+/// A boot under way: one of the replica's streams, and a part of its link.
+struct Stream {
+    world: Arc<World>,
+    replica: ReplicaId,
+    admission: Arc<Mutex<BootAdmission>>,
+}
+
+impl Stream {
+    fn open(world: &Arc<World>, replica: ReplicaId) -> Result<Self, Admittance> {
+        let admission = world.machines().get(&replica).expect("it was just reached").admission.clone();
+        let admittance = lock(&admission).ask();
+        match admittance {
+            Admittance::Now => {
+                world.wire().boots.entry(replica).or_default().streams += 1;
+                Ok(Self { world: world.clone(), replica, admission })
+            }
+            Admittance::Later { .. } => Err(admittance),
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        lock(&self.admission).end(self.world.now());
+        if let Some(outlet) = self.world.wire().boots.get_mut(&self.replica) {
+            outlet.streams -= 1;
+        }
+    }
+}
+
+fn lock(admission: &Mutex<BootAdmission>) -> MutexGuard<'_, BootAdmission> {
+    admission.lock().expect("nobody panics holding it")
+}
+
 /// A node boots from a replica, as a server answers it: from the stored overlay, or from one built on the spot, which the leader
-/// is asked to store.
+/// is asked to store; if the replica has a stream for it.
 ///
 /// # Errors
 /// [`Broken`].
@@ -460,16 +553,25 @@ pub async fn boot(
     to: ReplicaId,
     node: NodeId,
     at_least: Seq,
-) -> Result<Result<Told, muster_core::request::NotApplied>, Broken> {
+) -> Result<Result<Boot, muster_core::request::NotApplied>, Broken> {
     let id = world.wire().draw.wide();
     connect(world, End::Clients, to, move |world, life| async move {
         let Some((handle, _)) = world.front(life.replica) else { return std::future::pending().await };
         let freshness = if at_least == Seq(0) { Freshness::Local } else { Freshness::AtLeast(at_least) };
         let view = handle.read(freshness).await?;
+        let stream = match Stream::open(&world, life.replica) {
+            Ok(stream) => stream,
+            Err(Admittance::Later { after_ms }) => {
+                let turn = world.wire().draw.number();
+                let elsewhere = admission::elsewhere(&view.state.members, life.replica, turn);
+                return Ok(Boot::Later { after_ms, elsewhere });
+            }
+            Err(Admittance::Now) => unreachable!("it would have a stream"),
+        };
         let plan = match boot::plan(&view.state, &node) {
             Err(BootRefusal::NoOverlay { vcluster }) => match overlay::build(&view.state, &vcluster) {
                 Ok(built) => {
-                    let store = driver::store_overlay(&view.state, vcluster, built.clone(), id);
+                    let store = driver::store_overlay(&view.state, vcluster.clone(), built.clone(), id);
                     drop(madsim::task::spawn(async move { handle.write(store, true).await }));
                     boot::plan_with(&view.state, &node, built)
                 }
@@ -478,7 +580,15 @@ pub async fn boot(
             planned => planned,
         };
         let booted = Booted { applied: view.status.applied, sequence: view.state.sequence(), plan };
-        Ok(Told::Booted { replica: life.replica, booted: Arc::new(booted) })
+        drop(view);
+        if let Ok(plan) = &booted.plan {
+            // The overlay's bytes are shared: what crosses the wire is their number.
+            let bytes = (plan.overlay.data.len() + plan.delta.len()) as u64;
+            let arrived = world.wire().send_boot(life.replica, bytes, world.now());
+            world.agenda.sleep_until(arrived).await;
+        }
+        drop(stream);
+        Ok(Boot::Told(Told::Booted { replica: life.replica, booted: Arc::new(booted) }))
     })
     .await
 }

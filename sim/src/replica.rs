@@ -121,6 +121,7 @@ async fn process(
         let mut machines = world.machines();
         let machine = machines.get_mut(&id).expect("a process runs on a machine");
         machine.handle = Some(handle.clone());
+        machine.admission = world.admission(id, life.run);
         machine.library = Some(opened.library);
     }
     world.spawn(views(world.clone(), life.clone(), handle.clone()));

@@ -18,6 +18,7 @@ use crate::network::{self, Quality};
 use crate::oracles::Violation;
 use crate::replica;
 use crate::scenario::{self, Budget, MS, Neighbour, Operation, OperationItem, Pick, SECOND, Scenario};
+use crate::storm::{Storm, StormReport};
 use crate::subscriber::Subscriber;
 use crate::world::{Found, Trace, World};
 use muster_core::ids::{ClusterId, Incarnation, ReplicaId, ReplicaName, Term, Time};
@@ -51,6 +52,8 @@ pub struct Report {
     pub acknowledged: u64,
     /// Why a part of the liveness phase was not demanded.
     pub excused: Option<String>,
+    /// What the boot storm was like, if there was one.
+    pub storm: Option<StormReport>,
     /// Marks and points of crashes that the story wants and this run did not reach, in words. A story must reach them at some
     /// seed, not at every one.
     pub missed: BTreeSet<String>,
@@ -100,6 +103,7 @@ pub fn play(scenario: &Scenario, seed: u64, trace: Option<Trace>) -> Report {
         asked: 0,
         acknowledged: 0,
         excused: None,
+        storm: None,
         missed: BTreeSet::new(),
     };
     let Some(world) = world else {
@@ -120,6 +124,7 @@ pub fn play(scenario: &Scenario, seed: u64, trace: Option<Trace>) -> Report {
             report.asked = tally.crowd.asked.load(Ordering::Relaxed);
             report.acknowledged = tally.crowd.acknowledged.load(Ordering::Relaxed);
             report.excused = tally.excused.or_else(|| world.excused());
+            report.storm = tally.storm;
         }
         Err(message) => {
             report.found.get_or_insert_with(|| broken(message, report.fingerprint.events, report.simulated));
@@ -136,6 +141,7 @@ fn broken(message: String, step: u64, time: Time) -> Found {
 struct Tally {
     crowd: Arc<Crowd>,
     excused: Option<String>,
+    storm: Option<StormReport>,
 }
 
 type Played = (Option<Arc<World>>, Result<Tally, String>);
@@ -220,14 +226,15 @@ async fn until(world: &Arc<World>, nanos: u64, is_so: impl Fn() -> bool) -> bool
 
 async fn story(world: &Arc<World>) -> Tally {
     let crowd = Arc::new(Crowd::default());
-    let mut tally = Tally { crowd: crowd.clone(), excused: None };
+    let mut tally = Tally { crowd: crowd.clone(), excused: None, storm: None };
+    let storm = Storm::default();
     world.spawn(world.agenda.clone().run());
     world.wire().set_quality(Quality::default());
 
     world.emit(&Event::Phase("set-up"));
     let neighbour = world.scenario.neighbour.map(|neighbour| settle(world, neighbour));
     for group in [Some(world), neighbour.as_ref()].into_iter().flatten() {
-        if let Err(problem) = form(group).await {
+        if let Err(problem) = form(group, &storm).await {
             world.fail(SETUP, "demand U4", Violation::new("a cluster as the story wants it", problem));
             return tally;
         }
@@ -261,6 +268,9 @@ async fn story(world: &Arc<World>) -> Tally {
             neighbour.spawn(Client::new(neighbour.clone(), id).run(neighbours.clone()));
         }
     }
+    if let Some(wanted) = &world.scenario.storm {
+        storm.begin(world, &crowd, wanted, began);
+    }
     until(world, world.scenario.time.run, || false).await;
 
     world.emit(&Event::Phase("heal"));
@@ -270,6 +280,7 @@ async fn story(world: &Arc<World>) -> Tally {
     }
     world.end();
     expectations(world, &crowd);
+    tally.storm = storm.report(world);
     tally
 }
 
@@ -281,6 +292,7 @@ const APART_SOURCE: &str = "demand P2";
 fn settle(world: &Arc<World>, neighbour: Neighbour) -> Arc<World> {
     let mut story = world.scenario.clone();
     story.neighbour = None;
+    story.storm = None;
     story.faults.clear();
     story.operations.clear();
     (story.cluster.voters, story.cluster.learners) = (neighbour.voters, 0);
@@ -329,7 +341,7 @@ async fn part(world: &Arc<World>, neighbour: &Arc<World>, crowd: &Arc<Crowd>, be
 }
 
 /// One replica begins, the others join it.
-async fn form(world: &Arc<World>) -> Result<(), String> {
+async fn form(world: &Arc<World>, storm: &Storm) -> Result<(), String> {
     let cluster = &world.scenario.cluster;
     let first = admission(world, 1, MemberWish::Voter, None);
     let member = Member {
@@ -346,6 +358,9 @@ async fn form(world: &Arc<World>) -> Result<(), String> {
     replica::start(world, ReplicaId(1), Some(member));
     if !until(world, 30 * SECOND, || world.leader().is_some()).await {
         return Err("the first replica does not lead".into());
+    }
+    if let Some(wanted) = &world.scenario.storm {
+        storm.declare(world, wanted).await?;
     }
     for number in 2..=cluster.voters + cluster.learners {
         let wish = if number <= cluster.voters { MemberWish::Voter } else { MemberWish::Learner };

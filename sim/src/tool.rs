@@ -6,6 +6,7 @@
 use crate::event::Fingerprint;
 use crate::run::{Report, play};
 use crate::scenario::{Problem, SECOND, Scenario};
+use crate::storm::StormReport;
 use crate::verbs;
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
@@ -136,6 +137,7 @@ fn as_json(file: &Path, report: &Report) -> serde_json::Value {
         "excused": report.excused,
         "marks": report.marks,
         "missed": report.missed,
+        "storm": report.storm.as_ref().map(storm_json),
         "failure": report.found.as_ref().map(|found| json!({
             "property": found.oracle,
             "source": found.source,
@@ -146,6 +148,54 @@ fn as_json(file: &Path, report: &Report) -> serde_json::Value {
             "commit": commit(),
         })),
     })
+}
+
+fn storm_json(storm: &StormReport) -> serde_json::Value {
+    let three = |(half, most, longest): (u64, u64, u64), high: &str| json!({"p50": half, high: most, "max": longest});
+    json!({
+        "nodes": storm.nodes,
+        "booted": storm.booted,
+        "lasted_us": storm.lasted / 1_000,
+        "boot_us": three(storm.boot_micros, "p99"),
+        "retries": storm.retries,
+        "told_later": storm.told_later,
+        "broken": storm.broken,
+        "bytes": storm.bytes.iter().map(|(id, bytes)| (id.to_string(), *bytes)).collect::<BTreeMap<_, _>>(),
+        "overlay_bytes": storm.overlay_bytes,
+        "commit_before_us": three(storm.before_micros, "p90"),
+        "commit_during_us": three(storm.during_micros, "p90"),
+    })
+}
+
+/// A storm as people read it.
+fn storm_text(storm: &StormReport) -> String {
+    let ms = |micros: u64| format!("{}.{:01} ms", micros / 1_000, micros % 1_000 / 100);
+    let three = |(half, most, longest): (u64, u64, u64), high: &str| {
+        format!("p50 {}, {high} {}, max {}", ms(half), ms(most), ms(longest))
+    };
+    let bytes: Vec<String> = storm.bytes.iter().map(|(id, bytes)| format!("r{id} {} MB", bytes / 1_000_000)).collect();
+    format!(
+        "  boot storm: {} of {} nodes booted in {:.1} s; overlays of {:?} bytes\n    boot time {}\n    {} retries: {} told to \
+         come back, {} broken connections\n    sent to nodes: {}\n    commits before: {}\n    commits during: {}",
+        storm.booted,
+        storm.nodes,
+        seconds(storm.lasted),
+        storm.overlay_bytes,
+        three(storm.boot_micros, "p99"),
+        storm.retries,
+        storm.told_later,
+        storm.broken,
+        bytes.join(", "),
+        three(storm.before_micros, "p90"),
+        three(storm.during_micros, "p90"),
+    )
+}
+
+/// The most memory this process ever held, where the operating system tells.
+fn memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 /// Entry point of the binary.
@@ -266,6 +316,9 @@ fn run_all(run: &Run, json: bool) -> Result<bool, Vec<Problem>> {
                     if report.found.is_some() {
                         sum.failed += 1;
                     }
+                    if let Some(storm) = report.storm.as_ref().filter(|_| !json) {
+                        print(&storm_text(storm));
+                    }
                     if json {
                         print(&as_json(&file, &report).to_string());
                     } else if report.found.is_some() {
@@ -285,14 +338,17 @@ fn run_all(run: &Run, json: bool) -> Result<bool, Vec<Problem>> {
         #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
         let rate = |count: u128| count as f64 / wall;
         print(&format!(
-            "{} runs, {} failed, {} excused; {:.2} seeds/s, {:.0} simulated s/s, {:.0} events/s, {} acknowledged writes",
+            "{} runs, {} failed, {} excused in {wall:.1} s; {:.2} seeds/s ({:.0} runs/h), {:.0} simulated s/s, {:.0} events/s, {} \
+             acknowledged writes{}",
             sum.runs,
             sum.failed,
             sum.excused,
             rate(u128::from(sum.runs)),
+            rate(u128::from(sum.runs)) * 3_600.0,
             rate(sum.simulated) / 1e9,
             rate(u128::from(sum.events)),
             sum.acknowledged,
+            memory().map_or(String::new(), |bytes| format!(", at most {} MiB of memory", bytes >> 20)),
         ));
         for (mark, count) in &sum.marks {
             print(&format!("  mark {mark}: in {count} of {} runs", sum.runs));

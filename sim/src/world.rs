@@ -16,8 +16,10 @@ use crate::freedom::Freedom;
 use crate::network::Wire;
 use crate::oracles::{self, Oracle, Violation};
 use crate::scenario::{Back, Scenario};
+use crate::storm::StormFacts;
 use madsim::runtime::Handle as Runtime;
 use madsim::task::NodeId;
+use muster_core::admission::{BootAdmission, BootLimits};
 use muster_core::front::{Handle, View};
 use muster_core::ids::{GroupId, Index, ReplicaId, Term, Time};
 use muster_core::log::{HardState, LogRecord};
@@ -125,11 +127,16 @@ pub struct Facts {
     pub limits: Limits,
     /// The committed log.
     pub committed: Committed,
+    /// The boot storm, if there is one.
+    pub storm: Option<StormFacts>,
 }
 
 impl Facts {
     fn take(&mut self, event: &Event) {
         self.committed.fresh.clear();
+        if let Some(storm) = &mut self.storm {
+            storm.take(self.now, event);
+        }
         match event {
             Event::Phase(name) => self.phase = name,
             Event::Start { replica, run, hard_state, log_start, terms, .. } => {
@@ -289,6 +296,8 @@ pub struct Machine {
     pub life: Arc<Life>,
     /// The newest process' front, while it serves.
     pub handle: Option<Handle>,
+    /// Which boots the newest process serves.
+    pub admission: Arc<Mutex<BootAdmission>>,
     /// What it kept, readable while it serves.
     pub library: Option<FileLibrary<SimDisk>>,
     /// Whether nothing starts it before this fault is healed.
@@ -336,7 +345,8 @@ impl World {
     /// Outside of a runtime.
     #[must_use]
     pub fn new(seed: u64, scenario: Scenario, trace: Option<Trace>) -> Arc<Self> {
-        let facts = Facts { limits: scenario.cluster.limits, ..Facts::default() };
+        let storm = scenario.storm.map(StormFacts::new);
+        let facts = Facts { limits: scenario.cluster.limits, storm, ..Facts::default() };
         let record = Record::new(facts, trace);
         Arc::new(Self {
             seed,
@@ -593,6 +603,11 @@ impl World {
         self.record().facts.committed.begin(state);
     }
 
+    /// How many states of the committed log are kept.
+    pub(crate) fn keep_states(&self, most: usize) {
+        self.record().facts.committed.keep_states(most);
+    }
+
     /// A place in the code was reached.
     pub fn mark(&self, name: &'static str) {
         let new = self.facts(|facts| !facts.marks.contains(name));
@@ -616,10 +631,20 @@ impl World {
             back: None,
             life,
             handle: None,
+            admission: self.admission(id, 0),
             library: None,
             held_down: BTreeSet::new(),
         };
         self.machines().insert(id, machine);
+    }
+
+    /// A new process serves nobody yet.
+    pub(crate) fn admission(&self, id: ReplicaId, run: Run) -> Arc<Mutex<BootAdmission>> {
+        let storm = self.scenario.storm.as_ref();
+        let limits = BootLimits::default();
+        let limits = BootLimits { streams_max: storm.map_or(limits.streams_max, |storm| storm.streams), ..limits };
+        let seed = self.draw("admission", id.0 << 32 | run).number();
+        Arc::new(Mutex::new(BootAdmission::new(limits, seed)))
     }
 
     /// Every machine's replica.

@@ -7,8 +7,12 @@
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::lifecycle;
+use crate::verbs::certs;
 use crate::verbs::cluster::{leader, statuses};
+use muster_core::service::Credential;
 use muster_net::client::{Client, Options};
+use muster_net::tls::authority::Authority;
+use muster_net::tls::{KeyFiles, Tls};
 use serde_json::json as object;
 use std::fmt::Write as _;
 use std::fs::File;
@@ -31,20 +35,34 @@ struct Replica {
 pub(super) struct Cluster {
     dir: PathBuf,
     replicas: Vec<Replica>,
+    /// The admin's keys.
+    tls: Tls,
 }
+
+/// How long the certificates of `dev` count: it makes them anew whenever it starts.
+const CERTIFICATE_DAYS: u64 = 90;
 
 impl Cluster {
     /// Writes the configuration files, or reads those that an earlier run left there.
     pub(super) fn prepare(dir: &Path) -> Result<Self, Failure> {
         let mut ports = free_ports(2 * super::REPLICAS.len())?.into_iter();
+        let certs = dir.join("certs");
+        let authority = if certs.join("ca.pem").exists() {
+            Authority::open(&certs)?
+        } else {
+            Authority::init(&certs, "dev", 3_650)?
+        };
         let mut replicas = Vec::new();
         let mut first = None;
         for name in super::REPLICAS {
             let file = dir.join(format!("{name}.toml"));
+            let keys = certify(&authority, "replica", name)?;
             let mut next = || ports.next().expect("two ports were taken for each replica");
             let (peer, client) = (next(), next());
             if !file.exists() {
-                let data = toml::Value::String(dir.join(name).display().to_string());
+                let quoted = |path: &Path| toml::Value::String(path.display().to_string());
+                let data = quoted(&dir.join(name));
+                let (ca, certificate, key) = (quoted(&keys.ca), quoted(&keys.certificate), quoted(&keys.key));
                 let bootstrap = first.map_or(String::new(), |port: u16| {
                     format!(
                         "\n[raft.bootstrap]\nnodes = [{{ id = \"{}\", addr = \"127.0.0.1:{port}\" }}]\n",
@@ -53,7 +71,8 @@ impl Cluster {
                 });
                 let text = format!(
                     "[raft]\nnode_id = \"{name}\"\ndata_dir = {data}\nraft_port = {peer}\n{bootstrap}\n\
-                     [client]\nport = {client}\n"
+                     [client]\nport = {client}\n\n\
+                     [security]\nca = {ca}\ncertificate = {certificate}\nkey = {key}\n"
                 );
                 std::fs::write(&file, text)
                     .map_err(|error| Failure::error(format!("{} cannot be written: {error}", file.display()), ""))?;
@@ -62,7 +81,36 @@ impl Cluster {
             first = first.or(Some(config.client_listen.port()));
             replicas.push(Replica { name, file, config, child: None });
         }
-        Ok(Self { dir: dir.to_owned(), replicas })
+        let keys = certify(&authority, "admin", "dev")?;
+        let cluster = Self { dir: dir.to_owned(), replicas, tls: Tls::load(keys.clone())? };
+        cluster.write_context(&keys)?;
+        Ok(cluster)
+    }
+
+    /// Writes down whom to talk to and as who, for every verb in another terminal.
+    fn write_context(&self, keys: &KeyFiles) -> Result<(), Failure> {
+        let file = self.context();
+        let text = |value: &dyn std::fmt::Display| toml::Value::String(value.to_string());
+        let servers: Vec<_> = self.addresses().iter().map(|address| text(address).to_string()).collect();
+        let context = format!(
+            "servers = [{}]\nca = {}\ncertificate = {}\nkey = {}\n",
+            servers.join(", "),
+            text(&keys.ca.display()),
+            text(&keys.certificate.display()),
+            text(&keys.key.display()),
+        );
+        std::fs::write(&file, context)
+            .map_err(|error| Failure::error(format!("{} cannot be written: {error}", file.display()), ""))
+    }
+
+    /// The context file for verbs.
+    pub(super) fn context(&self) -> PathBuf {
+        self.dir.join("context.toml")
+    }
+
+    /// How its clients behave.
+    pub(super) fn options(&self) -> Options {
+        Options { tls: Some(self.tls.clone()), ..Options::default() }
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -78,7 +126,7 @@ impl Cluster {
     }
 
     pub(super) async fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::connect(self.addresses(), Options::default()).await?)
+        Ok(Client::connect(self.addresses(), self.options()).await?)
     }
 
     /// Starts every replica; makes the cluster first where that was not done. Returns when all of them take part.
@@ -225,6 +273,25 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Makes a certificate, or makes it anew if an earlier run left it.
+fn certify(authority: &Authority, role: &str, name: &str) -> Result<KeyFiles, Failure> {
+    let dir = authority.certificate().parent().unwrap_or_else(|| Path::new("."));
+    let credential = Credential::new(authority.cluster(), role, name)
+        .map_err(|error| Failure::error(error.problem, "this is a fault in muster; please report it"))?;
+    let stem = dir.join(certs::stem(&credential));
+    let keys = KeyFiles {
+        ca: authority.certificate().to_owned(),
+        certificate: stem.with_extension("pem"),
+        key: stem.with_extension("key"),
+    };
+    if keys.certificate.exists() {
+        authority.renew(&keys.certificate, CERTIFICATE_DAYS)?;
+    } else {
+        authority.issue(&credential, &certs::hosts_of(&credential, Vec::new()), CERTIFICATE_DAYS, &stem)?;
+    }
+    Ok(keys)
 }
 
 /// Free loopback ports. All are held until the last is found, so that they differ.

@@ -1,5 +1,6 @@
 //! `muster dev`: a whole cluster on this machine. Three voters and one learner, each a process of its own with its own
-//! write-ahead log and sockets on free loopback ports; the example fleet; nothing to configure.
+//! write-ahead log and sockets on free loopback ports, TLS between all of them by a throwaway CA; the example fleet; nothing
+//! to configure.
 //!
 //! [`cluster`] minds the processes, [`story`] tells `--once`, and without it the cluster stays up with a live status. The
 //! replicas are plain `muster server`s: what is shown here is what runs in production.
@@ -72,7 +73,7 @@ impl Drop for Home {
     }
 }
 
-/// In whose name `dev` writes.
+/// In whose name `dev` writes. What is recorded is the name in its certificate.
 fn author() -> Author {
     Author { principal: Principal::Claimed { name: Arc::from("muster-dev") }, role: Role::Admin }
 }
@@ -112,27 +113,28 @@ async fn run(cluster: &mut Cluster, once: bool, json: bool) -> Result<(), Failur
         let found = statuses(&client).await;
         let mut value = status_json(&found);
         value["servers"] = cluster.addresses().into();
+        value["context"] = cluster.context().display().to_string().into();
         value["dir"] = cluster.dir().display().to_string().into();
         value["ready_ms"] = object!(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
         text::print(&format!("{value}\n"))?;
     } else {
         text::print(&crate::verbs::apply::applied_text(&applied))?;
-        text::print(&what_next(&cluster.addresses(), began.elapsed()))?;
+        text::print(&what_next(&cluster.context(), began.elapsed()))?;
     }
     watch(cluster, &client, json).await
 }
 
-fn what_next(addresses: &[String], took: Duration) -> String {
+fn what_next(context: &Path, took: Duration) -> String {
     format!(
         "ready after {:.1} s. In another terminal:\n\n  \
-         export MUSTER_SERVERS={}\n  \
+         export MUSTER_CONTEXT={}\n  \
          muster status\n  \
          muster boot gpu017\n  \
          muster commit --scope vcluster:training kernel:vm.swappiness=1 -m \"less swapping\"\n  \
          muster log --follow\n\n\
          Ctrl-C stops everything.\n\n",
         took.as_secs_f64(),
-        addresses.join(",")
+        context.display()
     )
 }
 

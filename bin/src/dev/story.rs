@@ -218,7 +218,7 @@ async fn boots(teller: &mut Teller, cluster: &Cluster, client: &Client) -> Resul
     let parent = head(client, &own).await?;
     let sequence = commit(client, &own, parent, ("kernel:vm.nr_hugepages", "8192"), "a large job").await?;
     let learner = cluster.address(super::REPLICAS.len() - 1).to_owned();
-    let replica = Client::connect(vec![learner], muster_net::client::Options::default()).await?;
+    let replica = Client::connect(vec![learner], cluster.options()).await?;
     teller.begin();
     for (name, overridden, value) in
         [("gpu017", "kernel:vm.nr_hugepages", "8192"), ("cpu042", "network:mtu.mgmt0", "1500")]
@@ -273,7 +273,7 @@ async fn kill_the_leader(
     teller.done("kill", &what, object!({ "killed": cluster.name(killed), "sequence": sequence.0 }))?;
 
     let others: Vec<String> = cluster.addresses().into_iter().filter(|other| other != address).collect();
-    let rest = Client::connect(others, muster_net::client::Options::default()).await?;
+    let rest = Client::connect(others, cluster.options()).await?;
     let found = statuses(&rest).await;
     let (_, lead) = leader(&found).ok_or_else(|| expected("nobody leads after the leader was killed"))?;
     if lead.replica.term <= term {

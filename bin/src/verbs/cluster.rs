@@ -7,7 +7,7 @@ use crate::exit::{Failure, request_text};
 use crate::{json, text};
 use futures_util::future::join_all;
 use indicatif::{ProgressBar, ProgressStyle};
-use muster_core::ids::{ReplicaId, Seq};
+use muster_core::ids::{ReplicaId, Seq, WallTime};
 use muster_core::members::{Member, MemberCommand};
 use muster_core::query::{Answer, Query};
 use muster_core::request::{AdminOutcome, AdminRequest, Command, Freshness, RaftRole, Reply};
@@ -127,8 +127,30 @@ pub(crate) fn status_text(found: &BTreeMap<String, Result<Status, String>>) -> S
     if lead.is_none() {
         out.push_str("nobody leads: writes wait for a majority of the voters; reads with --local go on\n");
     }
+    out.push_str(&certificates_text(&replicas));
     for (address, problem) in replicas.iter().filter_map(|(address, answer)| Some((address, answer.as_ref().err()?))) {
         let _ = writeln!(out, "{address}: {problem}");
+    }
+    out
+}
+
+/// What there is to say of certificates: where there are none, and where they end soon.
+fn certificates_text(replicas: &[(&String, &Result<Status, String>)]) -> String {
+    let mut out = String::new();
+    let mut plain = false;
+    let now = super::write::wall_time().0 / 1_000;
+    for status in replicas.iter().filter_map(|(_, answer)| answer.as_ref().ok()) {
+        match status.certificate_ends {
+            None => plain = true,
+            Some(ends) if ends < now + 14 * 86_400 => {
+                let until = text::time(WallTime(ends * 1_000));
+                let _ = writeln!(out, "{}'s certificate ends {until}: renew it with `muster certs renew`", status.name);
+            }
+            Some(_) => {}
+        }
+    }
+    if plain {
+        out.push_str("no TLS: whoever reaches these ports may do everything\n");
     }
     out
 }

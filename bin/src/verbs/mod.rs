@@ -1,9 +1,10 @@
 //! The operator's verbs, by what they touch: [`mod@write`] changes the journal, [`apply`] declares a fleet, [`read`] looks,
-//! [`cluster`] minds the replicas, [`disk`] works on a directory without a server.
+//! [`cluster`] minds the replicas, [`disk`] and [`mod@certs`] work on files without a server.
 //!
 //! A verb prints its result itself, for people or for programs, and returns a [`Failure`] otherwise.
 
 pub(crate) mod apply;
+pub(crate) mod certs;
 pub(crate) mod cluster;
 pub(crate) mod disk;
 pub(crate) mod read;
@@ -28,13 +29,15 @@ pub(crate) fn show(json: bool, value: &Value, text: &str) -> Result<(), Failure>
 
 pub(crate) async fn connect(args: &ClientArgs) -> Result<Client, Failure> {
     let usual = Options::default();
+    let (servers, tls) = crate::context::target(args)?;
     let options = Options {
+        tls,
         write_timeout: args.timeout,
         read_timeout: args.timeout,
         connect_timeout: args.timeout.min(usual.connect_timeout),
         ..usual
     };
-    Ok(Client::connect(args.servers.clone(), options).await?)
+    Ok(Client::connect(servers, options).await?)
 }
 
 /// An answer of the wrong kind: the two ends differ in version.

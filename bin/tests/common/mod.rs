@@ -51,6 +51,10 @@ fn run(command: &mut Command) -> Ended {
         .env_remove("MUSTER_SERVERS")
         .env_remove("MUSTER_AUTHOR")
         .env_remove("MUSTER_ROLE")
+        .env_remove("MUSTER_CONTEXT")
+        .env_remove("MUSTER_TLS_CA")
+        .env_remove("MUSTER_TLS_CERT")
+        .env_remove("MUSTER_TLS_KEY")
         .env("USER", "tester");
     let output = command.stdin(Stdio::null()).output().unwrap();
     Ended {

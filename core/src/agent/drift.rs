@@ -75,6 +75,12 @@ const fn place(dimension: Dimension) -> usize {
     }
 }
 
+/// A dimension's weight under a policy.
+#[must_use]
+pub const fn weight(policy: &Policy, dimension: Dimension) -> Milli {
+    policy.weights[place(dimension)]
+}
+
 /// How long a node may stay this far from what is declared, in whole seconds.
 #[must_use]
 pub fn window_seconds(policy: &Policy, magnitude: f64) -> u64 {

@@ -65,6 +65,12 @@ pub enum Fact {
         /// The exit status, where it is known.
         exit_status: Option<i32>,
     },
+    /// Something about the agent itself that people should find in the journal: what it had to repair, that an emergency
+    /// outlasted its window. Recorded as `ServiceLifecycle`.
+    Note {
+        /// In words.
+        message: Arc<str>,
+    },
     /// Nothing differs any more because it was declared: the journal's word for the node is brought up to date, nothing is
     /// recorded. May be told twice.
     State {
@@ -95,6 +101,7 @@ impl Event {
         match &self.fact {
             Fact::Drift { changes, message } => entry(EntryType::DriftDetected, changes, None, message),
             Fact::Undone { changes, message } => entry(EntryType::Rollback, changes, None, message),
+            Fact::Note { message } => entry(EntryType::ServiceLifecycle, &[], None, message),
             Fact::EmergencyStart { reason } => entry(EntryType::EmergencyStart, &[], Some(reason), &silent),
             Fact::EmergencyEnd { message } => entry(EntryType::EmergencyEnd, &[], None, message),
             Fact::Operation { kind, detail, exit_status } => JournalCommand::RecordOperation(OperationDraft {

@@ -14,6 +14,7 @@ pub mod effects;
 pub mod event;
 pub mod host;
 pub mod ledger;
+pub mod machine;
 pub mod operator;
 pub mod plan;
 pub mod value;

@@ -199,6 +199,7 @@ mirror_enum!(
         EmergencyEnd { message: Arc<str> },
         Operation { kind: OperationKind1, detail: Arc<str>, exit_status: Option<i32> },
         State { state: ConfigState1 },
+        Note { message: Arc<str> },
     }
 );
 mirror_struct!(

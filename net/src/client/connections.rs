@@ -1,8 +1,9 @@
 //! The connections to the replicas, and the choice among them; shared by all clones of a client.
 
-use super::pipe::{Pipe, root_cause};
+use super::pipe::Pipe;
 use super::types::{ClientError, Options};
 use crate::proto::v1::muster_client::MusterClient;
+use crate::tls::{Expect, dial, root_cause};
 use muster_core::client::Targets;
 use muster_core::ids::Time;
 use std::collections::BTreeMap;
@@ -83,7 +84,8 @@ impl Connections {
         let channel = if let Some(channel) = channels.get(address) {
             channel.clone()
         } else {
-            let channel = endpoint(address, &self.options)?.connect_lazy();
+            let endpoint = endpoint(address, &self.options)?;
+            let channel = dial::connect_lazy(&endpoint, self.options.tls.as_ref(), &Expect::Replica);
             channels.insert(Arc::from(address), channel.clone());
             channel
         };

@@ -14,8 +14,6 @@ pub use types::{
     Verified, VerifyProgress,
 };
 
-pub(crate) use pipe::root_cause;
-
 use connections::Connections;
 use muster_core::ids::{Age, Digest, OneShotId, Seq};
 use muster_core::journal::entry::Author;

@@ -12,6 +12,7 @@ use super::types::Options;
 use crate::convert::Wire;
 use crate::proto::v1::muster_client::MusterClient;
 use crate::proto::v1::{NotLeader, PipelineReply, PipelineRequest, TaggedWrite, WriteRequest};
+use crate::tls::{Expect, dial, root_cause};
 use muster_core::request::Outcome;
 use prost::Message;
 use std::collections::BTreeMap;
@@ -71,7 +72,8 @@ async fn run(address: String, options: Options, mut jobs: mpsc::Receiver<Job>) {
     let (frames, outgoing) = mpsc::channel(1);
     let opened = async {
         let endpoint = endpoint(&address, &options).map_err(|error| error.to_string())?;
-        let channel = endpoint.connect().await.map_err(|error| root_cause(&error))?;
+        let channel = dial::connect(&endpoint, options.tls.as_ref(), &Expect::Replica);
+        let channel = channel.await.map_err(|error| root_cause(&error))?;
         let mut client = MusterClient::new(channel).max_decoding_message_size(usize::MAX);
         let replies = client.pipeline(ReceiverStream::new(outgoing)).await;
         Ok(replies.map_err(|status| status.message().to_owned())?.into_inner())
@@ -173,13 +175,4 @@ fn take(
         answer.send(Answer::Outcome(outcome, tagged.leader)).ok();
     }
     true
-}
-
-/// The innermost reason: transport errors say little themselves.
-pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

@@ -8,6 +8,7 @@ use super::types::{
 use crate::convert::{Malformed, Wire, digest_bytes, text};
 use crate::proto::v1 as wire;
 use crate::proto::v1::muster_client::MusterClient;
+use crate::tls::{Told, explain};
 use bytes::{Bytes, BytesMut};
 use muster_core::client::{Turn, again};
 use muster_core::ids::{Age, Digest, Seq, Time};
@@ -37,6 +38,8 @@ const BOOT_BYTES_MAX: u64 = 256 << 20;
 enum Miss {
     /// Another one may answer.
     Elsewhere(String),
+    /// One end does not accept the other's certificate. Another replica's may be better.
+    Denied(String),
     /// So says the replica: try as core advises.
     Advice(NotApplied),
     /// Every replica would say the same.
@@ -46,17 +49,23 @@ enum Miss {
 type Asked<T> = Result<T, Miss>;
 
 fn of_status(address: &str, status: &tonic::Status) -> Miss {
-    let problem = match std::error::Error::source(status) {
-        Some(source) => super::pipe::root_cause(source),
+    let problem = match std::error::Error::source(status).map(explain) {
+        Some(Told { problem, denied: true }) => return Miss::Denied(problem),
+        Some(Told { problem, denied: false }) => problem,
         None => status.message().to_owned(),
     };
     match status.code() {
+        Code::PermissionDenied | Code::Unauthenticated => Miss::Final(denied(address, problem)),
         Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => {
             Miss::Final(ClientError::Invalid { problem: status.message().to_owned() })
         }
         Code::Unimplemented | Code::DataLoss | Code::Internal => Miss::Final(broken(address, problem)),
         _ => Miss::Elsewhere(problem),
     }
+}
+
+fn denied(address: &str, problem: String) -> ClientError {
+    ClientError::Denied { address: address.to_owned(), problem }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "callers hand over what they have at hand")]
@@ -85,6 +94,7 @@ where
     let mut tried: Vec<(String, String)> = Vec::new();
     // Who said why there is no answer. It outlives others that cannot be reached: a minority is told "no quorum", not "nobody".
     let mut advice: Option<(Arc<str>, NotApplied)> = None;
+    let mut refused: Option<ClientError> = None;
     loop {
         let address = connections.current();
         let stub = connections.stub(&address)?;
@@ -99,6 +109,12 @@ where
                 tried.retain(|(known, _)| **known != *address);
                 tried.push((address.to_string(), problem));
                 advice = advice.filter(|(adviser, _)| *adviser != address);
+                connections.targets().failed(&address)
+            }
+            Ok(Err(Miss::Denied(problem))) => {
+                refused = Some(denied(&address, problem.clone()));
+                tried.retain(|(known, _)| **known != *address);
+                tried.push((address.to_string(), problem));
                 connections.targets().failed(&address)
             }
             Ok(Err(Miss::Advice(why))) => {
@@ -123,7 +139,8 @@ where
         let everyone_failed = tried.len() >= connections.targets().addresses().len();
         // Servers that refuse connections are told about at once; those that are there but cannot answer get their time.
         if wake >= deadline || (everyone_failed && advice.is_none()) {
-            return Err(advice.map_or(ClientError::Unreachable { tried }, |(_, why)| ClientError::NotAnswered(why)));
+            let unreachable = refused.unwrap_or(ClientError::Unreachable { tried });
+            return Err(advice.map_or(unreachable, |(_, why)| ClientError::NotAnswered(why)));
         }
         tokio::time::sleep_until(connections.at(wake)).await;
     }
@@ -142,6 +159,7 @@ async fn ask_one<T>(
         Ok(Err(Miss::Final(error))) => Err(error),
         Ok(Err(Miss::Advice(why))) => Err(ClientError::NotAnswered(why)),
         Ok(Err(Miss::Elsewhere(problem))) => Err(unreachable(problem)),
+        Ok(Err(Miss::Denied(problem))) => Err(denied(address, problem)),
         Err(_) => Err(unreachable(NOT_IN_TIME.to_owned())),
     }
 }
@@ -432,6 +450,9 @@ impl Records {
             match self.stream.message().await {
                 Ok(Some(reply)) => self.waiting.extend(reply.records),
                 Ok(None) => return Ok(None),
+                Err(status) if status.code() == Code::Unauthenticated => {
+                    return Err(denied(&self.address, status.message().to_owned()));
+                }
                 Err(status) => return Err(broken(&self.address, status.message())),
             }
         }
@@ -578,7 +599,8 @@ pub(super) async fn admit(
     admission: &Admission,
     author: &Author,
 ) -> Result<Admitted, ClientError> {
-    let request = wire::AdmitRequest { admission: Some(admission.to_wire()), author: Some(author.to_wire()) };
+    let author = super::writes::told_author(connections, author);
+    let request = wire::AdmitRequest { admission: Some(admission.to_wire()), author };
     ask(connections, read_deadline(connections), |address, mut stub| {
         let request = request.clone();
         async move {

@@ -1,5 +1,6 @@
 //! What the client takes and gives, beyond core's own types.
 
+use crate::tls::Tls;
 use bytes::Bytes;
 use muster_core::ids::{
     Age, ClusterId, Digest, GroupId, Incarnation, NodeId, OneShotId, ReplicaId, ReplicaName, Seq, VClusterId,
@@ -27,6 +28,8 @@ pub struct Options {
     pub attempt_timeout: Duration,
     /// How long one connection may take to be made before the next replica is tried. Default 1 s.
     pub connect_timeout: Duration,
+    /// The client's keys, for replicas that speak TLS; what it writes is then in its certificate's name. Default none.
+    pub tls: Option<Tls>,
 }
 
 impl Default for Options {
@@ -36,6 +39,7 @@ impl Default for Options {
             read_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(6),
             connect_timeout: Duration::from_secs(1),
+            tls: None,
         }
     }
 }
@@ -47,6 +51,13 @@ pub enum ClientError {
     Unreachable {
         /// Each address that was tried, and what happened.
         tried: Vec<(String, String)>,
+    },
+    /// Whoever we are may not do that, or is not let in at all.
+    Denied {
+        /// Which replica says so.
+        address: String,
+        /// Why, and what it takes.
+        problem: String,
     },
     /// The question does not fit what is there.
     Refused(Refusal),
@@ -92,6 +103,7 @@ impl fmt::Display for ClientError {
                 }
                 f.write_str("; check the addresses and whether the servers run")
             }
+            Self::Denied { address, problem } => write!(f, "{address} denies it: {problem}"),
             Self::Refused(refusal) => write!(f, "refused: {refusal:?}"),
             Self::NotAnswered(why) => write!(f, "not answered: {why:?}"),
             Self::Lagging { known, sequence } => write!(
@@ -242,6 +254,8 @@ pub struct Status {
     pub members: Vec<Member>,
     /// What its data directory takes on disk, in bytes; 0 if it was not told.
     pub disk_bytes: u64,
+    /// Until when its certificate counts, in seconds since the Unix epoch; none without TLS.
+    pub certificate_ends: Option<u64>,
 }
 
 /// What a new replica writes into its data directory.

@@ -7,7 +7,7 @@ use crate::proto::v1 as wire;
 use crate::server::MESSAGE_BYTES_MAX;
 use muster_core::client::{Session, Step, Turn, WriteAttempts};
 use muster_core::ids::{SessionId, Time};
-use muster_core::journal::entry::Author;
+use muster_core::journal::entry::{Author, Principal, Role};
 use muster_core::request::{Command, NotApplied, Outcome, Reply, RequestId, UnknownWhy};
 use prost::Message;
 use std::sync::{Arc, Mutex};
@@ -88,7 +88,7 @@ pub(super) async fn write(
 ) -> Outcome {
     let deadline = deadline(connections);
     let mut attempts = attempts_until(connections, deadline);
-    let base = wire_request(author, command);
+    let base = wire_request(connections, author, command);
     if let Some(outcome) = too_large(&base) {
         return outcome;
     }
@@ -113,7 +113,7 @@ pub(super) async fn write_once(
     command: &Command,
 ) -> Outcome {
     let mut attempts = attempts_until(connections, deadline(connections));
-    let request = wire::WriteRequest { request: Some(request.to_wire()), ..wire_request(author, command) };
+    let request = wire::WriteRequest { request: Some(request.to_wire()), ..wire_request(connections, author, command) };
     if let Some(outcome) = too_large(&request) {
         return outcome;
     }
@@ -129,7 +129,7 @@ pub(super) async fn close(connections: &Connections, sessions: &Sessions) {
     let opener = lock(&sessions.opener).clone();
     if let (Some(number), Some(author)) = (sessions.try_begin(), opener) {
         let mut attempts = WriteAttempts::new(connections.now().plus_ms(1_000), 1_000);
-        let base = wire_request(&author, &Command::CloseSession);
+        let base = wire_request(connections, &author, &Command::CloseSession);
         drive(connections, &mut attempts, || wire::WriteRequest {
             request: Some(number.request().to_wire()),
             ..base.clone()
@@ -139,10 +139,16 @@ pub(super) async fn close(connections: &Connections, sessions: &Sessions) {
     }
 }
 
-fn wire_request(author: &Author, command: &Command) -> wire::WriteRequest {
+/// What is told of the author. Over TLS the certificate says it; only an agent tells for whom it acts.
+pub(super) fn told_author(connections: &Connections, author: &Author) -> Option<wire::Author> {
+    let speaks_for = matches!(author, Author { principal: Principal::Claimed { .. }, role: Role::Agent(_) });
+    (connections.options.tls.is_none() || speaks_for).then(|| author.to_wire())
+}
+
+fn wire_request(connections: &Connections, author: &Author, command: &Command) -> wire::WriteRequest {
     wire::WriteRequest {
         request: None,
-        author: Some(author.to_wire()),
+        author: told_author(connections, author),
         command: Some(command.to_wire()),
         do_not_forward: false,
     }
@@ -204,7 +210,7 @@ async fn open(connections: &Connections, author: &Author, deadline: Time) -> Res
         let id = super::random_id();
         let request = wire::WriteRequest {
             request: Some(RequestId::OneShot { id, drawn_at: age }.to_wire()),
-            ..wire_request(author, &Command::OpenSession)
+            ..wire_request(connections, author, &Command::OpenSession)
         };
         let mut attempts = attempts_until(connections, deadline);
         match drive(connections, &mut attempts, || request.clone()).await {

@@ -153,6 +153,7 @@ impl Wire for Status {
             summary: Some(self.summary.to_wire()),
             members: all(&self.members),
             disk_bytes: self.disk_bytes,
+            certificate_ends: self.certificate_ends,
         }
     }
     fn from_wire(wire: Self::Wire) -> Result<Self, Malformed> {
@@ -166,6 +167,7 @@ impl Wire for Status {
             summary: need("summary", wire.summary)?,
             members: many("members", wire.members)?,
             disk_bytes: wire.disk_bytes,
+            certificate_ends: wire.certificate_ends,
         })
     }
 }

@@ -4,10 +4,11 @@
 //! arrives whole or not at all; loss, repetition and reordering between streams are Raft's to bear.
 //!
 //! Invariants
+//! - over TLS, both ends are replicas of this cluster by their certificates before a word is said;
 //! - nothing reaches the replica that did not come from a checked caller, in a frame whose checksum held;
 //! - queues are bounded by bytes; sending never waits.
 //!
-//! Left out: who may take part (core's, and the Raft configuration's word); TLS.
+//! Left out: who may take part (core's, and the Raft configuration's word).
 
 pub mod frame;
 pub mod hello;

@@ -4,9 +4,9 @@ use super::PeerCounters;
 use super::frame::{self, FRAME_BYTES_MAX};
 use super::hello::{Caller, check_welcome, hello};
 use super::queue::Queue;
-use crate::client::root_cause;
 use crate::proto::peer as wire;
 use crate::proto::peer::peer_client::PeerClient;
+use crate::tls::{Expect, Tls, Told, dial, explain, root_cause};
 use bytes::{Bytes, BytesMut};
 use muster_core::ids::{Incarnation, Index, ReplicaId, Seq, Term};
 use muster_core::members::Member;
@@ -41,6 +41,8 @@ pub struct PeerOptions {
     pub backoff: (Duration, Duration),
     /// How long a fetch may stand still before it is given up.
     pub fetch_timeout: Duration,
+    /// This replica's keys; none without TLS.
+    pub tls: Option<Tls>,
 }
 
 impl Default for PeerOptions {
@@ -53,6 +55,7 @@ impl Default for PeerOptions {
             connect_timeout: Duration::from_secs(1),
             backoff: (Duration::from_millis(20), Duration::from_secs(1)),
             fetch_timeout: Duration::from_secs(10),
+            tls: None,
         }
     }
 }
@@ -166,7 +169,7 @@ impl GrpcNetwork {
         }
         let _inside = self.shared.runtime.enter();
         let endpoint = endpoint(&peer.address, &self.shared.options).map_err(unreachable_because)?;
-        let channel = endpoint.connect_lazy();
+        let channel = dial::connect_lazy(&endpoint, self.shared.options.tls.as_ref(), &Expect::Replica);
         peer.channel = Some(channel.clone());
         Ok(channel)
     }
@@ -332,6 +335,10 @@ struct Link {
     counters: PeerCounters,
 }
 
+fn ended(told: Told) -> Ended {
+    if told.denied { Ended::Refused(told.problem) } else { Ended::Broken(told.problem) }
+}
+
 /// Why a link ended.
 enum Ended {
     /// It could not be made, or broke.
@@ -374,15 +381,19 @@ impl Link {
     async fn run(&self, welcomed: &mut bool) -> Ended {
         let broken = |status: Status| match status.code() {
             Code::PermissionDenied | Code::FailedPrecondition => Ended::Refused(status.message().to_owned()),
-            _ => Ended::Broken(status.message().to_owned()),
+            // A certificate that is not accepted is told only after the handshake is over for us.
+            _ => match std::error::Error::source(&status) {
+                Some(source) => ended(explain(source)),
+                None => Ended::Broken(status.message().to_owned()),
+            },
         };
         let endpoint = match endpoint(&self.address, &self.options) {
             Ok(endpoint) => endpoint,
             Err(problem) => return Ended::Broken(problem),
         };
-        let channel = match endpoint.connect().await {
+        let channel = match dial::connect(&endpoint, self.options.tls.as_ref(), &Expect::Replica).await {
             Ok(channel) => channel,
-            Err(error) => return Ended::Broken(root_cause(&error)),
+            Err(error) => return ended(explain(&error)),
         };
         let (frames, outgoing) = mpsc::channel(1);
         let hello = hello(self.here, self.there.0, Some(self.lane), &self.options.peer_address);

@@ -6,15 +6,18 @@ use super::{GrpcNetwork, PeerCounters};
 use crate::proto::peer as wire;
 use crate::proto::peer::peer_server::{Peer, PeerServer};
 use crate::server::Replica;
+use crate::tls::accept::Proof;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, stream};
-use muster_core::ids::{Index, Seq, Term};
+use muster_core::ids::{Index, ReplicaName, Seq, Term};
+use muster_core::service::{self, Kind, Operation};
+use muster_core::state::State;
 use muster_core::storage::Library;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Extensions, Request, Response, Status, Streaming};
 
 /// How long a caller may take to say hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
@@ -38,20 +41,53 @@ impl<L: Library> PeerApi<L> {
             .max_encoding_message_size(usize::MAX)
     }
 
-    fn check(&self, hello: Option<&wire::Hello>) -> Result<Caller, Status> {
+    fn check(&self, extensions: &Extensions, hello: Option<&wire::Hello>) -> Result<Caller, Status> {
         let view = self.replica.handle.view();
+        let proven = self.proven(extensions, &view.state)?;
         let admitted = |id| view.state.members.get(id).map(|member| member.incarnation);
-        check_hello(self.here(), hello, admitted).map_err(|error| {
+        check_hello(self.here(), hello, admitted)
+            .map_err(|error| {
+                self.counters.count(|counts| &counts.refused_peers);
+                tracing::warn!(%error, "a peer is refused");
+                match error {
+                    HelloError::Malformed { .. } => Status::invalid_argument(error.to_string()),
+                    HelloError::Cluster { .. }
+                    | HelloError::Group { .. }
+                    | HelloError::Misdirected { .. }
+                    | HelloError::Incarnation { .. } => Status::permission_denied(error.to_string()),
+                }
+            })
+            .and_then(|caller| self.is_proven(caller, proven, &view.state))
+    }
+
+    /// The name in the caller's certificate, where there is TLS.
+    fn proven(&self, extensions: &Extensions, state: &State) -> Result<Option<ReplicaName>, Status> {
+        let Some(Proof(Some(shown))) = extensions.get::<Proof>() else { return Ok(None) };
+        let who = shown.credential.caller();
+        let refused = |problem: String| {
             self.counters.count(|counts| &counts.refused_peers);
-            tracing::warn!(%error, "a peer is refused");
-            match error {
-                HelloError::Malformed { .. } => Status::invalid_argument(error.to_string()),
-                HelloError::Cluster { .. }
-                | HelloError::Group { .. }
-                | HelloError::Misdirected { .. }
-                | HelloError::Incarnation { .. } => Status::permission_denied(error.to_string()),
+            tracing::warn!(problem, "a peer is refused");
+            Status::permission_denied(problem)
+        };
+        service::allow(who, &Operation::of_cluster(Kind::Peer), &state.journal)
+            .map_err(|denied| refused(denied.problem))?;
+        match who {
+            service::Caller::Replica(name) => Ok(Some(name.clone())),
+            service::Caller::Author(_) | service::Caller::Nobody => Err(refused("it is no replica".to_owned())),
+        }
+    }
+
+    /// A replica speaks for itself alone: where its id is known here, so is its name.
+    fn is_proven(&self, caller: Caller, proven: Option<ReplicaName>, state: &State) -> Result<Caller, Status> {
+        match (proven, state.members.get(caller.replica)) {
+            (Some(name), Some(member)) if member.name != name => {
+                self.counters.count(|counts| &counts.refused_peers);
+                let problem = format!("replica {} is {}, the certificate is of {name}", caller.replica, member.name);
+                tracing::warn!(problem, "a peer is refused");
+                Err(Status::permission_denied(problem))
             }
-        })
+            _ => Ok(caller),
+        }
     }
 
     fn here(&self) -> Caller {
@@ -122,6 +158,7 @@ impl<L: Library> Peer for PeerApi<L> {
     type FetchRecordsStream = BoxStream<'static, Result<wire::RecordsChunk, Status>>;
 
     async fn link(&self, request: Request<Streaming<wire::LinkFrame>>) -> Result<Response<Self::LinkStream>, Status> {
+        let extensions = request.extensions().clone();
         let mut frames = request.into_inner();
         let first = tokio::time::timeout(HELLO_PATIENCE, frames.message())
             .await
@@ -130,7 +167,7 @@ impl<L: Library> Peer for PeerApi<L> {
             Some(wire::link_frame::Frame::Hello(hello)) => Some(hello),
             Some(wire::link_frame::Frame::Messages(_)) | None => None,
         };
-        let caller = self.check(hello.as_ref())?;
+        let caller = self.check(&extensions, hello.as_ref())?;
         self.network.meet(caller, hello.as_ref().map_or("", |hello| &hello.peer_address));
         let (answers, answered) = mpsc::channel(2);
         answers.try_send(Ok(welcome(self.here()))).map_err(|_| Status::internal("no room for the welcome"))?;
@@ -148,8 +185,9 @@ impl<L: Library> Peer for PeerApi<L> {
         &self,
         request: Request<wire::FetchPageRequest>,
     ) -> Result<Response<Self::FetchPageStream>, Status> {
+        let extensions = request.extensions().clone();
         let request = request.into_inner();
-        self.check(request.hello.as_ref())?;
+        self.check(&extensions, request.hello.as_ref())?;
         let page = self.replica.library.page(Index(request.index), Term(request.term), request.page).await;
         let page = page.map_err(|error| Status::unavailable(error.to_string()))?;
         let page = page.ok_or_else(|| Status::not_found("that snapshot is not kept here any more"))?;
@@ -169,8 +207,9 @@ impl<L: Library> Peer for PeerApi<L> {
         &self,
         request: Request<wire::FetchRecordsRequest>,
     ) -> Result<Response<Self::FetchRecordsStream>, Status> {
+        let extensions = request.extensions().clone();
         let request = request.into_inner();
-        self.check(request.hello.as_ref())?;
+        self.check(&extensions, request.hello.as_ref())?;
         let records = self.replica.library.records(Seq(request.after), Seq(request.upto), RECORDS_BYTES).await;
         let records = records.map_err(|error| Status::unavailable(error.to_string()))?;
         let mut chunks = vec![wire::RecordsChunk::default()];

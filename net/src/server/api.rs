@@ -1,7 +1,7 @@
 //! `muster.v1.Muster` as a replica serves it.
 
 use super::boot::Builds;
-use super::{Replica, boot, history};
+use super::{Access, Replica, boot, history};
 use crate::client::{Admitted, LogFilter, Status as ReplicaReport, Topic, random_id};
 use crate::convert::{At, Malformed, Wire, need, text};
 use crate::proto::v1 as wire;
@@ -10,13 +10,15 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt, stream};
 use muster_core::ids::{ReplicaId, Seq};
-use muster_core::journal::entry::{Author, Principal, Role};
+use muster_core::journal::entry::Author;
 use muster_core::journal::key::Scope;
-use muster_core::members::MemberCommand;
+use muster_core::members::{Admission, MemberCommand};
 use muster_core::query::{Answer, Query, answer};
 use muster_core::request::{
     AdminRequest, Command, Freshness, NotApplied, Outcome, RaftRole, Refusal, Reply, RequestId, WriteRequest,
 };
+use muster_core::service::{Kind, Operation};
+use muster_core::state::State;
 use muster_core::storage::Library;
 use prost::Message;
 use std::sync::Arc;
@@ -68,8 +70,8 @@ impl<L: Library> MusterApi<L> {
             .max_encoding_message_size(usize::MAX)
     }
 
-    fn writer(&self) -> Writer<L> {
-        Writer { replica: self.replica.clone(), payload_bytes_max: self.limits.payload_bytes_max }
+    fn writer(&self, access: Access) -> Writer<L> {
+        Writer { replica: self.replica.clone(), payload_bytes_max: self.limits.payload_bytes_max, access }
     }
 }
 
@@ -77,6 +79,7 @@ impl<L: Library> MusterApi<L> {
 struct Writer<L> {
     replica: Replica<L>,
     payload_bytes_max: usize,
+    access: Access,
 }
 
 impl<L: Library> Writer<L> {
@@ -89,8 +92,16 @@ impl<L: Library> Writer<L> {
         }
         let forward = !wire.do_not_forward;
         let refused = |error: Malformed| Outcome::Refused(error.into_refusal());
-        let write = WriteRequest::from_wire(wire).map_err(refused)?;
-        check_author(&write.author).map_err(Outcome::Refused)?;
+        let claimed = wire.author.map(Author::from_wire).transpose().at("author").map_err(refused)?;
+        let write = WriteRequest {
+            request: need("request", wire.request).map_err(refused)?,
+            author: self.access.author(claimed).map_err(Outcome::Refused)?,
+            command: need("command", wire.command).map_err(refused)?,
+        };
+        self.access
+            .is_in_force()
+            .map_err(|status| Outcome::Refused(Refusal::Forbidden { problem: status.message().into() }))?;
+        Access::may_write(&write, &self.replica.handle.view().state).map_err(Outcome::Refused)?;
         Ok((write, forward))
     }
 
@@ -111,27 +122,6 @@ impl<L: Library> Writer<L> {
         }
         let member = view.state.members.get(leader)?;
         Some(wire::NotLeader { leader: leader.0, address: member.client_address.to_string() })
-    }
-}
-
-/// A connection without TLS proves nothing, so all it can carry is a claimed name; the cluster's own parts never come from
-/// outside.
-fn check_author(author: &Author) -> Result<(), Refusal> {
-    let forbidden = |problem: &str| Err(Refusal::Forbidden { problem: problem.into() });
-    match &author.principal {
-        Principal::Claimed { .. } => {}
-        Principal::Certificate { .. } | Principal::Oidc { .. } => {
-            return forbidden(
-                "a connection without TLS proves no certificate and no identity: give author.principal.claimed",
-            );
-        }
-        Principal::System { .. } => {
-            return forbidden("author.principal.system is the cluster's own: give author.principal.claimed");
-        }
-    }
-    match author.role {
-        Role::System => forbidden("author.role.system is the cluster's own: give admin, or what the author is"),
-        Role::Admin | Role::Operator(_) | Role::Viewer(_) | Role::Agent(_) => Ok(()),
     }
 }
 
@@ -182,6 +172,41 @@ async fn pipeline<L: Library>(
     }
 }
 
+/// A list, without what its reader may not see.
+fn visible(answer: Answer, access: &Access, state: &State) -> Answer {
+    match answer {
+        Answer::VClusters(mut vclusters) => {
+            vclusters.retain(|vcluster| access.sees(&Scope::VCluster(vcluster.vcluster.clone()), state));
+            Answer::VClusters(vclusters)
+        }
+        Answer::Nodes(mut nodes) => {
+            nodes.retain(|node| access.sees(&Scope::Node(node.node.clone()), state));
+            Answer::Nodes(nodes)
+        }
+        Answer::Summary(_)
+        | Answer::Scope { .. }
+        | Answer::Node { .. }
+        | Answer::Policy { .. }
+        | Answer::Members(_) => answer,
+    }
+}
+
+/// Scopes that are asked for by name are refused where they may not be seen; where none is named, records are left out.
+fn may_read_history(access: &Access, scopes: &[Scope], state: &State) -> Result<(), Status> {
+    if scopes.is_empty() {
+        return access.may(&Operation::of_cluster(Kind::ReadHistory), state);
+    }
+    scopes.iter().try_for_each(|scope| access.may(&Operation::on(Kind::ReadHistory, scope.clone()), state))
+}
+
+impl<L: Library> MusterApi<L> {
+    /// The door for who only looks at the replica.
+    fn observed<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let access = Access::of(request.extensions())?;
+        access.may(&Operation::of_cluster(Kind::Observe), &self.replica.handle.view().state)
+    }
+}
+
 #[tonic::async_trait]
 impl<L: Library> Muster for MusterApi<L> {
     type PipelineStream = ReceiverStream<Result<wire::PipelineReply, Status>>;
@@ -191,13 +216,14 @@ impl<L: Library> Muster for MusterApi<L> {
     type VerifyStream = ReceiverStream<Result<wire::VerifyReply, Status>>;
 
     async fn write(&self, request: Request<wire::WriteRequest>) -> Result<Response<wire::WriteReply>, Status> {
+        let writer = self.writer(Access::of(request.extensions())?);
         let mut write = request.into_inner();
         if write.request.is_none() {
             let drawn_at = self.replica.handle.view().state.age();
             write.request = Some(RequestId::OneShot { id: random_id(), drawn_at }.to_wire());
         }
         let request = write.request.clone();
-        let outcome = Arc::new(self.writer()).write(write).await;
+        let outcome = Arc::new(writer).write(write).await;
         Ok(Response::new(wire::WriteReply { request, outcome: Some(outcome.to_wire()) }))
     }
 
@@ -205,20 +231,23 @@ impl<L: Library> Muster for MusterApi<L> {
         &self,
         request: Request<Streaming<wire::PipelineRequest>>,
     ) -> Result<Response<Self::PipelineStream>, Status> {
+        let writer = self.writer(Access::of(request.extensions())?);
         let (out, replies) = mpsc::channel(STREAM_MESSAGES);
-        tokio::spawn(pipeline(Arc::new(self.writer()), request.into_inner(), self.limits.pipelined_max, out));
+        tokio::spawn(pipeline(Arc::new(writer), request.into_inner(), self.limits.pipelined_max, out));
         Ok(Response::new(ReceiverStream::new(replies)))
     }
 
     async fn query(&self, request: Request<wire::QueryRequest>) -> Result<Response<wire::QueryReply>, Status> {
         use wire::query_reply::Result as W;
+        let access = Access::of(request.extensions())?;
         let request = request.into_inner();
         let freshness = Freshness::from_wire(request.freshness.unwrap_or_default()).at("freshness")?;
         let query: Query = need("query", request.query)?;
         let (sequence, result) = match self.replica.handle.read(freshness).await {
             Ok(view) => {
+                access.may(&Operation::of_query(&query), &view.state)?;
                 let result = match answer(&view.state, view.status.applied, &query) {
-                    Ok(answer) => W::Answer(answer.to_wire()),
+                    Ok(answer) => W::Answer(visible(answer, &access, &view.state).to_wire()),
                     Err(refusal) => W::Refused(refusal.to_wire()),
                 };
                 (view.state.sequence(), result)
@@ -229,7 +258,8 @@ impl<L: Library> Muster for MusterApi<L> {
     }
 
     async fn boot(&self, request: Request<wire::BootRequest>) -> Result<Response<Self::BootStream>, Status> {
-        let replies = boot::answer(&self.replica, &self.builds, request.into_inner()).await?;
+        let access = Access::of(request.extensions())?;
+        let replies = boot::answer(&self.replica, &self.builds, &access, request.into_inner()).await?;
         Ok(Response::new(stream::iter(replies.into_iter().map(Ok)).boxed()))
     }
 
@@ -237,29 +267,42 @@ impl<L: Library> Muster for MusterApi<L> {
         &self,
         request: Request<wire::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let access = Access::of(request.extensions())?;
         let request = request.into_inner();
         let topic = Topic::from_wire(request.topic)?;
+        let view = self.replica.handle.view();
+        match &topic {
+            Topic::Scopes(scopes) => may_read_history(&access, scopes, &view.state)?,
+            Topic::Node(node) => access.may(&Operation::on_node(Kind::ReadHistory, node.clone()), &view.state)?,
+        }
+        drop(view);
         let after = Seq(request.after);
         let (out, replies) = mpsc::channel(STREAM_MESSAGES);
-        tokio::spawn(history::subscribe(self.replica.clone(), topic, after, request.heartbeat_ms, out));
+        tokio::spawn(history::subscribe(self.replica.clone(), access, topic, after, request.heartbeat_ms, out));
         Ok(Response::new(ReceiverStream::new(replies)))
     }
 
     async fn log(&self, request: Request<wire::LogRequest>) -> Result<Response<Self::LogStream>, Status> {
+        let access = Access::of(request.extensions())?;
         let filter = LogFilter::from_wire(request.into_inner())?;
+        may_read_history(&access, &filter.scopes, &self.replica.handle.view().state)?;
         let (out, replies) = mpsc::channel(STREAM_MESSAGES);
-        tokio::spawn(history::log(self.replica.clone(), filter, out));
+        tokio::spawn(history::log(self.replica.clone(), access, filter, out));
         Ok(Response::new(ReceiverStream::new(replies)))
     }
 
     async fn state_at(&self, request: Request<wire::StateAtRequest>) -> Result<Response<wire::StateAtReply>, Status> {
+        let access = Access::of(request.extensions())?;
         let request = request.into_inner();
         let scope: Scope = need("scope", request.scope)?;
+        access.may(&Operation::on(Kind::Read, scope.clone()), &self.replica.handle.view().state)?;
         let state = history::state_at(&self.replica, scope, request.at.map(Seq)).await?;
         Ok(Response::new(state.to_wire()))
     }
 
     async fn verify(&self, request: Request<wire::VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
+        let access = Access::of(request.extensions())?;
+        access.may(&Operation::of_cluster(Kind::Verify), &self.replica.handle.view().state)?;
         let head = request.into_inner().head;
         let head = head.map(|head| text("head.digest", &head.digest).map(|digest| (Seq(head.sequence), digest)));
         let (out, replies) = mpsc::channel(STREAM_MESSAGES);
@@ -267,11 +310,13 @@ impl<L: Library> Muster for MusterApi<L> {
         Ok(Response::new(ReceiverStream::new(replies)))
     }
 
-    async fn age(&self, _: Request<wire::AgeRequest>) -> Result<Response<wire::AgeReply>, Status> {
+    async fn age(&self, request: Request<wire::AgeRequest>) -> Result<Response<wire::AgeReply>, Status> {
+        self.observed(&request)?;
         Ok(Response::new(wire::AgeReply { age: self.replica.handle.view().state.age().0 }))
     }
 
-    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
+    async fn status(&self, request: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
+        self.observed(&request)?;
         let view = self.replica.handle.view();
         let identity = &self.replica.identity;
         let Ok(Answer::Summary(summary)) = answer(&view.state, view.status.applied, &Query::Summary) else {
@@ -287,29 +332,38 @@ impl<L: Library> Muster for MusterApi<L> {
             summary,
             members: view.state.members.all().cloned().collect(),
             disk_bytes: (self.replica.disk_bytes)(),
+            certificate_ends: self.replica.tls.as_ref().map(|tls| tls.shown().not_after),
         };
         Ok(Response::new(report.to_wire()))
     }
 
     async fn admin(&self, request: Request<wire::AdminRequest>) -> Result<Response<wire::AdminReply>, Status> {
+        let access = Access::of(request.extensions())?;
+        access.may(&Operation::of_cluster(Kind::MindReplica), &self.replica.handle.view().state)?;
         let request = AdminRequest::from_wire(request.into_inner())?;
         Ok(Response::new(self.replica.handle.admin(request).await.to_wire()))
     }
 
     async fn admit(&self, request: Request<wire::AdmitRequest>) -> Result<Response<wire::AdmitReply>, Status> {
         use wire::admit_reply::Result as W;
+        let access = Access::of(request.extensions())?;
         let request = request.into_inner();
-        let admission = need("admission", request.admission)?;
-        let author: Author = need("author", request.author)?;
+        let admission: Admission = need("admission", request.admission)?;
+        let claimed = request.author.map(Author::from_wire).transpose().at("author")?;
         let handle = &self.replica.handle;
-        let drawn_at = handle.view().state.age();
-        let write = WriteRequest {
-            request: RequestId::OneShot { id: random_id(), drawn_at },
-            author: author.clone(),
-            command: Command::Members(MemberCommand::Admit(admission)),
-        };
-        let outcome = match check_author(&author) {
-            Ok(()) => handle.write(write, true).await,
+        let view = handle.view();
+        let drawn_at = view.state.age();
+        let allowed = access.admitting(claimed).and_then(|author| {
+            access.may_admit(&author, &Operation::of_admission(&admission), &view.state)?;
+            Ok(author)
+        });
+        drop(view);
+        let outcome = match allowed {
+            Ok(author) => {
+                let request = RequestId::OneShot { id: random_id(), drawn_at };
+                let command = Command::Members(MemberCommand::Admit(admission));
+                handle.write(WriteRequest { request, author, command }, true).await
+            }
             Err(refusal) => Outcome::Refused(refusal),
         };
         let result = match outcome {

@@ -1,6 +1,6 @@
 //! Boots, and overlays built while one is missing: once, however many ask.
 
-use super::Replica;
+use super::{Access, Replica};
 use crate::client::random_id;
 use crate::convert::{Wire, text};
 use crate::proto::v1 as wire;
@@ -13,6 +13,7 @@ use muster_core::journal::key::Scope;
 use muster_core::journal::overlay::BootOverlay;
 use muster_core::overlay;
 use muster_core::request::{Freshness, NotApplied, Refusal, WriteRequest};
+use muster_core::service::{Kind, Operation};
 use muster_core::storage::Library;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -79,6 +80,7 @@ async fn store(handle: Handle, write: WriteRequest) {
 pub(super) async fn answer<L: Library>(
     replica: &Replica<L>,
     builds: &Builds,
+    access: &Access,
     request: wire::BootRequest,
 ) -> Result<Vec<wire::BootReply>, Status> {
     use wire::boot_reply::Reply as W;
@@ -94,6 +96,7 @@ pub(super) async fn answer<L: Library>(
         Ok(view) => view,
         Err(why) => return one(W::NotAnswered(NotApplied::to_wire(&why))),
     };
+    access.may(&Operation::on_node(Kind::Boot, node.clone()), &view.state)?;
     let sequence = view.state.sequence();
     if let Some((_, version)) = &known
         && *version > sequence

@@ -3,7 +3,7 @@
 //! A subscription reads on from where it is, as far as the archive has recorded, then waits for more. It never looks at
 //! live state for records, so it cannot skip or repeat any.
 
-use super::Replica;
+use super::{Access, Replica};
 use crate::client::{LogFilter, StateAt, Tidings, Topic};
 use crate::convert::Wire;
 use crate::proto::v1 as wire;
@@ -14,6 +14,7 @@ use muster_core::journal::entry::{Principal, Record};
 use muster_core::journal::fold::{Fold, Verifier};
 use muster_core::journal::key::{Key, Scope, Setting};
 use muster_core::query::{Answer, Declared, Query, answer};
+use muster_core::state::State;
 use muster_core::storage::Library;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -87,6 +88,17 @@ impl Interest {
     }
 }
 
+impl Interest {
+    /// Whether the subscriber may see a record it wants. An agent sees whatever concerned its node, wherever the node was
+    /// then; everybody else what they may see at this moment.
+    fn shows(&self, access: &Access, record: &Record, state: &State) -> bool {
+        match self {
+            Self::Node { node, .. } if access.is_agent_of(node) => true,
+            Self::Node { .. } | Self::Scopes(_) => access.sees(record.scope(), state),
+        }
+    }
+}
+
 /// The vClusters before and after a record that moves its node.
 fn assignment(record: &Record) -> Option<(Option<VClusterId>, Option<VClusterId>)> {
     let Record::Entry(entry) = record else { return None };
@@ -133,6 +145,7 @@ async fn vcluster_at<L: Library>(
 
 pub(super) async fn subscribe<L: Library>(
     replica: Replica<L>,
+    access: Access,
     topic: Topic,
     after: Seq,
     heartbeat_ms: u32,
@@ -159,7 +172,11 @@ pub(super) async fn subscribe<L: Library>(
             out.send(Err(Status::unavailable("this replica is stopping: resume at another"))).await.ok();
             return;
         }
-        match advance(&replica, &mut interest, reached).await {
+        if let Err(ended) = access.is_in_force() {
+            out.send(Err(ended)).await.ok();
+            return;
+        }
+        match advance(&replica, &access, &mut interest, reached).await {
             Err(status) => {
                 out.send(Err(status)).await.ok();
                 return;
@@ -197,13 +214,19 @@ pub(super) async fn subscribe<L: Library>(
 }
 
 /// What there is after `reached`, filtered.
-async fn advance<L: Library>(replica: &Replica<L>, interest: &mut Interest, reached: Seq) -> Result<Tidings, Status> {
-    let head = replica.handle.view().state.sequence();
+async fn advance<L: Library>(
+    replica: &Replica<L>,
+    access: &Access,
+    interest: &mut Interest,
+    reached: Seq,
+) -> Result<Tidings, Status> {
+    let view = replica.handle.view();
+    let head = view.state.sequence();
     let mut tidings = Tidings { records: Vec::new(), upto: reached };
     if head > reached {
         for (sequence, bytes) in read(replica, reached, head).await? {
             let record = decoded(&bytes)?;
-            if interest.wants(&record) {
+            if interest.wants(&record) && interest.shows(access, &record, &view.state) {
                 tidings.records.push(record);
             }
             tidings.upto = sequence;
@@ -232,7 +255,7 @@ fn matches(filter: &LogFilter, record: &Record) -> bool {
         && filter.author.as_ref().is_none_or(|wanted| **wanted == **name)
 }
 
-pub(super) async fn log<L: Library>(replica: Replica<L>, filter: LogFilter, out: Out<wire::LogReply>) {
+pub(super) async fn log<L: Library>(replica: Replica<L>, access: Access, filter: LogFilter, out: Out<wire::LogReply>) {
     let head = replica.handle.view().state.sequence();
     let upto = filter.upto.map_or(head, |upto| upto.min(head));
     let first = wire::LogReply { records: Vec::new(), sequence: head.0 };
@@ -240,9 +263,9 @@ pub(super) async fn log<L: Library>(replica: Replica<L>, filter: LogFilter, out:
         return;
     }
     let sent = if filter.newest_first {
-        backwards(&replica, &filter, upto, head, &out).await
+        backwards(&replica, &access, &filter, upto, head, &out).await
     } else {
-        forwards(&replica, &filter, upto, head, &out).await
+        forwards(&replica, &access, &filter, upto, head, &out).await
     };
     if let Err(status) = sent {
         out.send(Err(status)).await.ok();
@@ -251,6 +274,7 @@ pub(super) async fn log<L: Library>(replica: Replica<L>, filter: LogFilter, out:
 
 async fn forwards<L: Library>(
     replica: &Replica<L>,
+    access: &Access,
     filter: &LogFilter,
     upto: Seq,
     head: Seq,
@@ -263,7 +287,7 @@ async fn forwards<L: Library>(
         for (sequence, bytes) in read_all(replica, at, upto).await? {
             at = sequence;
             let record = decoded(&bytes)?;
-            if left > 0 && matches(filter, &record) {
+            if left > 0 && matches(filter, &record) && access.sees(record.scope(), &replica.handle.view().state) {
                 left -= 1;
                 records.push(record.to_wire());
             }
@@ -277,6 +301,7 @@ async fn forwards<L: Library>(
 
 async fn backwards<L: Library>(
     replica: &Replica<L>,
+    access: &Access,
     filter: &LogFilter,
     upto: Seq,
     head: Seq,
@@ -296,7 +321,7 @@ async fn backwards<L: Library>(
         let mut records = Vec::new();
         for (_, bytes) in read.iter().rev() {
             let record = decoded(bytes)?;
-            if left > 0 && matches(filter, &record) {
+            if left > 0 && matches(filter, &record) && access.sees(record.scope(), &replica.handle.view().state) {
                 left -= 1;
                 records.push(record.to_wire());
             }

@@ -1,6 +1,7 @@
 //! HTTP/1.1 for people, probes and scripts, on the clients' port.
 
 use super::Replica;
+use super::access::is_grpc;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -37,8 +38,7 @@ pub(super) fn router<L: Library>(replica: Replica<L>, pages: HttpPages) -> Route
 
 /// A call of a service that is not here is answered as gRPC asks; anything else gets a plain 404.
 pub(super) async fn unknown(headers: HeaderMap) -> Response {
-    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    if grpc {
+    if is_grpc(&headers) {
         tonic::Status::unimplemented("this replica has no such service").into_http()
     } else {
         (StatusCode::NOT_FOUND, "there is no such page: expected /health or /metrics\n").into_response()

@@ -2,21 +2,25 @@
 //!
 //! Invariants
 //! - without TLS nothing but loopback is bound, unless that was asked for in so many words;
+//! - nothing is answered that did not pass core's door (`access`);
 //! - every stream ends when the replica is ending, so that a server stops without being killed;
 //! - a slow reader holds a bounded number of bytes, and nobody else waits for it.
 
+mod access;
 mod api;
 mod boot;
 mod history;
 mod http;
 
+pub(crate) use access::Access;
 pub(crate) use api::MESSAGE_BYTES_MAX;
 pub use api::{ClientLimits, MusterApi};
 pub use http::HttpPages;
 
-use crate::client::root_cause;
 use crate::peer::{GrpcNetwork, PeerApi};
 use crate::proto::v1;
+use crate::tls::accept::incoming;
+use crate::tls::{Port, Tls, root_cause};
 use muster_core::front::Handle;
 use muster_core::storage::{Identity, Library};
 use std::fmt;
@@ -27,7 +31,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 /// What the servers need of a replica.
 #[derive(Clone)]
@@ -42,6 +45,7 @@ pub struct Replica<L> {
     pub build_version: &'static str,
     /// What its data directory takes on disk, in bytes. Asked for every status.
     disk_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
+    tls: Option<Tls>,
     ending: watch::Receiver<bool>,
     end: Arc<watch::Sender<bool>>,
 }
@@ -57,6 +61,7 @@ impl<L: Library> Replica<L> {
             identity: Arc::new(identity),
             build_version,
             disk_bytes: Arc::new(|| 0),
+            tls: None,
             ending,
             end: Arc::new(end),
         }
@@ -68,6 +73,12 @@ impl<L> Replica<L> {
     #[must_use]
     pub fn with_disk_bytes(self, disk_bytes: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         Self { disk_bytes: Arc::new(disk_bytes), ..self }
+    }
+
+    /// The same replica, telling until when its certificate counts.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Ends every stream and both servers. Call it when the process is asked to stop, or the replica has stopped.
@@ -136,7 +147,7 @@ impl fmt::Display for ServeError {
             Self::Unprotected { address } => write!(
                 f,
                 "{address} can be reached from other machines, and without TLS anybody there could change everything: \
-                 listen on 127.0.0.1, or say --insecure if the network is trusted"
+                 give it certificates, listen on 127.0.0.1, or say --insecure if the network is trusted"
             ),
             Self::InUse { address, purpose } => {
                 write!(f, "{address} (for {purpose}) is in use by another process: stop that one, or set another port")
@@ -156,12 +167,24 @@ impl std::error::Error for ServeError {
     }
 }
 
+/// What stands between a port and whoever reaches it.
+#[derive(Clone, Debug)]
+pub enum Protection {
+    /// Nothing, so only this machine may reach it.
+    Loopback,
+    /// Nothing, and others may reach it: the network is trusted.
+    Insecure,
+    /// Both ends show certificates.
+    Tls(Tls),
+}
+
 /// A bound socket, not served yet.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     purpose: &'static str,
+    tls: Option<Tls>,
 }
 
 impl Listener {
@@ -169,22 +192,26 @@ impl Listener {
     ///
     /// # Errors
     /// [`ServeError`] names the address and what to do.
-    pub async fn bind(address: &str, purpose: &'static str, insecure: bool) -> Result<Self, ServeError> {
+    pub async fn bind(address: &str, purpose: &'static str, protection: &Protection) -> Result<Self, ServeError> {
         let wrong = |problem: &dyn fmt::Display| ServeError::Address {
             address: address.to_owned(),
             problem: problem.to_string(),
         };
         let resolved = address.to_socket_addrs().map_err(|error| wrong(&error))?.next();
         let resolved = resolved.ok_or_else(|| wrong(&"it resolves to nothing"))?;
-        if !insecure && !resolved.ip().is_loopback() {
-            return Err(ServeError::Unprotected { address: resolved });
-        }
+        let tls = match protection {
+            Protection::Loopback if !resolved.ip().is_loopback() => {
+                return Err(ServeError::Unprotected { address: resolved });
+            }
+            Protection::Loopback | Protection::Insecure => None,
+            Protection::Tls(tls) => Some(tls.clone()),
+        };
         let socket = TcpListener::bind(resolved).await.map_err(|source| match source.kind() {
             std::io::ErrorKind::AddrInUse => ServeError::InUse { address: resolved, purpose },
             _ => ServeError::Io { address: resolved, source },
         })?;
         let address = socket.local_addr().map_err(|source| ServeError::Io { address: resolved, source })?;
-        Ok(Self { socket, address, purpose })
+        Ok(Self { socket, address, purpose, tls })
     }
 
     /// Where it listens; the port is the real one if 0 was asked for.
@@ -229,13 +256,14 @@ pub async fn serve_clients<L: Library>(
         .add_service(describe().build_v1alpha().map_err(reflection)?)
         .into_axum_router()
         .merge(http::router(replica.clone(), pages))
-        .fallback(http::unknown);
+        .fallback(http::unknown)
+        .layer(axum::middleware::from_fn(access::guard));
     let ending = replica.clone();
     let signal = async move {
         ending.ending().await;
         health.set_not_serving::<v1::muster_server::MusterServer<MusterApi<L>>>().await;
     };
-    let incoming = TcpIncoming::from(listener.socket).with_nodelay(Some(true));
+    let incoming = incoming(listener.socket, listener.tls.map(|tls| (tls, Port::Anyone)));
     let serving = builder(&limits)
         .accept_http1(true)
         .add_routes(Routes::from(routes))
@@ -255,7 +283,7 @@ pub async fn serve_peers<L: Library>(
     let purpose = listener.purpose;
     let ending = replica.clone();
     let signal = async move { ending.ending().await };
-    let incoming = TcpIncoming::from(listener.socket).with_nodelay(Some(true));
+    let incoming = incoming(listener.socket, listener.tls.map(|tls| (tls, Port::Replicas)));
     let serving = builder(&ClientLimits::default())
         .add_service(PeerApi::service(replica.clone(), network))
         .serve_with_incoming_shutdown(incoming, signal);

@@ -21,7 +21,7 @@ use muster_core::storage::{
 };
 use muster_net::client::{Client, Options};
 use muster_net::peer::{GrpcNetwork, PeerCounters, PeerOptions};
-use muster_net::server::{ClientLimits, HttpPages, Listener, Replica, serve_clients, serve_peers};
+use muster_net::server::{ClientLimits, HttpPages, Listener, Protection, Replica, serve_clients, serve_peers};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -201,8 +201,8 @@ pub struct Sockets {
 
 impl Sockets {
     pub async fn bind() -> Self {
-        let clients = Listener::bind("127.0.0.1:0", "clients", false).await.unwrap();
-        let peers = Listener::bind("127.0.0.1:0", "peers", false).await.unwrap();
+        let clients = Listener::bind("127.0.0.1:0", "clients", &Protection::Loopback).await.unwrap();
+        let peers = Listener::bind("127.0.0.1:0", "peers", &Protection::Loopback).await.unwrap();
         Self { clients, peers }
     }
     pub fn client_address(&self) -> String {

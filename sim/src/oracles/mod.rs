@@ -26,6 +26,7 @@ mod promises_are_durable;
 mod recovered_is_durable;
 mod same_state;
 mod sessions_at_most_once;
+mod storm;
 mod subscriptions;
 mod terms_and_votes;
 
@@ -114,5 +115,6 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<linearizable::Linearizable>::default(),
         Box::<local_reads::LocalReads>::default(),
         Box::<hygiene::Hygiene>::default(),
+        Box::<storm::Storm>::default(),
     ]
 }

@@ -135,6 +135,21 @@ pub(super) fn problems(file: &str, story: &Scenario) -> Vec<Problem> {
         }
     }
 
+    if let Some(storm) = &story.storm {
+        if storm.at + storm.within >= run {
+            wrong(
+                0,
+                format!(
+                    "the storm's last node arrives at {}, after the run's end: expected less than {}",
+                    time(storm.at + storm.within),
+                    time(run)
+                ),
+            );
+        }
+        if story.load.clients == 0 {
+            wrong(0, "a storm needs clients, whose commits are compared with those before it".to_owned());
+        }
+    }
     for (place, item) in story.faults.iter().enumerate() {
         if let Some(problem) = beside(story, &story.faults[..place], item) {
             wrong(item.line, problem);

@@ -48,8 +48,31 @@ pub struct Scenario {
     pub operations: Vec<OperationItem>,
     /// What breaks besides, drawn from the seed.
     pub nemesis: Option<Nemesis>,
+    /// Very many nodes that boot together.
+    pub storm: Option<Storm>,
     /// What must come of it.
     pub expect: Expect,
+}
+
+/// A boot storm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Storm {
+    /// How many nodes. They are declared before the story begins.
+    pub nodes: u64,
+    /// When the first one arrives.
+    pub at: u64,
+    /// Within which time all arrive.
+    pub within: u64,
+    /// About how large each vCluster's overlay is, compressed.
+    pub overlay_bytes: u64,
+    /// What a replica can send to nodes.
+    pub bytes_per_second: u64,
+    /// How many nodes a replica serves at a time.
+    pub streams: u32,
+    /// Within which time of its arrival every node must have booted.
+    pub patience: u64,
+    /// Nine of ten commits during the storm take at most so many times as long as nine of ten before it.
+    pub commits_slower: u64,
 }
 
 /// Who plays.

@@ -2,9 +2,10 @@
 
 use super::{
     Back, Budget, Cluster, DiskChange, Expect, Fault, FaultItem, Kind, LinkChange, Load, MS, Neighbour, Nemesis, Operation,
-    OperationItem, Pick, SECOND, Scenario, Times, Way,
+    OperationItem, Pick, SECOND, Scenario, Storm, Times, Way,
 };
 use crate::disk::Point;
+use muster_core::admission::BootLimits;
 use muster_core::ids::ReplicaId;
 use muster_core::members::MemberWish;
 use muster_core::replica::{Limits, Timing};
@@ -298,13 +299,26 @@ pub(super) fn scenario(file: &str, name: &str, text: &str) -> Result<Scenario, V
     let faults = list(page_ref, keys.take("fault"), "fault", fault);
     let operations = list(page_ref, keys.take("operation"), "operation", operation);
     let nemesis = keys.take("nemesis").and_then(|value| nemesis(page_ref, value));
+    let storm = keys.take("storm").and_then(|value| storm(page_ref, value));
     let expect = expect(page_ref, keys.take("expect"));
     keys.done(page_ref);
     if !page.problems.is_empty() {
         page.problems.sort_by_key(|problem| problem.line);
         return Err(page.problems);
     }
-    Ok(Scenario { name: name.to_owned(), about, cluster, neighbour, load, time, faults, operations, nemesis, expect })
+    Ok(Scenario {
+        name: name.to_owned(),
+        about,
+        cluster,
+        neighbour,
+        load,
+        time,
+        faults,
+        operations,
+        nemesis,
+        storm,
+        expect,
+    })
 }
 
 fn list<T>(
@@ -517,6 +531,24 @@ fn nemesis(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<Nemesis> {
     let every = keys.span(page, "every").unwrap_or(2 * SECOND);
     keys.done(page);
     Some(Nemesis { budget, every })
+}
+
+fn storm(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<Storm> {
+    let mut keys = Keys::of(page, value, "storm")?;
+    let nodes = keys.number(page, "nodes", 1..=1_000_000);
+    let nodes = keys.need(page, "nodes", nodes);
+    let at = keys.span(page, "at");
+    let at = keys.need(page, "at", at);
+    let within = keys.span(page, "within").unwrap_or(SECOND);
+    let overlay_bytes = keys.number(page, "overlay_bytes", 1_000..=4_000_000).unwrap_or(150_000);
+    let bytes_per_second = keys.number(page, "bytes_per_second", 100_000..=100_000_000_000).unwrap_or(1_250_000_000);
+    let streams = keys.number(page, "streams", 1..=1_000_000);
+    let streams =
+        streams.map_or(BootLimits::default().streams_max, |streams| u32::try_from(streams).unwrap_or(u32::MAX));
+    let patience = keys.span(page, "patience").unwrap_or(60 * SECOND);
+    let commits_slower = keys.number(page, "commits_slower", 1..=1_000).unwrap_or(4);
+    keys.done(page);
+    Some(Storm { nodes: nodes?, at: at?, within, overlay_bytes, bytes_per_second, streams, patience, commits_slower })
 }
 
 fn named(page: &mut Page<'_>, keys: &mut Keys<'_, '_>) -> Option<(Arc<str>, u64)> {

@@ -203,6 +203,12 @@ impl Scenario {
             };
             writeln!(out, "\n[nemesis]\nbudget = \"{budget}\"\nevery = \"{}\"", time(nemesis.every))?;
         }
+        if let Some(storm) = &self.storm {
+            writeln!(out, "\n[storm]\nnodes = {}\nat = \"{}\"", storm.nodes, time(storm.at))?;
+            writeln!(out, "within = \"{}\"\noverlay_bytes = {}", time(storm.within), storm.overlay_bytes)?;
+            writeln!(out, "bytes_per_second = {}\nstreams = {}", storm.bytes_per_second, storm.streams)?;
+            writeln!(out, "patience = \"{}\"\ncommits_slower = {}", time(storm.patience), storm.commits_slower)?;
+        }
         writeln!(
             out,
             "\n[expect]\nleader_within = \"{}\"\nacknowledged = {}",
