@@ -14,7 +14,8 @@ use muster_core::clock::Clock;
 use muster_core::driver::{Assembly, BOOTSTRAP, assemble, run_archive, run_fetch, run_log};
 use muster_core::front::Handle;
 use muster_core::ids::{
-    ClusterId, Digest, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, SessionId, Term, Time, WallTime,
+    ClusterId, Digest, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, SessionId, Term, Time,
+    WallTime,
 };
 use muster_core::journal::command::JournalCommand;
 use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType, Principal, Role};
@@ -179,7 +180,10 @@ impl Engine {
             let meta = SnapshotMeta {
                 index,
                 term,
-                configuration: Configuration { voters: (1..=VOTERS).map(ReplicaId).collect(), ..Configuration::default() },
+                configuration: Configuration {
+                    voters: (1..=VOTERS).map(ReplicaId).collect(),
+                    ..Configuration::default()
+                },
                 sequence: state.sequence(),
                 head: state.head(),
                 age: state.age(),
@@ -234,7 +238,8 @@ struct Session {
 
 impl Session {
     async fn open(leader: &Handle, place: u32) -> Result<Self> {
-        let request = RequestId::OneShot { id: OneShotId(1_000 + u128::from(place)), drawn_at: leader.view().state.age() };
+        let request =
+            RequestId::OneShot { id: OneShotId(1_000 + u128::from(place)), drawn_at: leader.view().state.age() };
         let write = WriteRequest { request, author: author(), command: Command::OpenSession };
         match leader.write(write, false).await {
             Outcome::Applied { reply: Reply::Session { session }, .. } => {
@@ -266,7 +271,8 @@ struct Caller {
 impl Caller {
     async fn once(&mut self, caller: u32, turn: u64) -> Result<(), String> {
         let Some(session) = &self.session else {
-            let write = WriteRequest { request: RequestId::None, author: self.author.clone(), command: Command::Expire };
+            let write =
+                WriteRequest { request: RequestId::None, author: self.author.clone(), command: Command::Expire };
             return match self.leader.write(write, false).await {
                 Outcome::Applied { .. } => Ok(()),
                 other => Err(format!("{other:?}")),
@@ -324,7 +330,11 @@ impl Caller {
 pub(crate) fn run(written: Written, callers: u32, seconds: u64) -> Result<Run> {
     let engine = Engine::start()?;
     let outside = Builder::new_multi_thread().worker_threads(1).thread_name("callers").enable_time().build()?;
-    let run = outside.block_on(outside.spawn(measure(engine_parts(&engine, &outside, written, callers)?, callers, seconds)))?;
+    let run = outside.block_on(outside.spawn(measure(
+        engine_parts(&engine, &outside, written, callers)?,
+        callers,
+        seconds,
+    )))?;
     engine.end();
     run
 }

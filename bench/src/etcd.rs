@@ -39,7 +39,8 @@ impl Etcd {
         let mut etcd = Self { members: Vec::new(), connections };
         let mut logs: Vec<PathBuf> = Vec::new();
         for i in 0..3 {
-            let (peer, client) = (format!("http://127.0.0.1:{}", ports[2 * i]), format!("127.0.0.1:{}", ports[2 * i + 1]));
+            let (peer, client) =
+                (format!("http://127.0.0.1:{}", ports[2 * i]), format!("127.0.0.1:{}", ports[2 * i + 1]));
             let arguments = [
                 ("--name", format!("e{i}")),
                 ("--data-dir", dir.join(format!("etcd-{i}")).display().to_string()),

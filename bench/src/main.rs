@@ -174,7 +174,14 @@ fn what(kind: &Kind) -> String {
 /// One side's medians, a row for every number of callers.
 struct Medians(Vec<Figures>);
 
-async fn one<S: Side>(side: &S, common: &Common, callers: u32, round: u32, kind: &Kind, report: &Report) -> Result<Figures> {
+async fn one<S: Side>(
+    side: &S,
+    common: &Common,
+    callers: u32,
+    round: u32,
+    kind: &Kind,
+    report: &Report,
+) -> Result<Figures> {
     let figures = Figures::of(&load::run(side, callers, common.seconds, kind).await?);
     report.row(side.name(), Some(round), &figures)?;
     Ok(figures)
@@ -271,9 +278,10 @@ async fn measure(common: &Common, kind: &Kind, dir: &std::path::Path, report: &R
 fn core(callers: &[u32], seconds: u64, commits: Option<u32>, dir: &std::path::Path, report: &Report) -> Result<()> {
     let (written, what) = match commits {
         None => (Written::Nothing, "the engine in memory, empty commands".to_owned()),
-        Some(bytes) => {
-            (Written::Commits { bytes: usize::try_from(bytes)? }, format!("the engine in memory, commits of {bytes} bytes"))
-        }
+        Some(bytes) => (
+            Written::Commits { bytes: usize::try_from(bytes)? },
+            format!("the engine in memory, commits of {bytes} bytes"),
+        ),
     };
     report.begin(&what, &Machine::look(dir))?;
     report.heading()?;
@@ -307,7 +315,9 @@ fn main() -> Result<()> {
         Verb::Commit { common, bytes, keys, scope } => {
             runtime.block_on(measure(&common, &Kind::Commit { bytes, keys, scope }, dir, &report))
         }
-        Verb::Read { common, bytes, local } => runtime.block_on(measure(&common, &Kind::Read { bytes, local }, dir, &report)),
+        Verb::Read { common, bytes, local } => {
+            runtime.block_on(measure(&common, &Kind::Read { bytes, local }, dir, &report))
+        }
         Verb::Boot { common, node } => runtime.block_on(measure(&common, &Kind::Boot { node }, dir, &report)),
         Verb::Core { callers, seconds, commits } => core(&callers, seconds, commits, dir, &report),
         Verb::Recover { sides, rounds } => runtime.block_on(recover::run(&sides, rounds, dir, &report)),

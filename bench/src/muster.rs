@@ -44,7 +44,10 @@ pub(crate) fn program(given: Option<&Path>) -> Result<PathBuf> {
     }
     let beside = std::env::current_exe()?.with_file_name("muster");
     if !beside.is_file() {
-        bail!("{} is not there: build it with `cargo build --release -p muster`, or name one with --muster", beside.display());
+        bail!(
+            "{} is not there: build it with `cargo build --release -p muster`, or name one with --muster",
+            beside.display()
+        );
     }
     Ok(beside)
 }
@@ -68,7 +71,8 @@ impl Cluster {
             );
             std::fs::write(&config, text)?;
             let verb = if place == 0 { vec!["init"] } else { vec!["join", "--promote"] };
-            let arguments = verb.into_iter().map(str::to_owned).chain(["--config".into(), config.display().to_string()]);
+            let arguments =
+                verb.into_iter().map(str::to_owned).chain(["--config".into(), config.display().to_string()]);
             child::run(program, &arguments.collect::<Vec<_>>())?;
             cluster.replicas.push(Replica {
                 config,
@@ -126,7 +130,9 @@ impl Cluster {
             let statuses = self.statuses().await;
             let up = |status: &Status| {
                 let configuration = &status.replica.configuration;
-                status.replica.leader != ReplicaId(0) && configuration.voters.len() == voters && !configuration.is_joint()
+                status.replica.leader != ReplicaId(0)
+                    && configuration.voters.len() == voters
+                    && !configuration.is_joint()
             };
             if statuses.len() == voters && statuses.iter().all(up) {
                 return Ok(());

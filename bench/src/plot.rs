@@ -5,7 +5,8 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use std::path::Path;
 
-const COLORS: [RGBColor; 4] = [RGBColor(31, 119, 180), RGBColor(214, 92, 39), RGBColor(44, 140, 60), RGBColor(120, 80, 160)];
+const COLORS: [RGBColor; 4] =
+    [RGBColor(31, 119, 180), RGBColor(214, 92, 39), RGBColor(44, 140, 60), RGBColor(120, 80, 160)];
 
 /// Draws one line for each side.
 pub(crate) fn draw(file: &Path, title: &str, sides: &[(String, Vec<Figures>)]) -> Result<()> {

@@ -121,7 +121,9 @@ impl Report {
     pub(crate) fn begin(&self, what: &str, machine: &Machine) -> Result<()> {
         self.say(&format!("{what}\n{}", machine.line()))?;
         if machine.forgets() {
-            self.say("the data is on a file system that forgets everything: syncs cost nothing there, name another --dir")?;
+            self.say(
+                "the data is on a file system that forgets everything: syncs cost nothing there, name another --dir",
+            )?;
         }
         self.give(&json!({ "what": what, "machine": machine.json() }))
     }
@@ -130,7 +132,17 @@ impl Report {
     pub(crate) fn heading(&self) -> Result<()> {
         self.say(&format!(
             "\n{:<8} {:>7} {:>11} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10} {:>8} {:>6}",
-            "side", "callers", "per second", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "server µs", "client µs", "MiB", "failed"
+            "side",
+            "callers",
+            "per second",
+            "p50 ms",
+            "p99 ms",
+            "p99.9 ms",
+            "max ms",
+            "server µs",
+            "client µs",
+            "MiB",
+            "failed"
         ))
     }
 

@@ -32,7 +32,13 @@ pub(crate) struct Amnesia {
 }
 
 /// Whether every majority without the forgetful has somebody who holds the entry, and so has every majority with them.
-fn is_safe(facts: &Facts, forgetful: &BTreeSet<ReplicaId>, configuration: &Configuration, at: Index, term: Term) -> bool {
+fn is_safe(
+    facts: &Facts,
+    forgetful: &BTreeSet<ReplicaId>,
+    configuration: &Configuration,
+    at: Index,
+    term: Term,
+) -> bool {
     let holds = |who: &ReplicaId| {
         let durable = facts.replicas.get(who).map(|known| &known.durable);
         !forgetful.contains(who) && durable.is_some_and(|log| log.at(at) == Some(term) || log.start.0 > at)
@@ -86,10 +92,15 @@ impl Amnesia {
         let log = &facts.replicas.get(&leader)?.log;
         for (who, forgotten) in &self.forgotten {
             let lost = forgotten.endangered.iter().find(|(index, entry)| {
-                **entry < term && **index > log.start.0 && log.at(**index) != Some(**entry) && facts.was_committed(**index, **entry)
+                **entry < term
+                    && **index > log.start.0
+                    && log.at(**index) != Some(**entry)
+                    && facts.was_committed(**index, **entry)
             });
             if let Some((index, _)) = lost {
-                return Some(format!("r{who} forgot entry {index}, which a quorum needed it for, and r{leader} leads without it"));
+                return Some(format!(
+                    "r{who} forgot entry {index}, which a quorum needed it for, and r{leader} leads without it"
+                ));
             }
         }
         None

@@ -357,7 +357,10 @@ fn words(item: &FaultItem, victims: &[ReplicaId]) -> String {
         }
         Fault::Driver { who, late, early } => {
             let late = since(Time(*late), Time(0));
-            format!("the devices of {} tell up to {late} late what is done, and wake it early {early} % of the time, {lasts}", whom(who))
+            format!(
+                "the devices of {} tell up to {late} late what is done, and wake it early {early} % of the time, {lasts}",
+                whom(who)
+            )
         }
         Fault::Downgrade { who, file } => {
             format!("{} starts on a file like \"{file}\" that a newer version wrote {lasts}", whom(who))

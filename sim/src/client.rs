@@ -386,10 +386,9 @@ impl Client {
             5 => EntryDraft { entry_type: EntryType::EmergencyStart, changes: Vec::new(), ..draft },
             6 => EntryDraft { parent: Seq(u64::MAX), ..draft },
             7 => EntryDraft { based_on: Some(Seq(1)), ..draft },
-            _ => EntryDraft {
-                scope: Scope::VCluster(VClusterId::new("nobody-knows-it").expect("a good name")),
-                ..draft
-            },
+            _ => {
+                EntryDraft { scope: Scope::VCluster(VClusterId::new("nobody-knows-it").expect("a good name")), ..draft }
+            }
         }
     }
 

@@ -152,7 +152,8 @@ impl Faults {
             return;
         }
         let victims = self.pick(&crate::scenario::whom(&item.fault));
-        let mut active = Active { fault: item.fault.clone(), victims, directions: Vec::new(), cut: false, reached: false };
+        let mut active =
+            Active { fault: item.fault.clone(), victims, directions: Vec::new(), cut: false, reached: false };
         match &item.fault {
             Fault::Cut { from, to, way, .. } => active.directions = self.directions(from, to, *way),
             Fault::Ring => active.directions = self.ring(),
@@ -203,9 +204,8 @@ impl Faults {
         if whole {
             self.set(id, false);
             let ended = self.active.lock().expect("nobody panics holding it").remove(id);
-            let missed = ended.is_some_and(|active| {
-                matches!(active.fault, Fault::Crash { point: Some(_), .. }) && !active.reached
-            });
+            let missed = ended
+                .is_some_and(|active| matches!(active.fault, Fault::Crash { point: Some(_), .. }) && !active.reached);
             let what = if missed { "its point was never reached".into() } else { String::new() };
             self.world.emit(&Event::Fault { id: id.clone(), begins: false, what });
             return;
@@ -560,7 +560,8 @@ impl Faults {
             self.world.note_disk_fault(victim, "its disk failed");
         }
         let beside = self.world.beside();
-        let beside = beside.as_ref().and_then(|beside| beside.machines().get(&victim).map(|machine| machine.store.clone()));
+        let beside =
+            beside.as_ref().and_then(|beside| beside.machines().get(&victim).map(|machine| machine.store.clone()));
         if let Some(beside) = beside {
             // The device is the same, the directories are not.
             beside.behave(|manners| {

@@ -187,9 +187,10 @@ fn nonsense(draw: &mut Draw, status: &ReplicaStatus) -> PeerMessage {
             reject_hint: Index(1 << 40),
             ..raft(RaftMessageKind::AppendReply, term)
         },
-        11 => {
-            RaftMessage { snapshot: Some(snapshot(last + 9, term, Vec::new())), ..raft(RaftMessageKind::Snapshot, term) }
-        }
+        11 => RaftMessage {
+            snapshot: Some(snapshot(last + 9, term, Vec::new())),
+            ..raft(RaftMessageKind::Snapshot, term)
+        },
         _ => {
             let twice = vec![status.replica, status.replica];
             RaftMessage { snapshot: Some(snapshot(last + 9, term, twice)), ..raft(RaftMessageKind::Snapshot, term) }

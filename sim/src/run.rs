@@ -327,7 +327,8 @@ async fn part(world: &Arc<World>, neighbour: &Arc<World>, crowd: &Arc<Crowd>, be
     }
     let now = reign(neighbour);
     if world.scenario.neighbour.is_some_and(|neighbour| neighbour.undisturbed) && now != before {
-        let told = |(term, leader): (Term, Option<ReplicaId>)| format!("r{} in term {term}", leader.unwrap_or_default());
+        let told =
+            |(term, leader): (Term, Option<ReplicaId>)| format!("r{} in term {term}", leader.unwrap_or_default());
         fail(&format!("the second group to be led by {} throughout", told(before)), told(now));
     }
     if crowd.acknowledged.load(Ordering::Relaxed) == 0 && neighbour.scenario.load.clients > 0 {
@@ -434,7 +435,8 @@ async fn operate(world: Arc<World>, began: Time, item: OperationItem) {
         if let (Some(wanted), Some(refused)) = (item.refused, refused)
             && wanted != refused
         {
-            let expected = format!("the operation {} to be {}", item.id, if wanted { "refused" } else { "carried out" });
+            let expected =
+                format!("the operation {} to be {}", item.id, if wanted { "refused" } else { "carried out" });
             world.fail(STORY, "its own file", Violation::new(expected, saw));
         }
     };
@@ -661,11 +663,7 @@ fn expectations(world: &Arc<World>, crowd: &Crowd) {
     let acknowledged = crowd.acknowledged.load(Ordering::Relaxed);
     if acknowledged < expect.acknowledged {
         let expected = format!("at least {} acknowledged writes", expect.acknowledged);
-        world.judge(
-            STORY,
-            "its own [expect]",
-            Violation::new(expected, acknowledged.to_string()),
-        );
+        world.judge(STORY, "its own [expect]", Violation::new(expected, acknowledged.to_string()));
     }
 }
 

@@ -47,6 +47,11 @@ fn text(seed: u64) -> Result<String, std::fmt::Error> {
         })
         .collect();
     writeln!(out, "mix = {{ {} }}", shares.join(", "))?;
+    writeln!(out, "slow_subscribers = {}", draw.below(3))?;
+    if draw.percent(6) {
+        let voters = draw.between(1, voters);
+        writeln!(out, "[neighbour]\nvoters = {voters}\nclients = {}\nrate = {}", draw.below(3), draw.between(1, 30))?;
+    }
     let run = draw.between(4, 24);
     let patience = if wan { 30 } else { 12 };
     writeln!(out, "[time]\nrun = \"{run}s\"\nheal = \"{patience}s\"\n[expect]\nleader_within = \"{patience}s\"")?;

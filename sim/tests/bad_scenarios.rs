@@ -77,9 +77,21 @@ fn more_than_the_budget_allows_is_refused() {
     refuses(&format!("about = \"x\"\n{two}"), 7, words);
     assert_eq!(problems(&format!("about = \"x\"\n[cluster]\nvoters = 5\n{two}")), Vec::<String>::new());
     assert_eq!(problems(&format!("about = \"x\"\n{two}[nemesis]\nbudget = \"outage\"\n")), Vec::<String>::new());
-    let wiped = |who: u64| format!("[[fault]]\nid = \"w{who}\"\nat = \"{who}s\"\nwipe = {{ who = {who} }}\ndown = \"1s\"\n");
+    let wiped =
+        |who: u64| format!("[[fault]]\nid = \"w{who}\"\nat = \"{who}s\"\nwipe = {{ who = {who} }}\ndown = \"1s\"\n");
     let (both, outage) = (wiped(1) + &wiped(2), "[nemesis]\nbudget = \"outage\"\n");
     refuses(&format!("about = \"x\"\n{both}{outage}"), 7, "damages one more disk of a voter than the budget allows");
+}
+
+#[test]
+fn a_second_group_on_hosts_that_are_not_there_is_refused() {
+    refuses("about = \"x\"\n[neighbour]\nvoters = 5\n", 2, "5 voters on 3 hosts: expected at most 3");
+}
+
+#[test]
+fn what_no_rule_can_refuse_is_not_expected_to_be() {
+    let text = "about = \"x\"\n[[operation]]\nid = \"a\"\nat = \"1s\"\ntransfer = 2\nrefused = true\n";
+    refuses(text, 2, "refused is for join, promote, demote, remove and raise");
 }
 
 #[test]

@@ -108,9 +108,13 @@ fn paths(code: &str) -> Vec<String> {
         match rest.strip_prefix("::") {
             Some(rest) if rest.starts_with('{') => {
                 let inside = rest[1..].split('}').next().unwrap_or_default();
-                found.extend(inside.split(',').map(str::trim).filter(|name| !name.is_empty()).map(|name| {
-                    if name == "self" { first.clone() } else { format!("{first}::{name}") }
-                }));
+                found.extend(
+                    inside
+                        .split(',')
+                        .map(str::trim)
+                        .filter(|name| !name.is_empty())
+                        .map(|name| if name == "self" { first.clone() } else { format!("{first}::{name}") }),
+                );
             }
             Some(rest) => {
                 let second: String = rest.chars().take_while(|c| word(*c)).collect();

@@ -31,9 +31,10 @@ fn judge(before: Option<&Record>, record: &Record) -> Result<(), Violation> {
             || format!("entry {} to say what its audit record says: {operation:?}", entry.sequence),
             || format!("{entry:?}"),
         ),
-        (Some(operation), None) => {
-            Err(Violation::new(format!("the entry of operation {} right after it", operation.sequence), format!("{record:?}")))
-        }
+        (Some(operation), None) => Err(Violation::new(
+            format!("the entry of operation {} right after it", operation.sequence),
+            format!("{record:?}"),
+        )),
         (None, Some(entry)) => {
             Err(Violation::new(format!("an audit record right before entry {}", entry.sequence), format!("{before:?}")))
         }
@@ -63,9 +64,10 @@ impl Oracle for AuditLog {
     }
     fn at_end(&mut self, _: &Facts) -> Result<(), Violation> {
         match &self.before {
-            Some(Record::Operation(operation)) if operation.kind != OperationKind::Membership => {
-                Err(Violation::new(format!("the entry of operation {} after it", operation.sequence), "the journal's end"))
-            }
+            Some(Record::Operation(operation)) if operation.kind != OperationKind::Membership => Err(Violation::new(
+                format!("the entry of operation {} after it", operation.sequence),
+                "the journal's end",
+            )),
             Some(Record::Operation(_) | Record::Entry(_)) | None => Ok(()),
         }
     }

@@ -65,7 +65,8 @@ fn contradiction(a: &FaultItem, b: &FaultItem) -> Option<String> {
     let theirs = decides(&b.fault);
     let what = decides(&a.fault).into_iter().find(|what| theirs.contains(what))?;
     let (ours, theirs) = (whom(&a.fault), whom(&b.fault));
-    let both = |pick: &&Pick| matches!(pick, Pick::Replica(_)) && (theirs.contains(pick) || theirs.contains(&Pick::All));
+    let both =
+        |pick: &&Pick| matches!(pick, Pick::Replica(_)) && (theirs.contains(pick) || theirs.contains(&Pick::All));
     let whose = if matches!(a.fault, Fault::Link(_)) {
         String::new()
     } else if let Some(Pick::Replica(number)) = ours.iter().find(both) {
@@ -149,6 +150,13 @@ pub(super) fn problems(file: &str, story: &Scenario) -> Vec<Problem> {
         if story.load.clients == 0 {
             wrong(0, "a storm needs clients, whose commits are compared with those before it".to_owned());
         }
+    }
+    if let Some(neighbour) = story.neighbour.filter(|neighbour| neighbour.voters > first) {
+        let voters = neighbour.voters;
+        wrong(
+            neighbour.line,
+            format!("the second group has {voters} voters on {first} hosts: expected at most {first}"),
+        );
     }
     for (place, item) in story.faults.iter().enumerate() {
         if let Some(problem) = beside(story, &story.faults[..place], item) {

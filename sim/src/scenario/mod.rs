@@ -105,6 +105,8 @@ pub struct Neighbour {
     pub rate: u64,
     /// Whether nothing of the story is to reach it: its leader and its term stay.
     pub undisturbed: bool,
+    /// The line in the file.
+    pub line: usize,
 }
 
 /// What is asked.
@@ -524,7 +526,10 @@ impl Scenario {
     /// What a run is to reach, in words: the marks that the story wants, and the points where its crashes happen.
     #[must_use]
     pub fn wanted(&self) -> BTreeSet<String> {
-        let points = self.faults.iter().filter(|item| matches!(item.fault, Fault::Crash { point: Some(_), may_miss: false, .. }));
+        let points = self
+            .faults
+            .iter()
+            .filter(|item| matches!(item.fault, Fault::Crash { point: Some(_), may_miss: false, .. }));
         let marks = self.expect.marks.iter().map(|mark| mark_of(mark));
         marks.chain(points.map(|item| point_of(&item.id))).collect()
     }

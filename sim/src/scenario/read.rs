@@ -1,8 +1,8 @@
 //! From TOML to a story: every key is known, every value possible, or an error names file, line, key and what is accepted.
 
 use super::{
-    Back, Budget, Cluster, DiskChange, Expect, Fault, FaultItem, Kind, LinkChange, Load, MS, Neighbour, Nemesis, Operation,
-    OperationItem, Pick, SECOND, Scenario, Storm, Times, Way,
+    Back, Budget, Cluster, DiskChange, Expect, Fault, FaultItem, Kind, LinkChange, Load, MS, Neighbour, Nemesis,
+    Operation, OperationItem, Pick, SECOND, Scenario, Storm, Times, Way,
 };
 use crate::disk::Point;
 use muster_core::admission::BootLimits;
@@ -403,13 +403,14 @@ fn cluster(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Cluster {
 }
 
 fn neighbour(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<Neighbour> {
+    let line = page.line(value.span().start);
     let mut keys = Keys::of(page, value, "neighbour")?;
     let voters = keys.number(page, "voters", 1..=9).unwrap_or(3);
     let clients = keys.number(page, "clients", 0..=1_000).unwrap_or(2);
     let rate = keys.number(page, "rate", 1..=100_000).unwrap_or(20);
     let undisturbed = keys.yes(page, "undisturbed");
     keys.done(page);
-    Some(Neighbour { voters, clients: u32::try_from(clients).unwrap_or(u32::MAX), rate, undisturbed })
+    Some(Neighbour { voters, clients: u32::try_from(clients).unwrap_or(u32::MAX), rate, undisturbed, line })
 }
 
 /// What is asked if a story does not say.
@@ -769,6 +770,9 @@ fn operation(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<OperationItem>
     let level = keys.number(page, "raise", 1..=99);
     found.extend(level.and_then(|level| u32::try_from(level).ok()).map(Operation::Raise));
     let refused = keys.has("refused").then(|| keys.yes(page, "refused"));
+    if refused.is_some() && matches!(found.first(), Some(Operation::Transfer(_) | Operation::Snapshot(_))) {
+        page.wrong(keys.at, "refused is for join, promote, demote, remove and raise: the rules refuse nothing else");
+    }
     keys.accepted.extend(["join", "refused"]);
     if found.len() != 1 {
         page.wrong(
