@@ -16,7 +16,8 @@ use std::time::Duration;
     version,
     max_term_width = 100,
     after_help = "Exit codes: 0 done, 1 error, 2 wrong command line, 3 forbidden by policy or role, 4 conflict,\n\
-                  5 no quorum and nothing applied, 6 outcome unknown (prints the request id to ask again with).\n\n\
+                  5 no quorum and nothing applied, 6 outcome unknown (prints the request id to ask again with),\n\
+                  10 rollback blocked: something uses what would change.\n\n\
                   Begin with `muster dev`: a whole cluster on this machine, nothing to configure."
 )]
 pub(crate) struct Cli {
@@ -33,6 +34,8 @@ pub(crate) enum Verb {
     Dev(DevArgs),
     /// Run one replica
     Server(ServerArgs),
+    /// Run the agent of one node: it applies what is declared and opens commit windows
+    Agent(AgentRunArgs),
     /// Make a new cluster of this replica alone
     Init(ConfigArgs),
     /// Join the cluster that the file's bootstrap nodes belong to
@@ -47,10 +50,26 @@ pub(crate) enum Verb {
     Status(ReadArgs),
     /// Declare what files say: commit only what differs
     Apply(ApplyArgs),
-    /// Commit settings for a scope
+    /// Change a node at once; a window begins in which to stand by it
+    Set(SetArgs),
+    /// Show how a node differs from what is declared, by whom, and why its window is as long as it is
+    Drift(DriftArgs),
+    /// Show how long a node's window runs, or every open one
+    Window(WindowArgs),
+    /// Stand by a node's changes: declare them; or, with --scope, commit settings for a scope
     Commit(CommitArgs),
-    /// Take a scope back to what it declared at a sequence
+    /// Take a node's changes back; or, with --scope, take a scope back to what it declared at a sequence
     Rollback(RollbackArgs),
+    /// Move the end of a node's window later
+    Extend(ExtendArgs),
+    /// Make one change on many nodes: a few first, more when they stay healthy, all back when they do not
+    Rollout(RolloutArgs),
+    /// Watch the windows of the fleet count down
+    Watch(WatchArgs),
+    /// Run a command on a node, recorded before it begins
+    Exec(ExecArgs),
+    /// Open a shell on a node, recorded before it begins
+    Shell(ShellArgs),
     /// Show the journal, or follow it
     Log(LogArgs),
     /// Show one record in full
@@ -190,7 +209,7 @@ fn account() -> Option<String> {
     names.next().or(Some(format!("uid-{id}")))
 }
 
-fn role(text: &str) -> Result<Role, String> {
+pub(crate) fn role(text: &str) -> Result<Role, String> {
     let wrong = |error: String| format!("{error}: expected admin, operator:VCLUSTER, viewer:VCLUSTER or agent:NODE");
     let vcluster = |name: &str| VClusterId::new(name).map_err(|error| wrong(error.to_string()));
     match text.split_once(':') {
@@ -212,10 +231,9 @@ pub(crate) fn sequence(text: &str) -> Result<Seq, String> {
     text.parse().map(Seq).map_err(|_| format!("{text:?} is not a sequence: expected a whole number"))
 }
 
-fn assignment(text: &str) -> Result<(Key, Setting), String> {
-    let (key, value) = text.split_once('=').ok_or_else(|| {
-        format!("{text:?} has no '=': expected KEY=VALUE, --absent KEY or --unset KEY; for whom is said with --scope")
-    })?;
+pub(crate) fn assignment(text: &str) -> Result<(Key, Setting), String> {
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| format!("{text:?} has no '=': expected KEY=VALUE or --absent KEY"))?;
     let key = Key::new(key).map_err(|error| error.to_string())?;
     Ok((key, Setting::Value(Arc::from(value))))
 }
@@ -327,49 +345,240 @@ pub(crate) struct ApplyArgs {
     pub(crate) author: AuthorArgs,
 }
 
+/// Which agent, and whom to ask where it is.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// Where the node's agent is: HOST:PORT, or the path of its socket. Else the journal is asked
+    #[arg(long, value_name = "PLACE", env = "MUSTER_AGENT")]
+    pub(crate) agent: Option<String>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    #[command(flatten)]
+    pub(crate) author: AuthorArgs,
+}
+
 #[derive(Debug, Args)]
-pub(crate) struct CommitArgs {
-    /// For whom: global, vcluster:NAME or node:NAME
+pub(crate) struct AgentRunArgs {
+    /// The agent's TOML file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// Print a file with every key and what it is for
+    #[arg(long, conflicts_with = "config")]
+    pub(crate) example_config: bool,
+    /// Listen beyond loopback without TLS
     #[arg(long)]
-    pub(crate) scope: Scope,
-    /// What is so: DIMENSION:NAME=VALUE
+    pub(crate) insecure: bool,
+    /// Stop when standard input closes, for a parent that must not leave agents behind
+    #[arg(long)]
+    pub(crate) until_stdin_closes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// What is to be so: DIMENSION:NAME=VALUE; the value @./FILE, @/FILE or @- stands for what is in it
     #[arg(value_name = "KEY=VALUE", value_parser = assignment)]
     pub(crate) settings: Vec<(Key, Setting)>,
     /// What must not be there; may be repeated
     #[arg(long, value_name = "KEY")]
     pub(crate) absent: Vec<Key>,
-    /// About what this scope says nothing any more, so that the wider one counts; may be repeated
+    /// On which node
+    #[arg(long)]
+    pub(crate) node: NodeId,
+    /// Why, in your words
+    #[arg(short, long, default_value = "")]
+    pub(crate) message: String,
+    /// Begin even if the window is short
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Take over keys that belong to somebody else's open change
+    #[arg(long)]
+    pub(crate) merge: bool,
+    /// Tell the window, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DriftArgs {
+    /// Of which node
+    pub(crate) node: NodeId,
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WindowArgs {
+    /// Of which node; every open window if left out
+    pub(crate) node: Option<NodeId>,
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExtendArgs {
+    /// On which node
+    pub(crate) node: NodeId,
+    /// By how many seconds
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=864_000))]
+    pub(crate) seconds: u32,
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// On which node
+    pub(crate) node: NodeId,
+    /// The command and its arguments; the policy's exec_allow says which may be run
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+    /// Pass standard input on
+    #[arg(short = 'i', long)]
+    pub(crate) stdin: bool,
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShellArgs {
+    /// On which node
+    pub(crate) node: NodeId,
+    #[command(flatten)]
+    pub(crate) agent: AgentArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// Only nodes of this vCluster
+    #[arg(long, value_name = "NAME")]
+    pub(crate) vcluster: Option<VClusterId>,
+    /// Show it once and end
+    #[arg(long)]
+    pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RolloutArgs {
+    /// What is to be so: DIMENSION:NAME=VALUE; the value @./FILE, @/FILE or @- stands for what is in it
+    #[arg(value_name = "KEY=VALUE", value_parser = assignment)]
+    pub(crate) settings: Vec<(Key, Setting)>,
+    /// What must not be there; may be repeated
     #[arg(long, value_name = "KEY")]
+    pub(crate) absent: Vec<Key>,
+    /// On these nodes, in this order
+    #[arg(
+        long = "node",
+        value_name = "NODE",
+        required_unless_present = "vcluster",
+        conflicts_with = "vcluster",
+        value_delimiter = ','
+    )]
+    pub(crate) nodes: Vec<NodeId>,
+    /// On every node of this vCluster
+    #[arg(long, value_name = "NAME")]
+    pub(crate) vcluster: Option<VClusterId>,
+    /// Why, in your words
+    #[arg(short, long)]
+    pub(crate) message: String,
+    /// How many nodes first
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub(crate) first: usize,
+    /// By how much the nodes reached are multiplied with every wave
+    #[arg(long, value_name = "FACTOR", default_value_t = 3)]
+    pub(crate) widen: usize,
+    /// How long every node of a wave must be healthy, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) healthy: u64,
+    /// How many nodes may fail without an abort
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub(crate) failures: usize,
+    /// How long an agent may be out of reach before its node counts as failed, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) silent: u64,
+    /// A command run here for every look at a node, named in MUSTER_NODE: the node is healthy if it ends with 0
+    #[arg(long, value_name = "CMD")]
+    pub(crate) check: Option<String>,
+    /// Take over keys that belong to somebody else's open change
+    #[arg(long)]
+    pub(crate) merge: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    #[command(flatten)]
+    pub(crate) author: AuthorArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(override_usage = "muster commit NODE -m MESSAGE [--all | --key KEY]...\n       \
+                      muster commit --scope SCOPE KEY=VALUE... -m MESSAGE")]
+pub(crate) struct CommitArgs {
+    /// The node whose changes you stand by; with --scope, what is so: DIMENSION:NAME=VALUE
+    #[arg(value_name = "NODE | KEY=VALUE")]
+    pub(crate) what: Vec<String>,
+    /// Of a node's changes: everybody's, not only your own
+    #[arg(long, conflicts_with = "scope")]
+    pub(crate) all: bool,
+    /// Of a node's changes: only this key; may be repeated
+    #[arg(long = "key", value_name = "KEY", conflicts_with_all = ["scope", "all"])]
+    pub(crate) keys: Vec<Key>,
+    /// Where the node's agent is: HOST:PORT, or the path of its socket. Else the journal is asked
+    #[arg(long, value_name = "PLACE", env = "MUSTER_AGENT")]
+    pub(crate) agent: Option<String>,
+    /// Declare for a scope, without touching any node by hand: global, vcluster:NAME or node:NAME
+    #[arg(long)]
+    pub(crate) scope: Option<Scope>,
+    /// What must not be there; may be repeated
+    #[arg(long, value_name = "KEY", requires = "scope")]
+    pub(crate) absent: Vec<Key>,
+    /// About what this scope says nothing any more, so that the wider one counts; may be repeated
+    #[arg(long, value_name = "KEY", requires = "scope")]
     pub(crate) unset: Vec<Key>,
     /// Why, in your words
     #[arg(short, long)]
     pub(crate) message: String,
     /// The sequence you last saw of this scope; who changed the same keys since is a conflict
-    #[arg(long, value_name = "SEQ", value_parser = sequence)]
+    #[arg(long, value_name = "SEQ", value_parser = sequence, requires = "scope")]
     pub(crate) parent: Option<Seq>,
     /// Expire after this many seconds (900 to 864000)
     #[arg(long, value_name = "SECONDS")]
     pub(crate) ttl: Option<u32>,
     /// Declare it before boot instead of standing by a change; needed to put a node into a vCluster (vcluster=NAME)
-    #[arg(long)]
+    #[arg(long, requires = "scope")]
     pub(crate) boot_config: bool,
     #[command(flatten)]
     pub(crate) write: WriteArgs,
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "muster rollback NODE [--all | --key KEY]...\n       \
+                      muster rollback --scope SCOPE --to SEQ -m MESSAGE")]
 pub(crate) struct RollbackArgs {
-    /// For whom: global, vcluster:NAME or node:NAME
-    #[arg(long)]
-    pub(crate) scope: Scope,
+    /// The node whose changes are taken back
+    #[arg(value_name = "NODE", required_unless_present = "scope", conflicts_with = "scope")]
+    pub(crate) node: Option<NodeId>,
+    /// Of a node's changes: everybody's, not only your own
+    #[arg(long, conflicts_with = "scope")]
+    pub(crate) all: bool,
+    /// Of a node's changes: only this key; may be repeated
+    #[arg(long = "key", value_name = "KEY", conflicts_with_all = ["scope", "all"])]
+    pub(crate) keys: Vec<Key>,
+    /// Where the node's agent is: HOST:PORT, or the path of its socket. Else the journal is asked
+    #[arg(long, value_name = "PLACE", env = "MUSTER_AGENT")]
+    pub(crate) agent: Option<String>,
+    /// What is declared is taken back for: global, vcluster:NAME or node:NAME
+    #[arg(long, requires = "to", requires = "message")]
+    pub(crate) scope: Option<Scope>,
     /// The sequence to return to; everything this scope said later is taken off
-    #[arg(long, value_name = "SEQ", value_parser = sequence)]
-    pub(crate) to: Seq,
+    #[arg(long, value_name = "SEQ", value_parser = sequence, requires = "scope")]
+    pub(crate) to: Option<Seq>,
     /// Why, in your words
-    #[arg(short, long)]
+    #[arg(short, long, default_value = "", hide_default_value = true)]
     pub(crate) message: String,
     /// The scope's last sequence when you looked; who changed the keys since is a conflict
-    #[arg(long, value_name = "SEQ", value_parser = sequence)]
+    #[arg(long, value_name = "SEQ", value_parser = sequence, requires = "scope")]
     pub(crate) based_on: Option<Seq>,
     #[command(flatten)]
     pub(crate) write: WriteArgs,
@@ -486,6 +695,9 @@ pub(crate) enum EmergencyVerb {
         /// Why
         #[arg(short, long)]
         reason: String,
+        /// Where the node's agent is: HOST:PORT, or the path of its socket. Else the journal is asked
+        #[arg(long, value_name = "PLACE", env = "MUSTER_AGENT")]
+        agent: Option<String>,
         #[command(flatten)]
         write: WriteArgs,
     },
@@ -496,6 +708,12 @@ pub(crate) enum EmergencyVerb {
         /// How it ended
         #[arg(short, long, default_value = "")]
         message: String,
+        /// End it even though something differs: a window begins
+        #[arg(long)]
+        force: bool,
+        /// Where the node's agent is: HOST:PORT, or the path of its socket. Else the journal is asked
+        #[arg(long, value_name = "PLACE", env = "MUSTER_AGENT")]
+        agent: Option<String>,
         #[command(flatten)]
         write: WriteArgs,
     },

@@ -86,7 +86,7 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable { file, problem } => {
-                write!(f, "{file} cannot be read: {problem}; give the replica's TOML file with --config FILE")
+                write!(f, "{file} cannot be read: {problem}; give the TOML file with --config FILE")
             }
             Self::Problems(problems) => problems.fmt(f),
         }
@@ -201,14 +201,7 @@ impl Config {
         }
         let bootstrap = read_bootstrap(&document, &mut raft);
 
-        let log_level = log.parsed("level", |text| match text.parse::<tracing_subscriber::EnvFilter>() {
-            Ok(_) if !text.is_empty() => Ok(text.to_owned()),
-            Ok(_) | Err(_) => Err(format!(
-                "{text:?} is not a log level: expected error, warn, info, debug or trace, or a list such as \
-                 \"info,muster_core=debug\""
-            )),
-        });
-        let log_format = log.choice("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+        let (log_level, log_format) = read_log(&mut log);
 
         for table in [raft, client, log, security, root] {
             table.finish();
@@ -228,11 +221,24 @@ impl Config {
             client_address: served.address,
             insecure,
             keys,
-            log_level: log_level.map_or_else(|| "info".to_owned(), |(level, _)| level),
-            log_format: log_format.unwrap_or(LogFormat::Text),
+            log_level,
+            log_format,
         };
         document.finish(config)
     }
+}
+
+/// What is logged, and how.
+pub(crate) fn read_log(log: &mut Reader<'_, '_, '_>) -> (String, LogFormat) {
+    let level = log.parsed("level", |text| match text.parse::<tracing_subscriber::EnvFilter>() {
+        Ok(_) if !text.is_empty() => Ok(text.to_owned()),
+        Ok(_) | Err(_) => Err(format!(
+            "{text:?} is not a log level: expected error, warn, info, debug or trace, or a list such as \
+             \"info,muster_core=debug\""
+        )),
+    });
+    let format = log.choice("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+    (level.map_or_else(|| "info".to_owned(), |(level, _)| level), format.unwrap_or(LogFormat::Text))
 }
 
 /// A preset, and what the file says about its parts.

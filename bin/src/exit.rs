@@ -23,6 +23,8 @@ pub(crate) const CONFLICT: u8 = 4;
 pub(crate) const NO_QUORUM: u8 = 5;
 /// Nobody knows whether it was applied.
 pub(crate) const UNKNOWN: u8 = 6;
+/// A rollback was blocked: somebody uses what would change.
+pub(crate) const BLOCKED: u8 = 10;
 
 /// The outcome when a file that people wrote is wrong: each line of the message begins with its place in it.
 const WRONG_FILE: &str = "wrong-file";
@@ -56,6 +58,16 @@ impl Failure {
     /// The same with something for programs.
     pub(crate) fn with(self, detail: Value) -> Self {
         Self { detail, ..self }
+    }
+
+    /// The same with nothing to say: what ran has said it.
+    pub(crate) fn quiet(self) -> Self {
+        Self { message: String::new(), next: String::new(), ..self }
+    }
+
+    /// Whether everything was said already.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.message.is_empty()
     }
 
     /// For people, as the last thing a command prints.
@@ -179,6 +191,16 @@ pub(crate) fn written(outcome: Outcome, request: Option<OneShot>) -> Result<Repl
     }
 }
 
+/// A refusal in words, for logs.
+pub(crate) fn refusal_text(refusal: &Refusal) -> String {
+    refused(refusal).message
+}
+
+/// A request's id as it is printed by those who do not know when it was drawn.
+pub(crate) fn request_id_text(request: muster_core::ids::OneShotId) -> String {
+    request.to_string()
+}
+
 /// How a request id is printed and taken.
 pub(crate) fn request_text(request: OneShot) -> String {
     format!("{}@{}", request.id, request.drawn_at)
@@ -261,7 +283,7 @@ fn not_applied(why: &NotApplied) -> Failure {
     Failure { code, outcome: "not-applied", message: format!("not applied: {message}"), next, detail: Value::Null }
 }
 
-fn refused(refusal: &Refusal) -> Failure {
+pub(crate) fn refused(refusal: &Refusal) -> Failure {
     let mut detail = Value::Null;
     let (code, kind, message, next) = match refusal {
         Refusal::Invalid { field, problem } => (ERROR, "invalid", format!("{field}: {problem}"), String::new()),

@@ -3,11 +3,16 @@
 //! Sequences, indices and ids of replicas are numbers; digests, cluster ids and request ids are text. A setting is an object
 //! with exactly one of `value`, `absent`, `unset`, so that the value "absent" and being absent are told apart.
 
+use muster_core::agent::drift::{DriftVector, Explanation};
+use muster_core::agent::fleet::Heard;
+use muster_core::agent::host::{Consumer, HostError};
+use muster_core::agent::ledger::Owner;
+use muster_core::agent::operator::{EmergencyReport, Forecast, Report, Returned, WindowReport};
 use muster_core::ids::ReplicaId;
 use muster_core::journal::entry::{
     AdminOperation, Author, Change, ConfigEntry, OperationKind, Principal, Record, Role,
 };
-use muster_core::journal::key::Setting;
+use muster_core::journal::key::{Dimension, Key, Setting};
 use muster_core::journal::policy::Policy;
 use muster_core::log::Configuration;
 use muster_core::members::{Member, MemberWish};
@@ -257,5 +262,156 @@ pub(crate) fn status(address: &str, status: &Status) -> Value {
         "raft": replica(&status.replica),
         "journal": summary(&status.summary),
         "members": status.members.iter().map(member).collect::<Vec<_>>(),
+    })
+}
+
+// ---- agents ----
+
+pub(crate) fn drift(drift: &DriftVector) -> Value {
+    let fields = Dimension::ALL.iter().map(|dimension| (dimension.word().to_owned(), json!(drift.of(*dimension))));
+    Value::Object(fields.collect())
+}
+
+pub(crate) fn explanation(explanation: &Explanation) -> Value {
+    let shares = explanation.shares.iter().map(|share| {
+        json!({
+            "dimension": share.dimension.word(),
+            "keys": share.keys,
+            "weight": share.weight.to_string(),
+            "part": share.part,
+        })
+    });
+    json!({
+        "shares": shares.collect::<Vec<_>>(),
+        "magnitude": explanation.magnitude,
+        "base_seconds": explanation.base_seconds,
+        "sensitivity": explanation.sensitivity.to_string(),
+        "min_seconds": explanation.min_seconds,
+        "seconds": explanation.seconds,
+        "text": explanation.to_string(),
+    })
+}
+
+pub(crate) fn forecast(forecast: &Forecast) -> Value {
+    json!({
+        "explanation": explanation(&forecast.explanation),
+        "seconds": forecast.seconds,
+        "unguarded": forecast.unguarded.as_deref(),
+        "is_short": forecast.is_short,
+    })
+}
+
+pub(crate) fn consumer(consumer: &Consumer) -> Value {
+    json!({
+        "key": consumer.key.as_str(),
+        "pid": consumer.pid,
+        "command": &*consumer.command,
+        "path": &*consumer.path,
+    })
+}
+
+pub(crate) fn host_error(error: &HostError) -> Value {
+    json!({ "key": error.key.as_str(), "problem": &*error.problem })
+}
+
+pub(crate) fn window(window: &WindowReport) -> Value {
+    let frozen = window.frozen.as_ref().map(|frozen| {
+        json!({
+            "consumers": frozen.consumers.iter().map(consumer).collect::<Vec<_>>(),
+            "errors": frozen.errors.iter().map(host_error).collect::<Vec<_>>(),
+        })
+    });
+    json!({
+        "number": window.number,
+        "seconds_left": window.seconds_left,
+        "seconds_open": window.seconds_open,
+        "drift": drift(&window.drift),
+        "frozen": frozen,
+    })
+}
+
+pub(crate) fn emergency(emergency: &EmergencyReport) -> Value {
+    json!({
+        "author": author(&emergency.author),
+        "reason": &*emergency.reason,
+        "since_ms": emergency.since.0,
+        "since": crate::text::time(emergency.since),
+        "seconds_left": emergency.seconds_left,
+    })
+}
+
+pub(crate) fn returned(returned: &Returned) -> Value {
+    let keys = |keys: &[Key]| keys.iter().map(|key| json!(key.as_str())).collect::<Vec<_>>();
+    match returned {
+        Returned::Done { keys: done } => json!({ "done": keys(done) }),
+        Returned::Blocked { consumers } => {
+            json!({ "blocked": consumers.iter().map(consumer).collect::<Vec<_>>() })
+        }
+        Returned::Failed { keys: done, errors } => {
+            json!({ "done": keys(done), "failed": errors.iter().map(host_error).collect::<Vec<_>>() })
+        }
+    }
+}
+
+fn owner(owner: &Owner) -> Value {
+    match owner {
+        Owner::Operator(by) => json!({ "operator": author(by) }),
+        Owner::BehindItsBack => json!("behind-its-back"),
+        Owner::NotReached => json!("not-reached"),
+    }
+}
+
+pub(crate) fn report(report: &Report) -> Value {
+    let differences = report.differences.iter().map(|difference| {
+        json!({
+            "key": difference.key.as_str(),
+            "declared": setting(&difference.declared),
+            "is_declared": difference.is_declared,
+            "observed": setting(&difference.observed),
+            "change": difference.change.0,
+            "owner": owner(&difference.owner),
+            "since_ms": difference.since.0,
+            "conflict_seconds": difference.conflict_seconds,
+            "problem": difference.problem.as_deref(),
+        })
+    });
+    json!({
+        "node": report.node.as_str(),
+        "vcluster": report.vcluster.as_ref().map(muster_core::ids::VClusterId::as_str),
+        "state": report.phase.word(),
+        "mode": crate::policy_text::mode_word(report.mode),
+        "connected": report.connected,
+        "sequence": report.sequence.0,
+        "declared": report.declared,
+        "differences": differences.collect::<Vec<_>>(),
+        "unseen": report.unseen.iter().map(|(key, why)| json!({ "key": key.as_str(), "why": &**why })).collect::<Vec<_>>(),
+        "drift": drift(&report.drift),
+        "explanation": explanation(&report.explanation),
+        "window": report.window.as_ref().map(window),
+        "emergency": report.emergency.as_ref().map(emergency),
+        "spooled": report.spooled,
+        "commit_unknown": report.commit_unknown,
+    })
+}
+
+/// A node as a replica last heard of it, with what has passed since taken off.
+pub(crate) fn heard(heard: &Heard) -> Value {
+    let report = heard.report.clone().after(heard.seconds_ago);
+    let window = report.window.map(
+        |window| json!({ "number": window.number, "seconds_left": window.seconds_left, "is_frozen": window.is_frozen }),
+    );
+    json!({
+        "node": report.node.as_str(),
+        "address": &*report.address,
+        "vcluster": report.vcluster.as_ref().map(muster_core::ids::VClusterId::as_str),
+        "state": report.phase.word(),
+        "mode": crate::policy_text::mode_word(report.mode),
+        "sequence": report.sequence.0,
+        "drift": drift(&report.drift),
+        "window": window,
+        "emergency": report.emergency.map(|(seconds, reason)| json!({ "seconds_left": seconds, "reason": &*reason })),
+        "spooled": report.spooled,
+        "blocked": report.blocked,
+        "seconds_ago": heard.seconds_ago,
     })
 }

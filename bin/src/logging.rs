@@ -6,11 +6,16 @@
 use crate::config::{Config, LogFormat};
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging. `RUST_LOG` beats the file.
+/// Starts logging as a replica's file says. `RUST_LOG` beats the file.
 pub(crate) fn start(config: &Config) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.log_level));
+    begin(&config.log_level, config.log_format);
+}
+
+/// Starts logging.
+pub(crate) fn begin(level: &str, format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    match config.log_format {
+    match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }

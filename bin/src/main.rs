@@ -2,6 +2,7 @@
 //!
 //! Servers run on all cores; verbs that only talk to one use a single thread.
 
+mod agent;
 mod args;
 mod boot_view;
 mod clock;
@@ -33,6 +34,9 @@ use std::future::Future;
 use std::path::Path;
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.json;
@@ -40,6 +44,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.code == exit::DONE => ExitCode::SUCCESS,
         Err(failure) => {
+            if failure.is_quiet() {
+                return ExitCode::from(failure.code);
+            }
             if json {
                 // A reader that went away needs no answer.
                 let _ = text::print(&format!("{}\n", failure.json()));
@@ -53,6 +60,7 @@ fn main() -> ExitCode {
 fn run(verb: Verb, json: bool) -> Result<(), Failure> {
     match verb {
         Verb::Dev(args) => wait(dev::dev(args, json)),
+        Verb::Agent(args) => run_agent(&args),
         Verb::Server(args) => server::run(&read(&args.config)?, args.until_stdin_closes),
         Verb::Init(args) => init(&args, json),
         Verb::Join(args) => wait(join(args, json)),
@@ -60,14 +68,26 @@ fn run(verb: Verb, json: bool) -> Result<(), Failure> {
         Verb::Config(ConfigVerb::Check { file, insecure }) => check_config(&file, insecure, json),
         Verb::Status(args) => wait(verbs::cluster::status(args, json)),
         Verb::Apply(args) => wait(verbs::apply::apply(args, json)),
+        Verb::Commit(args) if args.scope.is_none() => wait(verbs::node::commit(args, json)),
         Verb::Commit(args) => wait(verbs::write::commit(args, json)),
-        Verb::Rollback(args) => wait(verbs::write::rollback(args, json)),
+        Verb::Rollback(args) => match args.node.clone() {
+            Some(node) => wait(verbs::node::rollback(node, args, json)),
+            None => wait(verbs::write::rollback(args, json)),
+        },
+        Verb::Set(args) => wait(verbs::node::set(args, json)),
+        Verb::Drift(args) => wait(verbs::node::drift(args, json)),
+        Verb::Window(args) => wait(verbs::node::window(args, json)),
+        Verb::Extend(args) => wait(verbs::node::extend(args, json)),
+        Verb::Exec(args) => wait(verbs::exec::exec(args, json)),
+        Verb::Shell(args) => wait(verbs::exec::shell(args)),
+        Verb::Rollout(args) => wait(verbs::rollout::rollout(args, json)),
+        Verb::Watch(args) => wait(verbs::watch::watch(args, json)),
         Verb::Log(args) => wait(verbs::read::log(args, json)),
         Verb::Show(args) => wait(verbs::read::show_record(args, json)),
         Verb::State(args) => wait(verbs::read::state(args, json)),
         Verb::Diff(args) => wait(verbs::read::diff(args, json)),
         Verb::Policy(verb) => wait(verbs::write::policy(verb, json)),
-        Verb::Emergency(verb) => wait(verbs::write::emergency(verb, json)),
+        Verb::Emergency(verb) => wait(verbs::node::emergency(verb, json)),
         Verb::Op(verb) => wait(verbs::write::operation(verb, json)),
         Verb::Audit(args) => wait(verbs::read::audit(args, json)),
         Verb::Boot(args) => wait(verbs::read::boot(args, json)),
@@ -85,6 +105,17 @@ fn run(verb: Verb, json: bool) -> Result<(), Failure> {
             Ok(text::print(&String::from_utf8_lossy(&script))?)
         }
     }
+}
+
+fn run_agent(args: &args::AgentRunArgs) -> Result<(), Failure> {
+    if args.example_config {
+        return Ok(text::print(agent::config::EXAMPLE)?);
+    }
+    let file = args.config.as_deref().ok_or_else(|| {
+        Failure::usage("the agent's file is not named", "give --config FILE, or --example-config to see one")
+    })?;
+    let config = agent::config::AgentConfig::read(file, args.insecure)?;
+    agent::run::run(&config, args.until_stdin_closes)
 }
 
 /// Runs a verb that talks to servers.

@@ -284,7 +284,7 @@ fn explain(ended: Result<Result<(), StorageError>, oneshot::error::RecvError>) -
 }
 
 /// Waits on a thread of its own: reading standard input blocks, and the runtime would wait for it at the end.
-async fn stdin_closes() {
+pub(crate) async fn stdin_closes() {
     let (closed, wait) = oneshot::channel();
     let reader = std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
         let mut buffer = [0; 64];

@@ -4,9 +4,14 @@
 //! These numbers are part of what apply decides, so changing one is a change of meaning and needs a feature level.
 
 /// The highest feature level this binary supports.
+///
+/// 1 is what there was first. 2: apply asks the authorization door, see [`FEATURE_DOOR`], and a node's Rollback may record
+/// that drift was undone on the node, see [`FEATURE_UNDONE`].
 pub const FEATURE_LEVEL: u32 = 2;
 /// From this level on apply asks the authorization door itself, and a session belongs to whoever opened it.
 pub const FEATURE_DOOR: u32 = 2;
+/// From this level on a Rollback of a node that names changes takes nothing off: it records what was undone there.
+pub const FEATURE_UNDONE: u32 = 2;
 
 /// Longest message of an entry, and longest detail of an operation, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4_096;

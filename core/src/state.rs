@@ -253,7 +253,7 @@ impl State {
 
     /// Plans a command of the journal. That a rollback moves its node to another vCluster is seen only here.
     fn plan(&self, author: &Author, command: JournalCommand) -> Result<Plan, Refusal> {
-        let plan = self.journal.plan(command)?;
+        let plan = self.journal.plan(command, self.feature_level)?;
         if self.has_door()
             && let Some(scope) = plan.moves_node()
         {

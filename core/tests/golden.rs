@@ -8,6 +8,13 @@
 mod common;
 
 use common::{alice, change, draft, first_member, key, node, vcluster};
+use muster_core::agent::drift::DriftVector;
+use muster_core::agent::event::{Event, Fact};
+use muster_core::agent::host::{BootId, BootTime, Consumer, HostError};
+use muster_core::agent::ledger::{
+    Attempt, Before, ChangeId, Conflict, Declared, Doing, Emergency, Frozen, Ledger, LocalChange, Owner, PendingCommit,
+    Spool, Window,
+};
 use muster_core::codec::{self, CodecError};
 use muster_core::ids::{
     Age, ClusterId, Digest, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, SessionId, WallTime,
@@ -70,6 +77,11 @@ fn text(text: &str) -> Arc<str> {
 fn proposals() -> Vec<(&'static str, WriteRequest)> {
     let one_shot = RequestId::OneShot { id: OneShotId(0xfeed), drawn_at: Age(123_456) };
     let numbered = RequestId::Session { session: SessionId(3), number: 9, acknowledged: 7 };
+    let undone = EntryDraft {
+        based_on: Some(Seq(299)),
+        changes: vec![change(key(0), Setting::Absent)],
+        ..draft(EntryType::Rollback, Scope::Node(node(0)), Seq(299))
+    };
     let full = EntryDraft {
         based_on: Some(Seq(300)),
         changes: vec![
@@ -114,6 +126,7 @@ fn proposals() -> Vec<(&'static str, WriteRequest)> {
     let (old, new) = (ReplicaId(1), ReplicaId(2));
     [
         ("append-entry", numbered, alice(), journal(JournalCommand::AppendEntry(full))),
+        ("append-undone", one_shot, agent.clone(), journal(JournalCommand::AppendEntry(undone))),
         (
             "update-node-state",
             one_shot,
@@ -283,6 +296,92 @@ fn small_state(feature_level: u32) -> State {
     state
 }
 
+/// A ledger that holds something of every kind.
+fn ledger() -> Ledger {
+    let value = |text: &str| Setting::Value(Arc::from(text));
+    let local = |owner, problem| LocalChange {
+        change: ChangeId(3),
+        owner,
+        before: value("60"),
+        value: value("10"),
+        asked: Some(Setting::Absent),
+        since: WallTime(1_700_000_000_000),
+        reported: true,
+        problem,
+    };
+    let attempt = Attempt { id: OneShotId(0xfeed), drawn_at: Age(5) };
+    let consumer = Consumer { key: key(0), pid: 17, command: text("vi"), path: text("/etc/motd") };
+    Ledger {
+        boot: BootId(text("a-boot")),
+        declared: Some(Seq(40)),
+        committed: [(key(1), (Seq(41), Setting::Absent))].into(),
+        changes: [
+            (key(0), local(Owner::Operator(alice()), None)),
+            (key(2), local(Owner::BehindItsBack, Some(text("in use")))),
+            (key(3), local(Owner::NotReached, None)),
+        ]
+        .into(),
+        last_change: ChangeId(3),
+        window: Some(Window {
+            number: 2,
+            opened_at: BootTime(1),
+            deadline: BootTime(300_000_000_001),
+            drift: DriftVector([1, 2, 0, 0, 5, 0, 0]),
+            frozen: Some(Frozen {
+                at: BootTime(9),
+                consumers: vec![consumer],
+                errors: vec![HostError { key: key(2), problem: text("read-only") }],
+            }),
+        }),
+        last_window: 2,
+        emergency: Some(Emergency {
+            author: alice(),
+            reason: text("fire"),
+            since: WallTime(1),
+            deadline: BootTime(2),
+            alerted: false,
+            event: 5,
+            recorded: Some(Seq(39)),
+        }),
+        conflicts: [(key(0), Conflict { before: Setting::Unset, declared: value("20"), deadline: BootTime(77) })]
+            .into(),
+        doing: Some(Doing::Setting {
+            change: ChangeId(3),
+            keys: [(key(0), Before { value: value("60"), change: Some(local(Owner::BehindItsBack, None)) })].into(),
+        }),
+        commit: Some(PendingCommit {
+            attempt,
+            author: alice(),
+            parent: Seq(40),
+            settings: [(key(0), value("10"))].into(),
+            ttl_seconds: Some(900),
+            message: text("because"),
+            occurred_at: WallTime(1_700_000_000_000),
+        }),
+        spool: Spool { delivered: 6, last: 7, attempt: Some(attempt) },
+    }
+}
+
+fn declared() -> Declared {
+    let settings = [(key(0), Setting::Value(text("60"))), (key(1), Setting::Absent)].into();
+    let policy = Policy { exec_allow: vec![text("uptime")], ..Policy::default() };
+    Declared { sequence: Seq(40), vcluster: vcluster(0), policy_sequence: Seq(1), policy, settings }
+}
+
+fn facts() -> Vec<(&'static str, Fact)> {
+    let changes = || vec![change(key(0), Setting::Absent)];
+    let message = || text("in words");
+    vec![
+        ("drift", Fact::Drift { changes: changes(), message: message() }),
+        ("undone", Fact::Undone { changes: changes(), message: message() }),
+        ("emergency-start", Fact::EmergencyStart { reason: text("fire") }),
+        ("emergency-end", Fact::EmergencyEnd { message: message() }),
+        ("operation", Fact::Operation { kind: OperationKind::ShellEnd, detail: text("shell"), exit_status: Some(-1) }),
+        ("state", Fact::State { state: ConfigState::Committed }),
+        ("note", Fact::Note { message: message() }),
+    ]
+}
+
 fn load(page: &[u8]) -> Result<State, CodecError> {
     let mut loader = StateLoader::new();
     loader.page(page)?;
@@ -315,6 +414,25 @@ fn all() -> Vec<Golden> {
         let [page] = &pages[..] else { panic!("a small state has one page") };
         let again = |bytes: &[u8]| Ok(load(bytes)?.pages().flatten().collect());
         all.push(Golden { name: name.into(), bytes: page.to_vec(), again });
+    }
+    all.push(Golden {
+        name: "agent-ledger".into(),
+        bytes: codec::encode_ledger(&ledger()).to_vec(),
+        again: |bytes| Ok(codec::encode_ledger(&codec::decode_ledger(bytes)?).to_vec()),
+    });
+    assert_eq!(codec::decode_ledger(&codec::encode_ledger(&ledger())), Ok(ledger()));
+    all.push(Golden {
+        name: "agent-declared".into(),
+        bytes: codec::encode_declared(&declared()).to_vec(),
+        again: |bytes| Ok(codec::encode_declared(&codec::decode_declared(bytes)?).to_vec()),
+    });
+    for (name, fact) in facts() {
+        let (occurred_at, after) = (WallTime(1_700_000_000_000), Seq(40));
+        let event = Event { number: 7, occurred_at, after, author: alice(), fact };
+        let bytes = codec::encode_event(&event).to_vec();
+        assert_eq!(codec::decode_event(&bytes), Ok(event));
+        let again = |bytes: &[u8]| Ok(codec::encode_event(&codec::decode_event(bytes)?).to_vec());
+        all.push(Golden { name: format!("agent-event-{name}"), bytes, again });
     }
     all
 }

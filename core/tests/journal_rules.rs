@@ -9,9 +9,9 @@ use muster_core::ids::{
 };
 use muster_core::journal::command::{ConfigState, JournalCommand};
 use muster_core::journal::entry::{
-    Author, EntryDraft, EntryType, OperationDraft, OperationKind, Principal, Record, Role,
+    Author, Change, EntryDraft, EntryType, OperationDraft, OperationKind, Principal, Record, Role,
 };
-use muster_core::journal::fold::Verifier;
+use muster_core::journal::fold::{Fold, Verifier};
 use muster_core::journal::key::{Key, Scope, Setting};
 use muster_core::journal::overlay::BootOverlay;
 use muster_core::journal::policy::{Milli, Policy};
@@ -228,6 +228,66 @@ fn a_rollback_takes_off_what_is_later_and_says_what_it_uncovers() {
     let refusal = refused(rollback(&mut player, Scope::Global, third));
     assert_eq!(refusal, Refusal::TargetRolledBack { key: key(0), pair: third, taken_off_by: done });
     assert_eq!(refused(rollback(&mut player, Scope::Global, done)), Refusal::NothingToRollBack);
+}
+
+fn undone(player: &mut Player, scope: Scope) -> Outcome {
+    let head = player.state.sequence();
+    let mut undone = draft(EntryType::Rollback, scope, head);
+    undone.based_on = Some(head);
+    undone.changes = vec![Change { key: key(1), previous: value("10"), next: value("60") }];
+    player.append(undone)
+}
+
+/// The state of the fleet's first node.
+fn node_state(player: &Player) -> ConfigState {
+    player.state.journal.node(&node(0)).expect("a known node").state
+}
+
+/// A fleet at the newest feature level.
+fn newest_fleet() -> Player {
+    let mut player = fleet();
+    admit(&mut player, admission("r1", 1, MemberWish::Voter));
+    player.system("features", Command::RaiseFeatureLevel(limits::FEATURE_LEVEL));
+    player
+}
+
+#[test]
+fn what_was_undone_on_a_node_is_recorded_and_takes_nothing_off() {
+    let mut player = newest_fleet();
+    let node = Scope::Node(node(0));
+    let parent = player.state.sequence();
+    let committed = recorded(&player.append(commit(node.clone(), parent, "1")));
+    let mut drift = draft(EntryType::DriftDetected, node.clone(), committed);
+    drift.changes = vec![Change { key: key(1), previous: value("60"), next: value("10") }];
+    recorded(&player.append(drift));
+    assert_eq!(node_state(&player), ConfigState::Drifted);
+    recorded(&undone(&mut player, node.clone()));
+    let Record::Entry(entry) = last_record(&player) else { panic!("not an entry") };
+    assert_eq!((entry.entry_type, entry.takes_off.len()), (EntryType::Rollback, 0));
+    assert_eq!((&entry.delta[0].previous, &entry.delta[0].next), (&value("10"), &value("60")));
+    assert_eq!(node_state(&player), ConfigState::Committed);
+    assert_eq!(says(&player, &node, &key(0)), value("1"));
+    assert_eq!(says(&player, &node, &key(1)), Setting::Unset);
+    let mut fold = Fold::new(node);
+    player.records().iter().for_each(|record| fold.push(record));
+    assert_eq!(fold.at().get(&key(0)), Some(&(committed, value("1"))));
+}
+
+#[test]
+fn what_was_undone_on_a_node_ends_no_emergency() {
+    let mut player = newest_fleet();
+    let mut start = draft(EntryType::EmergencyStart, Scope::Node(node(0)), Seq(2));
+    start.emergency_reason = Some(Arc::from("fire"));
+    recorded(&player.append(start));
+    recorded(&undone(&mut player, Scope::Node(node(0))));
+    assert_eq!(node_state(&player), ConfigState::Emergency);
+}
+
+#[test]
+fn a_rollback_with_changes_is_refused_below_its_feature_level_and_for_more_than_a_node() {
+    assert_eq!(invalid_field(undone(&mut fleet(), Scope::Node(node(0)))), "changes");
+    assert_eq!(invalid_field(undone(&mut newest_fleet(), Scope::Global)), "changes");
+    assert_eq!(invalid_field(undone(&mut newest_fleet(), Scope::VCluster(vcluster(0)))), "changes");
 }
 
 #[test]

@@ -155,7 +155,12 @@ impl Workshop {
             copy(&source, &copied, &theirs(&source, library, changes)?, &|_: &Path| false)?;
             cargo.arg("--config").arg(format!("patch.crates-io.{library}.path={:?}", copied.display().to_string()));
         }
-        let output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
+        let mut output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
+        if !output.status.success() {
+            // What an interrupted build left behind may fit together badly; from nothing it counts.
+            drop(fs::remove_dir_all(self.build.join("debug/incremental")));
+            output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
+        }
         if !output.status.success() {
             return Err(format!("cargo build: {}", String::from_utf8_lossy(&output.stderr).trim()));
         }

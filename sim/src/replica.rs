@@ -88,18 +88,24 @@ async fn process(
 ) -> Result<(), StorageError> {
     let id = life.replica;
     let root = Path::new(ROOT);
-    let (identity, store, back) = {
-        let machines = world.machines();
-        let machine = machines.get(&id).expect("a process runs on a machine");
-        (machine.identity.clone(), machine.store.clone(), machine.back)
+    let (identity, store, first, is_made, back) = {
+        let mut machines = world.machines();
+        let machine = machines.get_mut(&id).expect("a process runs on a machine");
+        machine.first = machine.first.take().or(first);
+        (machine.identity.clone(), machine.store.clone(), machine.first.clone(), machine.is_made, machine.back)
     };
     // Somebody who wiped a disk may make a directory on it by hand; nothing here does so by itself.
-    let made_by_hand = matches!(back, Some(Back::Stranger | Back::Amnesiac));
-    if store.is_empty() && (life.run == 1 || made_by_hand) {
-        let snapshot = first.map(|member| first_snapshot(&identity, member));
-        muster_storage::init(disk.clone(), root, &identity, snapshot, wal_options(&world)).await?;
-    }
-    let opened = muster_storage::open(disk, root, wal_options(&world)).await?;
+    let by_hand = matches!(back, Some(Back::Stranger | Back::Amnesiac));
+    let opened = match muster_storage::open(disk.clone(), root, wal_options(&world)).await {
+        // What was left half-made is made again, as by whoever makes or joins a cluster. A directory that was made once and is
+        // empty now was lost.
+        Err(StorageError::Empty { .. }) if !is_made || by_hand => {
+            let snapshot = first.filter(|_| !by_hand).map(|member| first_snapshot(&identity, member));
+            muster_storage::init(disk.clone(), root, &identity, snapshot, wal_options(&world)).await?;
+            muster_storage::open(disk, root, wal_options(&world)).await?
+        }
+        opened => opened?,
+    };
     let state = driver::load_state(&opened.identity, &opened.recovered, &opened.library).await?;
     let recovered = &opened.recovered;
     world.emit(&Event::Start {
@@ -120,6 +126,7 @@ async fn process(
     {
         let mut machines = world.machines();
         let machine = machines.get_mut(&id).expect("a process runs on a machine");
+        machine.is_made = true;
         machine.handle = Some(handle.clone());
         machine.admission = world.admission(id, life.run);
         machine.library = Some(opened.library);

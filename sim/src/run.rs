@@ -250,10 +250,10 @@ async fn story(world: &Arc<World>) -> Tally {
     for item in world.scenario.operations.clone() {
         world.spawn(operate(world.clone(), began, item));
     }
-    let mut session = SharedSession::default();
+    let mut session = SharedSession::new(0);
     for id in 1..=world.scenario.load.clients {
         if (id - 1) % world.scenario.load.together == 0 {
-            session = SharedSession::default();
+            session = SharedSession::new(id);
         }
         world.spawn(Client::new(world.clone(), id).within(session.clone()).run(crowd.clone()));
     }
@@ -525,9 +525,16 @@ fn spare(world: &Arc<World>) -> Result<BTreeSet<ReplicaId>, String> {
     Ok(spared)
 }
 
+/// Those of them that are members now: whoever was taken out meanwhile is told nothing any more.
+fn members_of(world: &Arc<World>, who: &BTreeSet<ReplicaId>) -> BTreeSet<ReplicaId> {
+    let everybody = world.facts(|facts| facts.newest_view().map(|view| view.status.configuration.everybody()));
+    who.iter().copied().filter(|id| everybody.as_ref().is_none_or(|all| all.contains(id))).collect()
+}
+
 /// Whether these replicas run and follow one leader, who leads.
 fn follow(world: &Arc<World>, who: &BTreeSet<ReplicaId>) -> bool {
     let Some(leader) = world.leader() else { return false };
+    let who = members_of(world, who);
     let machines = world.machines();
     who.iter().all(|id| {
         let machine = machines.get(id).filter(|machine| !machine.life.is_over());
@@ -537,6 +544,7 @@ fn follow(world: &Arc<World>, who: &BTreeSet<ReplicaId>) -> bool {
 
 /// Whether these replicas run, follow one leader and have applied the same.
 fn agree(world: &Arc<World>, who: &BTreeSet<ReplicaId>) -> bool {
+    let who = members_of(world, who);
     let machines = world.machines();
     let views: Vec<_> = who
         .iter()

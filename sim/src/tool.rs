@@ -33,8 +33,8 @@ enum Verb {
     Run(Run),
     /// Plays one scenario at one seed again, with what happened.
     Replay(Replay),
-    /// Plays one scenario at one seed in two processes and compares the streams of events.
-    Same(One),
+    /// Plays scenarios in two processes and compares the streams of events.
+    Same(Same),
     /// Writes the story that a seed makes of a scenario, every fault written out.
     Draw(One),
     /// Makes a short story of a failure: leaves out faults, operations, replicas and time while the same property fails.
@@ -68,6 +68,22 @@ struct One {
     /// The seed.
     #[arg(long)]
     seed: u64,
+}
+
+#[derive(Args)]
+struct Same {
+    /// Scenario files.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// The seed; 1 if neither this nor --seeds is given.
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// Seeds from A up to, not including, B.
+    #[arg(long, value_name = "A..B", value_parser = seeds)]
+    seeds: Option<(u64, u64)>,
+    /// Another build of this program, which plays them the second time.
+    #[arg(long, value_name = "BINARY")]
+    against: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -205,7 +221,7 @@ pub fn main() -> ExitCode {
     let outcome = match &line.verb {
         Verb::Run(run) => run_all(run, line.json),
         Verb::Replay(replay) => replay_one(replay, line.json),
-        Verb::Same(one) => same(one, line.json),
+        Verb::Same(these) => same(these, line.json),
         Verb::Draw(one) => read(&one.file).map(|scenario| {
             print(&scenario.drawn(one.seed).to_toml());
             true
@@ -452,23 +468,69 @@ pub fn printed(fingerprint: &Fingerprint) -> (String, u64) {
     (fingerprint.hash.to_string(), fingerprint.events)
 }
 
-fn same(one: &One, json: bool) -> Result<bool, Vec<Problem>> {
-    read(&one.file)?;
-    let problem = |problem| vec![Problem { file: one.file.display().to_string(), line: 0, problem }];
-    let binary = std::env::current_exe().map_err(|error| problem(error.to_string()))?;
-    let runs = [0, 1].map(|_| elsewhere(&binary, &one.file, one.seed));
-    let [a, b] = runs;
-    let (a, b) = (a.map_err(problem)?, b.map_err(problem)?);
-    let good = a == b;
-    if json {
-        print(
-            &json!({"file": one.file.display().to_string(), "seed": one.seed, "same": good, "first": a, "second": b})
-                .to_string(),
-        );
-    } else if good {
-        print(&format!("the same twice: {} events, hash {}", a.1, a.0));
+/// What a process of its own makes of every file and seed.
+fn all_elsewhere(binary: &Path, files: &[PathBuf], (from, to): (u64, u64)) -> Result<Prints, String> {
+    let output = Command::new(binary)
+        .args(["--json", "run"])
+        .args(files)
+        .args(["--seeds", &format!("{from}..{to}")])
+        .output()
+        .map_err(|error| format!("{}: {error}", binary.display()))?;
+    let mut prints = Prints::new();
+    for line in output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let value: serde_json::Value = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        let number = |key: &str| value[key].as_u64().unwrap_or_default();
+        prints.insert((text("file"), number("seed")), (text("hash"), number("events")));
+    }
+    let all = files.len() * usize::try_from(to - from).unwrap_or(usize::MAX);
+    if prints.len() == all {
+        Ok(prints)
     } else {
-        print(&format!("NOT the same: {} events, hash {}; then {} events, hash {}", a.1, a.0, b.1, b.0));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        Err(format!("{} tells of {} runs of {all}: {said}", binary.display(), prints.len()))
+    }
+}
+
+/// By file and seed: hash and length.
+type Prints = BTreeMap<(String, u64), (String, u64)>;
+
+fn same(same: &Same, json: bool) -> Result<bool, Vec<Problem>> {
+    let mut problems = Vec::new();
+    for file in &same.files {
+        problems.extend(read(file).err().unwrap_or_default());
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let problem = |problem| vec![Problem { file: "same".into(), line: 0, problem }];
+    let me = std::env::current_exe().map_err(|error| problem(error.to_string()))?;
+    let other = same.against.as_ref().unwrap_or(&me);
+    let seeds = match (same.seed, same.seeds) {
+        (_, Some(seeds)) => seeds,
+        (seed, None) => (seed.unwrap_or(1), seed.unwrap_or(1) + 1),
+    };
+    let here = all_elsewhere(&me, &same.files, seeds).map_err(problem)?;
+    let there = all_elsewhere(other, &same.files, seeds).map_err(problem)?;
+    let mut good = true;
+    for ((file, seed), first) in &here {
+        let second = there.get(&(file.clone(), *seed));
+        let equal = second == Some(first);
+        good &= equal;
+        if json {
+            let line = json!({"file": file, "seed": seed, "same": equal, "first": first, "second": second});
+            print(&line.to_string());
+        } else if !equal {
+            print(&format!("NOT the same: {file} at seed {seed}: {first:?}, then {second:?}"));
+        }
+    }
+    if good && !json {
+        if let (1, Some((hash, events))) = (here.len(), here.values().next()) {
+            print(&format!("the same twice: {events} events, hash {hash}"));
+        } else {
+            let events: u64 = here.values().map(|(_, events)| events).sum();
+            print(&format!("the same twice: {} runs, {events} events", here.len()));
+        }
     }
     Ok(good)
 }

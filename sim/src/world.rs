@@ -23,6 +23,7 @@ use muster_core::admission::{BootAdmission, BootLimits};
 use muster_core::front::{Handle, View};
 use muster_core::ids::{GroupId, Index, ReplicaId, Term, Time};
 use muster_core::log::{HardState, LogRecord};
+use muster_core::members::Member;
 use muster_core::replica::Limits;
 use muster_core::state::State;
 use muster_core::storage::Identity;
@@ -300,6 +301,10 @@ pub struct Machine {
     pub admission: Arc<Mutex<BootAdmission>>,
     /// What it kept, readable while it serves.
     pub library: Option<FileLibrary<SimDisk>>,
+    /// The member of a new cluster that its directory is made with; none for a replica that joins one.
+    pub first: Option<Member>,
+    /// Whether its directory was ever complete.
+    pub is_made: bool,
     /// Whether nothing starts it before this fault is healed.
     pub held_down: BTreeSet<Arc<str>>,
 }
@@ -633,6 +638,8 @@ impl World {
             handle: None,
             admission: self.admission(id, 0),
             library: None,
+            first: None,
+            is_made: false,
             held_down: BTreeSet::new(),
         };
         self.machines().insert(id, machine);

@@ -1,4 +1,4 @@
-//! A replica's data directory: write-ahead log, snapshots, history, identity.
+//! A replica's data directory: write-ahead log, snapshots, history, identity; and an agent's ([`agent`]).
 //!
 //! Bytes on disk and nothing else: what is written when, and what follows from it, is core's business. All access goes through
 //! [`Disk`]; the same code runs on [`RealDisk`] and on simulated ones.
@@ -7,6 +7,7 @@
 pub mod disk;
 mod real;
 
+pub mod agent;
 mod archive;
 mod file;
 mod history;

@@ -1,13 +1,19 @@
 //! The operator's verbs, by what they touch: [`mod@write`] changes the journal, [`apply`] declares a fleet, [`read`] looks,
-//! [`cluster`] minds the replicas, [`disk`] and [`mod@certs`] work on files without a server.
+//! [`cluster`] minds the replicas, [`disk`] and [`mod@certs`] work on files without a server; [`node`], [`exec`], [`watch`] and
+//! [`rollout`] ask nodes' agents, which [`agents`] finds.
 //!
 //! A verb prints its result itself, for people or for programs, and returns a [`Failure`] otherwise.
 
+pub(crate) mod agents;
 pub(crate) mod apply;
 pub(crate) mod certs;
 pub(crate) mod cluster;
 pub(crate) mod disk;
+pub(crate) mod exec;
+pub(crate) mod node;
 pub(crate) mod read;
+pub(crate) mod rollout;
+pub(crate) mod watch;
 pub(crate) mod write;
 
 use crate::args::ClientArgs;

@@ -67,7 +67,11 @@ pub(crate) fn draft(entry_type: EntryType, scope: Scope, parent: Seq) -> EntryDr
 }
 
 pub(crate) async fn commit(args: CommitArgs, json: bool) -> Result<(), Failure> {
-    let mut settings = args.settings;
+    let scope = args.scope.ok_or_else(|| Failure::usage("for whom is not said", "give --scope SCOPE"))?;
+    let mut settings = Vec::new();
+    for text in &args.what {
+        settings.push(crate::args::assignment(text).map_err(|problem| Failure::usage(problem, ""))?);
+    }
     settings.extend(args.absent.into_iter().map(|key| (key, Setting::Absent)));
     settings.extend(args.unset.into_iter().map(|key| (key, Setting::Unset)));
     check_settings(&settings, args.boot_config)?;
@@ -75,7 +79,7 @@ pub(crate) async fn commit(args: CommitArgs, json: bool) -> Result<(), Failure> 
     let (parent, before) = if let Some(parent) = args.parent {
         (parent, None)
     } else {
-        let (head, declared) = scope_or_nothing(&client, Freshness::Linearizable, &args.scope).await?;
+        let (head, declared) = scope_or_nothing(&client, Freshness::Linearizable, &scope).await?;
         (head, Some(declared))
     };
     let previous = |key: &Key| {
@@ -89,10 +93,10 @@ pub(crate) async fn commit(args: CommitArgs, json: bool) -> Result<(), Failure> 
         changes: changes.clone(),
         ttl_seconds: args.ttl,
         message: Arc::from(args.message),
-        ..draft(entry_type, args.scope.clone(), parent)
+        ..draft(entry_type, scope.clone(), parent)
     });
     let (sequence, request) = record_sequence(&client, &args.write, command).await?;
-    let mut out = format!("sequence {sequence}: {} for {}\n", entry_type.word(), args.scope);
+    let mut out = format!("sequence {sequence}: {} for {scope}\n", entry_type.word());
     for change in &changes {
         let line = if before.is_some() { text::change(change) } else { format!("{} -> {}", change.key, change.next) };
         let _ = writeln!(out, "  {line}");
@@ -116,25 +120,28 @@ fn check_settings(settings: &[(Key, Setting)], boot_config: bool) -> Result<(), 
 }
 
 pub(crate) async fn rollback(args: RollbackArgs, json: bool) -> Result<(), Failure> {
+    let (Some(of), Some(to)) = (args.scope, args.to) else {
+        return Err(Failure::usage("it is not said what is taken back", "give NODE, or --scope SCOPE --to SEQ"));
+    };
     let client = connect(&args.write.client).await?;
     let based_on = match args.based_on {
         Some(sequence) => sequence,
-        None => scope(&client, Freshness::Linearizable, &args.scope).await?.0,
+        None => scope(&client, Freshness::Linearizable, &of).await?.0,
     };
-    if args.based_on.is_none() && based_on < args.to {
+    if args.based_on.is_none() && based_on < to {
         return Err(Failure::error(
-            format!("there is nothing to take off: {} was last changed by {based_on}, before {}", args.scope, args.to),
-            format!("see what it said when with `muster log --scope {}`", args.scope),
+            format!("there is nothing to take off: {} was last changed by {based_on}, before {to}", of),
+            format!("see what it said when with `muster log --scope {of}`"),
         ));
     }
     let command = JournalCommand::AppendEntry(EntryDraft {
         based_on: Some(based_on),
         message: Arc::from(args.message),
-        ..draft(EntryType::Rollback, args.scope.clone(), args.to)
+        ..draft(EntryType::Rollback, of.clone(), to)
     });
     let (sequence, request) = record_sequence(&client, &args.write, command).await?;
     let mut value = applied(sequence, request);
-    let mut out = format!("sequence {sequence}: {} is what it was at {}\n", args.scope, args.to);
+    let mut out = format!("sequence {sequence}: {of} is what it was at {to}\n");
     let recorded = record(&client, sequence, true).await?;
     if let Some(Record::Entry(entry)) = &recorded {
         for change in &entry.delta {
@@ -201,10 +208,10 @@ pub(crate) async fn policy_of(
 
 pub(crate) async fn emergency(verb: EmergencyVerb, json: bool) -> Result<(), Failure> {
     let (entry_type, node, reason, message, write) = match verb {
-        EmergencyVerb::Start { node, reason, write } => {
+        EmergencyVerb::Start { node, reason, write, .. } => {
             (EntryType::EmergencyStart, node, Some(Arc::from(reason)), String::new(), write)
         }
-        EmergencyVerb::End { node, message, write } => (EntryType::EmergencyEnd, node, None, message, write),
+        EmergencyVerb::End { node, message, write, .. } => (EntryType::EmergencyEnd, node, None, message, write),
     };
     let client = connect(&write.client).await?;
     let (parent, _) = scope(&client, Freshness::Linearizable, &Scope::Node(node.clone())).await?;

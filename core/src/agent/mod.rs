@@ -10,11 +10,16 @@
 //! [`machine`]. [`rollout`] is the operator's side of a change to many nodes.
 
 pub mod drift;
+pub mod driver;
 pub mod effects;
 pub mod event;
+pub mod fleet;
 pub mod host;
+pub mod journal;
 pub mod ledger;
 pub mod machine;
 pub mod operator;
 pub mod plan;
+pub mod rollout;
+pub mod store;
 pub mod value;

@@ -85,11 +85,11 @@ impl Effect {
 }
 
 impl Journal {
-    /// Checks a command against live state.
-    pub(crate) fn plan(&self, command: JournalCommand) -> Result<Plan, Refusal> {
+    /// Checks a command against live state, under a feature level.
+    pub(crate) fn plan(&self, command: JournalCommand, level: u32) -> Result<Plan, Refusal> {
         match command {
             JournalCommand::AppendEntry(draft) => {
-                check::draft(&draft)?;
+                check::draft(&draft, level)?;
                 let effect = self.effect(&draft)?;
                 Ok(Plan::Entry(draft, effect))
             }
@@ -163,6 +163,10 @@ impl Journal {
         }
         match draft.entry_type {
             EntryType::Commit | EntryType::AutoConverge | EntryType::BootConfig => self.push_effect(draft),
+            // What was undone on a node: a record, and the end of its drift.
+            EntryType::Rollback if !draft.changes.is_empty() => {
+                Ok(Effect { delta: draft.changes.clone(), takes_off: Vec::new() })
+            }
             EntryType::Rollback => self.rollback_effect(draft),
             EntryType::EmergencyStart | EntryType::EmergencyEnd => {
                 self.check_emergency(draft)?;
@@ -284,7 +288,8 @@ impl Journal {
         let moved = effect.delta.iter().any(|change| change.key.is_vcluster());
         self.after_config(kind, &scope, sequence, moved);
         if let Scope::Node(id) = &scope {
-            self.move_node(id, kind, sequence, draft.emergency_reason.as_ref());
+            let undone = kind == EntryType::Rollback && effect.takes_off.is_empty();
+            self.move_node(id, (kind, undone), sequence, draft.emergency_reason.as_ref());
         }
         let entry = ConfigEntry {
             sequence,
@@ -412,9 +417,11 @@ impl Journal {
         }
     }
 
-    fn move_node(&mut self, id: &NodeId, kind: EntryType, sequence: Seq, reason: Option<&Arc<str>>) {
+    /// `undone`: the entry records what was undone on the node, which ends no emergency: that is said by an entry of its own.
+    fn move_node(&mut self, id: &NodeId, (kind, undone): (EntryType, bool), sequence: Seq, reason: Option<&Arc<str>>) {
         let Some(node) = self.nodes.get(id) else { return };
         let (state, emergency) = match kind {
+            EntryType::Rollback if undone && node.emergency.is_some() => return,
             EntryType::Commit | EntryType::Rollback => (ConfigState::Committed, None),
             EntryType::EmergencyStart => {
                 let reason = reason.map_or_else(|| Arc::from(""), Arc::clone);

@@ -9,8 +9,9 @@ use super::policy::{Milli, Policy};
 use crate::ids::Digest;
 use crate::journal::overlay::BootOverlay;
 use crate::limits::{
-    CHANGES_MAX, EXEC_ALLOW_BYTES_MAX, EXEC_ALLOW_MAX, FACTOR_MAX, MESSAGE_BYTES_MAX, OVERLAY_BYTES_MAX,
-    PRINCIPAL_BYTES_MAX, REASON_BYTES_MAX, TTL_SECONDS_MAX, TTL_SECONDS_MIN, WINDOW_SECONDS_MAX,
+    CHANGES_MAX, EXEC_ALLOW_BYTES_MAX, EXEC_ALLOW_MAX, FACTOR_MAX, FEATURE_UNDONE, MESSAGE_BYTES_MAX,
+    OVERLAY_BYTES_MAX, PRINCIPAL_BYTES_MAX, REASON_BYTES_MAX, RECORD_BYTES_MAX, TTL_SECONDS_MAX, TTL_SECONDS_MIN,
+    WINDOW_SECONDS_MAX,
 };
 use crate::request::{Command, Refusal};
 use alloc::collections::BTreeSet;
@@ -87,8 +88,25 @@ pub(crate) fn author(author: &Author, command: &Command) -> Result<(), Refusal> 
     }
 }
 
+/// The feature level that a command needs.
+pub(crate) fn level_of(command: &Command) -> u32 {
+    match command {
+        Command::Journal(JournalCommand::AppendEntry(draft))
+            if draft.entry_type == EntryType::Rollback && !draft.changes.is_empty() =>
+        {
+            FEATURE_UNDONE
+        }
+        Command::Journal(_)
+        | Command::Members(_)
+        | Command::OpenSession
+        | Command::CloseSession
+        | Command::Expire
+        | Command::RaiseFeatureLevel(_) => 1,
+    }
+}
+
 /// Checks a draft's fields against its kind.
-pub(crate) fn draft(draft: &EntryDraft) -> Result<(), Refusal> {
+pub(crate) fn draft(draft: &EntryDraft, level: u32) -> Result<(), Refusal> {
     let kind = draft.entry_type;
     match kind {
         EntryType::PolicyUpdate => return Err(invalid("entry_type", "policy-update is recorded by SetPolicy")),
@@ -111,7 +129,7 @@ pub(crate) fn draft(draft: &EntryDraft) -> Result<(), Refusal> {
         | EntryType::ServiceLifecycle => {}
     }
     longest("message", &draft.message, MESSAGE_BYTES_MAX)?;
-    changes(draft)?;
+    changes(draft, level)?;
     match (kind, &draft.based_on) {
         (EntryType::Rollback, None) => {
             return Err(invalid("based_on", "a rollback needs the scope's head that its author looked at"));
@@ -143,7 +161,7 @@ pub(crate) fn draft(draft: &EntryDraft) -> Result<(), Refusal> {
     }
 }
 
-fn changes(draft: &EntryDraft) -> Result<(), Refusal> {
+fn changes(draft: &EntryDraft, level: u32) -> Result<(), Refusal> {
     let kind = draft.entry_type;
     let count = draft.changes.len();
     if count > CHANGES_MAX {
@@ -153,7 +171,23 @@ fn changes(draft: &EntryDraft) -> Result<(), Refusal> {
         return Err(invalid("changes", format!("{} needs at least one", kind.word())));
     }
     if kind == EntryType::Rollback && count != 0 {
-        return Err(invalid("changes", "a rollback has none: what it takes off follows from parent"));
+        if level < FEATURE_UNDONE {
+            return Err(invalid("changes", "a rollback has none: what it takes off follows from parent"));
+        }
+        if !matches!(draft.scope, Scope::Node(_)) {
+            return Err(invalid(
+                "changes",
+                "a rollback has none, what it takes off follows from parent: only for node:NAME they say what was undone there",
+            ));
+        }
+        let bytes = |setting: &Setting| if let Setting::Value(value) = setting { value.len() } else { 0 };
+        let total: usize = draft.changes.iter().map(|change| bytes(&change.previous) + bytes(&change.next)).sum();
+        if total > RECORD_BYTES_MAX {
+            return Err(invalid(
+                "changes",
+                format!("they have {total} bytes, at most {RECORD_BYTES_MAX} fit: split it"),
+            ));
+        }
     }
     let mut seen = BTreeSet::new();
     for change in &draft.changes {

@@ -8,7 +8,8 @@ use alloc::vec::Vec;
 use core::fmt;
 
 /// The twelve kinds of configuration entry. Only `Commit`, `AutoConverge` and `BootConfig` push settings; `Rollback` only
-/// takes off; in every other kind the delta is a record and changes nothing.
+/// takes off; in every other kind the delta is a record and changes nothing. A node's `Rollback` that takes nothing off records
+/// what was undone on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EntryType {
     /// An operator stands by a change.
@@ -172,7 +173,7 @@ pub struct EntryDraft {
     pub parent: Seq,
     /// Rollback only: the scope's head when the author looked.
     pub based_on: Option<Seq>,
-    /// What changes; empty for a Rollback.
+    /// What changes. Empty for a Rollback, unless it records what was undone on a node: then it takes nothing off.
     pub changes: Vec<Change>,
     /// Kinds that push only: seconds of replicated time until it expires, 900 to 864,000.
     pub ttl_seconds: Option<u32>,

@@ -6,6 +6,7 @@ use super::convert::{change_of_entry, change_to_raft, configuration_from_raft};
 use super::{Effects, MemberChangeKind, MemberChanges, RETRY_MS, Replica};
 use crate::codec;
 use crate::ids::{Index, ReplicaId, Term, Time};
+use crate::limits::FEATURE_LEVEL;
 use crate::members::{MemberCommand, MemberWish};
 use crate::request::{Command, Outcome, Refusal};
 use crate::state::Proposal;
@@ -104,6 +105,17 @@ impl Replica {
         if let Some(command) = wish {
             self.own_write(Command::Members(command));
         }
+    }
+
+    /// Proposes the highest feature level that every member supports, once a term.
+    pub(super) fn try_raise_level(&mut self) {
+        let level = self.state.members.feature_level().min(FEATURE_LEVEL);
+        if level <= self.state.feature_level() || !self.raft.raft.apply_to_current_term() {
+            return;
+        }
+        let Some(leadership) = self.leadership.as_mut().filter(|leadership| leadership.raising < level) else { return };
+        leadership.raising = level;
+        self.own_write(Command::RaiseFeatureLevel(level));
     }
 
     /// Whether a learner has caught up and holds the whole history.

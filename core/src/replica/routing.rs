@@ -7,7 +7,7 @@ use super::writes::{Origin, Pending, Stage};
 use super::{Answer, EXPIRE_PULSE_MICROS, Effects, Replica};
 use crate::codec;
 use crate::ids::{Index, Term, Time, WallTime};
-use crate::journal::check::system_part;
+use crate::journal::check::{level_of, system_part};
 use crate::journal::entry::{Author, Principal, Role};
 use crate::members::MemberCommand;
 use crate::peer::PeerMessage;
@@ -66,6 +66,11 @@ impl Replica {
         let pending = Pending::waiting(origin, write, forward, self.now, deadline);
         if self.stopping {
             return self.answer_write(&pending, Outcome::NotApplied(NotApplied::Stopping), effects);
+        }
+        // Before its first snapshot a replica knows no level, and passes on what every level takes.
+        let (needs, has) = (level_of(&pending.write.command), self.state.feature_level().max(1));
+        if needs > has {
+            return self.answer_write(&pending, Outcome::NotApplied(NotApplied::FeatureLevel { needs, has }), effects);
         }
         if self.writes.len() >= self.settings.limits.writes_waiting_max {
             let busy = Outcome::NotApplied(NotApplied::Busy { retry_after_ms: 100 });

@@ -3,6 +3,7 @@
 //! What to do next is decided in `muster_core::client`; here it is done. Callers see core's types, never the wire's.
 
 mod connections;
+mod fleet;
 mod pipe;
 mod reads;
 mod types;
@@ -15,12 +16,14 @@ pub use types::{
 };
 
 use connections::Connections;
-use muster_core::ids::{Age, Digest, OneShotId, Seq};
+use muster_core::agent::fleet::{Heard, NodeReport};
+use muster_core::ids::{Age, Digest, NodeId, OneShotId, Seq};
 use muster_core::journal::entry::Author;
 use muster_core::journal::key::Scope;
 use muster_core::members::Admission;
 use muster_core::query::Query;
 use muster_core::request::{AdminOutcome, AdminRequest, Command, Freshness, Outcome, RequestId};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use writes::Sessions;
@@ -154,6 +157,22 @@ impl Client {
     /// `Unreachable` if it does not answer.
     pub async fn admin(&self, address: Option<&str>, request: AdminRequest) -> Result<AdminOutcome, ClientError> {
         reads::admin(&self.connections, address, request).await
+    }
+
+    /// Tells one replica how a node is.
+    ///
+    /// # Errors
+    /// As [`Client::age`].
+    pub async fn report(&self, author: &Author, report: &NodeReport) -> Result<(), ClientError> {
+        fleet::report(&self.connections, author, report).await
+    }
+
+    /// How the nodes (or one) are, by the newest word that any replica heard.
+    ///
+    /// # Errors
+    /// As [`Client::age`], if no replica at all answers.
+    pub async fn fleet(&self, node: Option<&NodeId>) -> Result<BTreeMap<NodeId, Heard>, ClientError> {
+        fleet::fleet(&self.connections, node).await
     }
 
     /// Asks to be admitted to the cluster, for `muster join`.

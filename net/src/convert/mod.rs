@@ -4,6 +4,8 @@
 //! enums), and a failure names the field as a path, so that the sender finds it.
 
 mod admin;
+mod agent;
+mod fleet;
 mod history;
 mod journal;
 mod members;

@@ -241,7 +241,9 @@ impl Wire for NotApplied {
             Self::NotLeader { leader, address } => {
                 W::NotLeader(wire::NotLeader { leader: leader.0, address: address.to_string() })
             }
-            Self::Busy { retry_after_ms } => W::Busy(wire::Busy { retry_after_ms: *retry_after_ms }),
+            Self::Busy { retry_after_ms } => {
+                W::Busy(wire::Busy { retry_after_ms: *retry_after_ms, elsewhere: Vec::new() })
+            }
             Self::TooLarge { bytes, bytes_max } => W::TooLarge(wire::TooLarge { bytes: *bytes, bytes_max: *bytes_max }),
             Self::Superseded => W::Superseded(NOTHING),
             Self::Stopping => W::Stopping(NOTHING),
@@ -256,7 +258,7 @@ impl Wire for NotApplied {
             W::NotLeader(wire::NotLeader { leader, address }) => {
                 Self::NotLeader { leader: ReplicaId(leader), address: address.into() }
             }
-            W::Busy(wire::Busy { retry_after_ms }) => Self::Busy { retry_after_ms },
+            W::Busy(wire::Busy { retry_after_ms, .. }) => Self::Busy { retry_after_ms },
             W::TooLarge(wire::TooLarge { bytes, bytes_max }) => Self::TooLarge { bytes, bytes_max },
             W::Superseded(wire::Nothing {}) => Self::Superseded,
             W::Stopping(wire::Nothing {}) => Self::Stopping,

@@ -1,14 +1,16 @@
-//! Boots, and overlays built while one is missing: once, however many ask.
+//! Boots: as many at a time as `core::admission` lets in, the others told when to come back and who else there is; and overlays
+//! built while one is missing: once, however many ask.
 
 use super::{Access, Replica};
 use crate::client::random_id;
 use crate::convert::{Wire, text};
 use crate::proto::v1 as wire;
 use bytes::Bytes;
+use muster_core::admission::{Admittance, BootAdmission, BootLimits, elsewhere};
 use muster_core::boot::{BootPlan, BootRefusal, plan, plan_with};
 use muster_core::driver::store_overlay;
 use muster_core::front::{Handle, View};
-use muster_core::ids::{NodeId, Seq, VClusterId};
+use muster_core::ids::{NodeId, Seq, Time, VClusterId};
 use muster_core::journal::key::Scope;
 use muster_core::journal::overlay::BootOverlay;
 use muster_core::overlay;
@@ -16,7 +18,9 @@ use muster_core::request::{Freshness, NotApplied, Refusal, WriteRequest};
 use muster_core::service::{Kind, Operation};
 use muster_core::storage::Library;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use tokio::sync::OnceCell;
 use tonic::Status;
 
@@ -29,7 +33,7 @@ type Built = Arc<OnceCell<Result<BootOverlay, Refusal>>>;
 
 /// The overlays that were built here, by vCluster and version.
 #[derive(Default)]
-pub(super) struct Builds {
+struct Builds {
     built: Mutex<BTreeMap<(VClusterId, Seq), Built>>,
 }
 
@@ -70,19 +74,72 @@ impl Builds {
     }
 }
 
+/// What boots need besides the replica.
+pub(super) struct Desk {
+    builds: Builds,
+    admission: Arc<Mutex<BootAdmission>>,
+    /// Moves on with every node that is told to wait.
+    turn: AtomicU64,
+    began: Instant,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        let seed = u64::try_from(random_id().0 >> 64).unwrap_or_default();
+        let admission = Arc::new(Mutex::new(BootAdmission::new(BootLimits::default(), seed)));
+        Self { builds: Builds::default(), admission, turn: AtomicU64::new(seed), began: Instant::now() }
+    }
+}
+
+impl Desk {
+    /// A stream for a boot, or when to come back, in milliseconds.
+    fn open(&self) -> Result<Place, u64> {
+        match lock(&self.admission).ask() {
+            Admittance::Now => Ok(Place { admission: self.admission.clone(), began: self.began }),
+            Admittance::Later { after_ms } => Err(after_ms),
+        }
+    }
+
+    fn busy(&self, view: &View, after_ms: u64) -> wire::NotApplied {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let elsewhere = elsewhere(&view.state.members, view.status.replica, turn);
+        let elsewhere = elsewhere.iter().map(ToString::to_string).collect();
+        let busy = wire::Busy { retry_after_ms: after_ms, elsewhere };
+        wire::NotApplied { reason: Some(wire::not_applied::Reason::Busy(busy)) }
+    }
+}
+
+fn lock(admission: &Mutex<BootAdmission>) -> MutexGuard<'_, BootAdmission> {
+    admission.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One of the boots that are served; held until its last byte is handed over, or its node is gone.
+pub(super) struct Place {
+    admission: Arc<Mutex<BootAdmission>>,
+    began: Instant,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let now = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        lock(&self.admission).end(Time(now));
+    }
+}
+
 /// Asks the leader to store it. If that fails, the next view without one leads here again.
 async fn store(handle: Handle, write: WriteRequest) {
     let outcome = handle.write(write, true).await;
     tracing::debug!(?outcome, "an overlay built on demand was offered for storing");
 }
 
-/// What a boot request is answered with: all of it, ready to be sent. Holds the plan's bytes, not the view.
+/// What a boot request is answered with: all of it, ready to be sent, and the place to be held meanwhile. Holds the plan's bytes,
+/// not the view.
 pub(super) async fn answer<L: Library>(
     replica: &Replica<L>,
-    builds: &Builds,
+    desk: &Desk,
     access: &Access,
     request: wire::BootRequest,
-) -> Result<Vec<wire::BootReply>, Status> {
+) -> Result<(Vec<wire::BootReply>, Option<Place>), Status> {
     use wire::boot_reply::Reply as W;
     let node: NodeId = text("node", &request.node)?;
     let known = request.known.map(|known| Ok((text("known.vcluster", &known.vcluster)?, Seq(known.version))));
@@ -91,7 +148,7 @@ pub(super) async fn answer<L: Library>(
         0 => Freshness::Local,
         sequence => Freshness::AtLeast(Seq(sequence)),
     };
-    let one = |reply: W| Ok(vec![wire::BootReply { reply: Some(reply) }]);
+    let one = |reply: W| Ok((vec![wire::BootReply { reply: Some(reply) }], None));
     let view = match replica.handle.read(freshness).await {
         Ok(view) => view,
         Err(why) => return one(W::NotAnswered(NotApplied::to_wire(&why))),
@@ -103,8 +160,12 @@ pub(super) async fn answer<L: Library>(
     {
         return one(W::Lagging(wire::Lagging { known: version.0, here: sequence.0, sequence: sequence.0 }));
     }
+    let place = match desk.open() {
+        Ok(place) => place,
+        Err(after_ms) => return one(W::NotAnswered(desk.busy(&view, after_ms))),
+    };
     let planned = match plan(&view.state, &node) {
-        Err(BootRefusal::NoOverlay { vcluster }) => match builds.overlay(replica, &view, &vcluster).await {
+        Err(BootRefusal::NoOverlay { vcluster }) => match desk.builds.overlay(replica, &view, &vcluster).await {
             Ok(overlay) => plan_with(&view.state, &node, overlay),
             Err(refusal) => {
                 return one(W::Refused(wire::BootRefused { refusal: Some(refusal.to_wire()) }));
@@ -113,7 +174,7 @@ pub(super) async fn answer<L: Library>(
         planned => planned,
     };
     match planned {
-        Ok(plan) => Ok(replies(plan, known.as_ref())),
+        Ok(plan) => Ok((replies(plan, known.as_ref()), Some(place))),
         Err(refused) => {
             let refusal = refusal(&refused);
             one(W::Refused(wire::BootRefused { refusal: Some(refusal.to_wire()) }))

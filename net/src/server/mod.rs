@@ -9,8 +9,10 @@
 mod access;
 mod api;
 mod boot;
+mod fleet;
 mod history;
 mod http;
+mod pipeline;
 
 pub(crate) use access::Access;
 pub(crate) use api::MESSAGE_BYTES_MAX;
@@ -45,6 +47,8 @@ pub struct Replica<L> {
     pub build_version: &'static str,
     /// What its data directory takes on disk, in bytes. Asked for every status.
     disk_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// What agents told this replica.
+    fleet: fleet::FleetMemory,
     tls: Option<Tls>,
     ending: watch::Receiver<bool>,
     end: Arc<watch::Sender<bool>>,
@@ -61,6 +65,7 @@ impl<L: Library> Replica<L> {
             identity: Arc::new(identity),
             build_version,
             disk_bytes: Arc::new(|| 0),
+            fleet: fleet::FleetMemory::new(),
             tls: None,
             ending,
             end: Arc::new(end),

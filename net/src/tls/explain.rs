@@ -47,7 +47,29 @@ pub(crate) fn explain(error: &(dyn StdError + 'static)) -> Told {
         }
         last = error;
     }
-    Told { problem: last.to_string(), denied: false }
+    let text = last.to_string();
+    // HTTP/2 keeps only the words of what broke its connection.
+    match text.strip_prefix("received fatal alert: ").and_then(alert_of) {
+        Some(alert) => words(&Error::AlertReceived(alert)),
+        None => Told { problem: text, denied: false },
+    }
+}
+
+/// The alerts that are about certificates, by the names they are printed with.
+fn alert_of(name: &str) -> Option<AlertDescription> {
+    use AlertDescription as A;
+    [
+        A::CertificateRequired,
+        A::CertificateExpired,
+        A::UnknownCA,
+        A::CertificateUnknown,
+        A::UnsupportedCertificate,
+        A::BadCertificate,
+        A::DecryptError,
+        A::AccessDenied,
+    ]
+    .into_iter()
+    .find(|alert| format!("{alert:?}") == name)
 }
 
 fn words(error: &Error) -> Told {
@@ -56,14 +78,16 @@ fn words(error: &Error) -> Told {
         Error::AlertReceived(alert) => match alert {
             AlertDescription::CertificateRequired => denied("it wants a certificate, and none was shown"),
             AlertDescription::CertificateExpired => denied("it refuses our certificate: expired, or not in force yet"),
-            AlertDescription::UnknownCA => denied("it refuses our certificate: it does not know its CA"),
+            AlertDescription::UnknownCA | AlertDescription::DecryptError => {
+                denied("it refuses our certificate: its CA did not sign it")
+            }
             AlertDescription::CertificateUnknown => {
                 denied("it refuses our certificate: it is of another cluster, or of a role that this port is not for")
             }
             AlertDescription::UnsupportedCertificate => {
                 denied("it refuses our certificate: it is not made for this end of a connection")
             }
-            AlertDescription::BadCertificate | AlertDescription::DecryptError | AlertDescription::AccessDenied => {
+            AlertDescription::BadCertificate | AlertDescription::AccessDenied => {
                 denied("it refuses our certificate: see the server's log")
             }
             alert => Told { problem: format!("it ended the TLS handshake: {alert:?}"), denied: false },

@@ -42,6 +42,9 @@ use verify::{ClientVerifier, ServerVerifier};
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Refused connections that are told at level warn, each second.
+const TOLD_PER_SECOND: u32 = 10;
+
 /// Where the three files are. All PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyFiles {
@@ -100,7 +103,8 @@ struct Shared {
     stamp: Mutex<Stamp>,
     refused: AtomicU64,
     given_up: AtomicU64,
-    told_at: AtomicU64,
+    /// The second in which something was last told, and how often it was.
+    told: Mutex<(u64, u32)>,
 }
 
 /// This end's keys. Cheap to clone; all clones see what is loaded last.
@@ -136,7 +140,7 @@ impl Tls {
             stamp: Mutex::new(stamp),
             refused: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
-            told_at: AtomicU64::new(0),
+            told: Mutex::new((0, 0)),
         })))
     }
 
@@ -192,11 +196,13 @@ impl Tls {
         TlsCounts { refused: value(&self.0.refused), given_up: value(&self.0.given_up) }
     }
 
-    /// Says that a connection was refused: once a second at most for people to read, since anybody can cause it.
+    /// Says that a connection was refused: a few times a second at most for people to read, since anybody can cause it.
     fn count_refused(&self, address: &dyn fmt::Display, problem: &str) {
         self.0.refused.fetch_add(1, Ordering::Relaxed);
         let now = now_seconds();
-        if self.0.told_at.swap(now, Ordering::Relaxed) < now {
+        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        *told = if told.0 == now { (now, told.1.saturating_add(1)) } else { (now, 1) };
+        if told.1 <= TOLD_PER_SECOND {
             tracing::warn!(%address, problem, "a connection is refused");
         } else {
             tracing::debug!(%address, problem, "a connection is refused");

@@ -142,8 +142,9 @@ impl Page<'_> {
         writeln!(out, "<p><code>{}</code></p>", Safe(self.command))?;
         self.overview(out)?;
         let layout = Layout::new(chronicle);
+        writeln!(out, "</header>")?;
         self.toolbar(out)?;
-        writeln!(out, "</header>\n<main id=\"scroll\">")?;
+        writeln!(out, "<main id=\"scroll\">")?;
         heads(out, &layout)?;
         self.detail(out, &layout)?;
         writeln!(out, "</main>\n<aside id=\"about\">Point at something; click to keep it here.</aside>")?;
@@ -154,7 +155,7 @@ impl Page<'_> {
         let (kept, all) = (self.chronicle.kept.len() as u64, self.chronicle.drawable);
         write!(
             out,
-            "<div class=\"bar\"><input id=\"find\" type=\"search\" placeholder=\"find: r1, vote, #17, term\">"
+            "<nav class=\"bar\"><input id=\"find\" type=\"search\" placeholder=\"find: r1, vote, #17, term\">"
         )?;
         write!(
             out,
@@ -174,7 +175,7 @@ impl Page<'_> {
         } else {
             write!(out, "<small>all {all} events are drawn</small>")?;
         }
-        writeln!(out, "</div>")
+        writeln!(out, "</nav>")
     }
 
     /// Every position is a share of the run, so that the overview fits any window.
@@ -227,7 +228,7 @@ impl Page<'_> {
             y += 16;
             let to = broken.to.unwrap_or(chronicle.end);
             let (x, w) = (share(broken.from), width(broken.from, to));
-            write!(out, "<text x=\"2\" y=\"{}\" class=\"dim\">{}</text>", y + 11, Safe(&short(&broken.id, 16)))?;
+            write!(out, "<text x=\"2\" y=\"{}\" class=\"dim\">{}</text>", y + 11, Safe(&short(&broken.id, 13)))?;
             write!(out, "<rect x=\"{x}\" y=\"{}\" width=\"{w}\" height=\"11\" class=\"broken\">", y + 2)?;
             writeln!(out, "<title>{}: {}</title></rect>", Safe(&broken.id), Safe(&broken.what))?;
         }

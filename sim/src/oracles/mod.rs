@@ -29,6 +29,7 @@ mod sessions_at_most_once;
 mod storm;
 mod subscriptions;
 mod terms_and_votes;
+mod who_may;
 
 use crate::event::Event;
 use crate::world::Facts;
@@ -110,6 +111,7 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<kept_snapshots::KeptSnapshots>::default(),
         Box::<bounds::Bounds>::default(),
         Box::<history_chain::HistoryChain>::default(),
+        Box::<who_may::WhoMay>::default(),
         Box::<acknowledged_writes::AcknowledgedWrites>::default(),
         Box::<audit_log::AuditLog>::default(),
         Box::<linearizable::Linearizable>::default(),

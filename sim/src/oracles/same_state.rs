@@ -1,16 +1,18 @@
-//! Replicas that applied the same have the same state: sequence, chain head and replicated time at every published position,
-//! the digest of everything at every snapshot, and at the end.
+//! Replicas that applied the same have the same state: sequence, chain head, replicated time and configuration at every
+//! published position, the digest of everything at every snapshot, and at the end.
 
 use super::{Oracle, Violation, must};
 use crate::event::Event;
 use crate::world::Facts;
 use muster_core::ids::{Age, Digest, Index, ReplicaId, Seq};
+use muster_core::log::Configuration;
 use std::collections::BTreeMap;
 
 #[derive(Default)]
 pub(super) struct SameState {
     at: BTreeMap<Index, (Seq, Digest, Age)>,
     whole: BTreeMap<Index, Digest>,
+    configured: BTreeMap<Index, Configuration>,
     /// How far each process came.
     reached: BTreeMap<(ReplicaId, u64), (Index, Index)>,
 }
@@ -37,6 +39,12 @@ impl Oracle for SameState {
                         )
                     },
                     || format!("sequence {}, head {}, age {} on replica {replica}", state.0, state.1, state.2),
+                )?;
+                let known = self.configured.entry(status.applied).or_insert_with(|| status.configuration.clone());
+                must(
+                    *known == status.configuration,
+                    || format!("the configuration {known:?} at position {}", status.applied),
+                    || format!("{:?} on replica {replica}", status.configuration),
                 )?;
                 let reached = self.reached.entry((*replica, *run)).or_default();
                 must(

@@ -7,6 +7,7 @@ use super::{
 use crate::disk::Point;
 use muster_core::admission::BootLimits;
 use muster_core::ids::ReplicaId;
+use muster_core::limits::FEATURE_LEVEL;
 use muster_core::members::MemberWish;
 use muster_core::replica::{Limits, Timing};
 use std::fmt;
@@ -352,7 +353,7 @@ fn cluster(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Cluster {
         timing: Timing::LAN,
         limits,
         segment_bytes: 64 << 10,
-        feature_level: 1,
+        feature_level: FEATURE_LEVEL,
     };
     let Some(mut keys) = value.and_then(|value| Keys::of(page, value, "cluster")) else { return cluster };
     if let Some(voters) = keys.number(page, "voters", 1..=9) {
@@ -396,7 +397,7 @@ fn cluster(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Cluster {
         cluster.segment_bytes = bytes;
     }
     if let Some(level) = keys.number(page, "feature_level", 1..=99) {
-        cluster.feature_level = u32::try_from(level).unwrap_or(1);
+        cluster.feature_level = u32::try_from(level).unwrap_or(FEATURE_LEVEL);
     }
     keys.done(page);
     cluster

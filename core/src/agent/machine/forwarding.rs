@@ -80,6 +80,10 @@ impl Machine {
     }
 
     pub(super) fn on_journal(&mut self, news: JournalNews) {
+        if let JournalNews::Wrote { outcome: Outcome::Unknown(UnknownWhy::OneShotExpired), .. } = &news {
+            // The cluster is much older than was known: the next request is drawn at its present age.
+            self.link.age = None;
+        }
         match news {
             JournalNews::Up { age } => {
                 if !self.link.is_up() {
@@ -198,8 +202,12 @@ impl Machine {
         match event.fact {
             // The state is what it is: an emergency, say, is not ended by a state.
             Fact::State { .. } => {}
-            Fact::EmergencyStart { reason } => {
-                if self.ledger.emergency.as_ref().is_some_and(|emergency| emergency.reason == reason) {
+            // Somebody ended it in the journal already, by a commit of the node's scope that did not go through its agent.
+            Fact::EmergencyEnd { .. } if matches!(refusal, Refusal::Emergency { .. }) => {
+                self.notice(Level::Info, "the emergency had ended in the journal before");
+            }
+            Fact::EmergencyStart { .. } => {
+                if self.ledger.emergency.as_ref().is_some_and(|emergency| emergency.event == number) {
                     self.ledger.emergency = None;
                 }
                 self.notice(Level::Alert, format!("the journal refuses the emergency, it is over: {refusal:?}"));
@@ -232,6 +240,9 @@ impl Machine {
         self.link.again_at = None;
         let sequence = sequence.filter(|sequence| *sequence > Seq(0));
         self.known = self.known.max(sequence.unwrap_or_default());
+        if let Some(emergency) = self.ledger.emergency.as_mut().filter(|emergency| emergency.event == number) {
+            emergency.recorded = sequence;
+        }
         if let Some(ticket) = self.awaiting.remove(&number) {
             self.tell_emergency(ticket, sequence);
         }
