@@ -693,6 +693,9 @@ fn the_feature_level_only_rises_and_only_to_what_every_member_supports() {
     assert!(matches!(raise(&mut player, 2), Outcome::Applied { reply: Reply::FeatureLevel { level: 2 }, .. }));
     assert_eq!(invalid_field(raise(&mut player, 1)), "feature_level");
     assert_eq!(player.state.feature_level(), 2);
+    // Who does not support what is in force would take new commands for old ones.
+    let older = Admission { feature_level: 1, ..admission("older", 7, MemberWish::Learner) };
+    assert_eq!(invalid_field(admit(&mut player, older)), "feature_level");
 }
 
 // ---- reading ----

@@ -74,6 +74,15 @@ impl Inode {
                 .all(|(sector, apart)| !apart.dirty && *apart.durable == *sector_of(&self.cache, *sector))
     }
 
+    /// Its first sector, changed in the cache and durably.
+    pub(super) fn change_first_sector(&mut self, change: impl FnOnce(&mut [u8])) {
+        let Some(first) = self.cache.get_mut(..SECTOR) else { return };
+        change(first);
+        if let Some(apart) = self.apart.get_mut(&0) {
+            apart.durable.copy_from_slice(first);
+        }
+    }
+
     pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
         if bytes.is_empty() {
             return;

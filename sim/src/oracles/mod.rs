@@ -5,11 +5,13 @@
 
 mod acknowledged_writes;
 mod applied_in_order;
+mod audit_log;
 mod boots;
 mod bounds;
 mod committed_never_changes;
 mod durable_on_a_quorum;
 mod expiry;
+mod features;
 mod full_copies;
 mod history_chain;
 mod hygiene;
@@ -101,6 +103,7 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<log_alone::LogAlone>::default(),
         Box::<sessions_at_most_once::SessionsAtMostOnce>::default(),
         Box::<expiry::Expiry>::default(),
+        Box::<features::Features>::default(),
         Box::<overlays::Overlays>::default(),
         Box::<boots::Boots>::default(),
         Box::<subscriptions::Subscriptions>::default(),
@@ -110,6 +113,7 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<history_chain::HistoryChain>::default(),
         Box::<who_may::WhoMay>::default(),
         Box::<acknowledged_writes::AcknowledgedWrites>::default(),
+        Box::<audit_log::AuditLog>::default(),
         Box::<linearizable::Linearizable>::default(),
         Box::<local_reads::LocalReads>::default(),
         Box::<hygiene::Hygiene>::default(),
