@@ -30,7 +30,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Run a whole cluster on this machine: three voters, one learner, the example fleet
+    /// Run a whole cluster on this machine: three voters, one learner, the example fleet, two agents
     Dev(DevArgs),
     /// Run one replica
     Server(ServerArgs),
@@ -271,6 +271,9 @@ pub(crate) struct DevArgs {
     /// Tell the whole story once, checking each step, and exit
     #[arg(long)]
     pub(crate) once: bool,
+    /// How many agents, each with a directory that stands for its node's machine
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=i64::from(crate::dev::agents::AGENTS_MAX)))]
+    pub(crate) agents: u8,
 }
 
 #[derive(Debug, Args)]
