@@ -5,7 +5,10 @@ use std::path::PathBuf;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let mut client = protox::Compiler::new(["proto"])?;
-    client.include_imports(true).include_source_info(true).open_files(["muster/v1/muster.proto", "muster/agent/v1/agent.proto"])?;
+    client
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files(["muster/v1/muster.proto", "muster/agent/v1/agent.proto"])?;
     let peer = protox::compile(["muster/peer/v1/peer.proto"], ["proto"])?;
 
     // Reflection tells about the client API only.

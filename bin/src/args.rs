@@ -232,9 +232,8 @@ pub(crate) fn sequence(text: &str) -> Result<Seq, String> {
 }
 
 pub(crate) fn assignment(text: &str) -> Result<(Key, Setting), String> {
-    let (key, value) = text.split_once('=').ok_or_else(|| {
-        format!("{text:?} has no '=': expected KEY=VALUE or --absent KEY")
-    })?;
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| format!("{text:?} has no '=': expected KEY=VALUE or --absent KEY"))?;
     let key = Key::new(key).map_err(|error| error.to_string())?;
     Ok((key, Setting::Value(Arc::from(value))))
 }
@@ -474,7 +473,13 @@ pub(crate) struct RolloutArgs {
     #[arg(long, value_name = "KEY")]
     pub(crate) absent: Vec<Key>,
     /// On these nodes, in this order
-    #[arg(long = "node", value_name = "NODE", required_unless_present = "vcluster", conflicts_with = "vcluster", value_delimiter = ',')]
+    #[arg(
+        long = "node",
+        value_name = "NODE",
+        required_unless_present = "vcluster",
+        conflicts_with = "vcluster",
+        value_delimiter = ','
+    )]
     pub(crate) nodes: Vec<NodeId>,
     /// On every node of this vCluster
     #[arg(long, value_name = "NAME")]
@@ -510,10 +515,8 @@ pub(crate) struct RolloutArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    override_usage = "muster commit NODE -m MESSAGE [--all | --key KEY]...\n       \
-                      muster commit --scope SCOPE KEY=VALUE... -m MESSAGE"
-)]
+#[command(override_usage = "muster commit NODE -m MESSAGE [--all | --key KEY]...\n       \
+                      muster commit --scope SCOPE KEY=VALUE... -m MESSAGE")]
 pub(crate) struct CommitArgs {
     /// The node whose changes you stand by; with --scope, what is so: DIMENSION:NAME=VALUE
     #[arg(value_name = "NODE | KEY=VALUE")]
@@ -553,10 +556,8 @@ pub(crate) struct CommitArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    override_usage = "muster rollback NODE [--all | --key KEY]...\n       \
-                      muster rollback --scope SCOPE --to SEQ -m MESSAGE"
-)]
+#[command(override_usage = "muster rollback NODE [--all | --key KEY]...\n       \
+                      muster rollback --scope SCOPE --to SEQ -m MESSAGE")]
 pub(crate) struct RollbackArgs {
     /// The node whose changes are taken back
     #[arg(value_name = "NODE", required_unless_present = "scope", conflicts_with = "scope")]
@@ -700,6 +701,9 @@ pub(crate) enum EmergencyVerb {
         /// Where the node's agent is: HOST:PORT, or the path of its socket. Else the journal is asked
         #[arg(long, value_name = "PLACE", env = "MUSTER_AGENT")]
         agent: Option<String>,
+        /// Record it in the journal and tell no agent: for a node that has none
+        #[arg(long, conflicts_with = "agent")]
+        journal_only: bool,
         #[command(flatten)]
         write: WriteArgs,
     },
@@ -716,6 +720,9 @@ pub(crate) enum EmergencyVerb {
         /// Where the node's agent is: HOST:PORT, or the path of its socket. Else the journal is asked
         #[arg(long, value_name = "PLACE", env = "MUSTER_AGENT")]
         agent: Option<String>,
+        /// Record it in the journal and tell no agent: for a node that has none
+        #[arg(long, conflicts_with = "agent")]
+        journal_only: bool,
         #[command(flatten)]
         write: WriteArgs,
     },

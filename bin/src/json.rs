@@ -3,6 +3,11 @@
 //! Sequences, indices and ids of replicas are numbers; digests, cluster ids and request ids are text. A setting is an object
 //! with exactly one of `value`, `absent`, `unset`, so that the value "absent" and being absent are told apart.
 
+use muster_core::agent::drift::{DriftVector, Explanation};
+use muster_core::agent::fleet::Heard;
+use muster_core::agent::host::{Consumer, HostError};
+use muster_core::agent::ledger::Owner;
+use muster_core::agent::operator::{EmergencyReport, Forecast, Report, Returned, WindowReport};
 use muster_core::ids::ReplicaId;
 use muster_core::journal::entry::{
     AdminOperation, Author, Change, ConfigEntry, OperationKind, Principal, Record, Role,
@@ -14,11 +19,6 @@ use muster_core::members::{Member, MemberWish};
 use muster_core::query::{Declared, Effective, NodeSummary, Summary, VClusterSummary};
 use muster_core::request::{Progress, ReplicaStatus};
 use muster_net::client::Status;
-use muster_core::agent::drift::{DriftVector, Explanation};
-use muster_core::agent::fleet::Heard;
-use muster_core::agent::host::{Consumer, HostError};
-use muster_core::agent::ledger::Owner;
-use muster_core::agent::operator::{EmergencyReport, Forecast, Report, Returned, WindowReport};
 use serde_json::{Map, Value, json};
 
 pub(crate) fn setting(setting: &Setting) -> Value {
@@ -397,9 +397,9 @@ pub(crate) fn report(report: &Report) -> Value {
 /// A node as a replica last heard of it, with what has passed since taken off.
 pub(crate) fn heard(heard: &Heard) -> Value {
     let report = heard.report.clone().after(heard.seconds_ago);
-    let window = report.window.map(|window| {
-        json!({ "number": window.number, "seconds_left": window.seconds_left, "is_frozen": window.is_frozen })
-    });
+    let window = report.window.map(
+        |window| json!({ "number": window.number, "seconds_left": window.seconds_left, "is_frozen": window.is_frozen }),
+    );
     json!({
         "node": report.node.as_str(),
         "address": &*report.address,

@@ -116,9 +116,7 @@ fn a_killed_agent_keeps_its_window_and_one_that_expired_meanwhile_rolls_back() {
     agent.muster(&["rollback", "n1"]).expect(0);
 
     cluster.muster(&["policy", "set", "v", "base_window_seconds=2", "sensitivity=0"]).expect(0);
-    eventually("the agent knows the policy", || {
-        (agent.report()?["explanation"]["base_seconds"] == 2).then_some(())
-    });
+    eventually("the agent knows the policy", || (agent.report()?["explanation"]["base_seconds"] == 2).then_some(()));
     agent.muster(&["set", "files:/motd=again", "--node", "n1", "--yes"]).expect(0);
     agent.kill();
     std::thread::sleep(std::time::Duration::from_secs(2));
@@ -240,4 +238,126 @@ fn an_agent_says_what_keeps_it_from_running() {
     // The wrong node at the right address is told so, and nothing is done.
     let ended = agent.muster(&["set", "files:/x=1", "--node", "n2"]).expect(1);
     assert!(ended.stderr.contains("this is the agent of n1, not of n2"), "{}", ended.stderr);
+}
+
+/// A network and mount namespace of its own, with everything in it: a real machine that is nobody else's.
+struct Island {
+    name: String,
+}
+
+impl Island {
+    fn new() -> Option<Self> {
+        let name = format!("muster-test-{}", std::process::id());
+        let ip =
+            |args: &[&str]| std::process::Command::new("ip").args(args).status().is_ok_and(|status| status.success());
+        if !ip(&["netns", "add", &name]) {
+            return None;
+        }
+        let island = Self { name };
+        assert!(ip(&["netns", "exec", &island.name, "ip", "link", "set", "lo", "up"]));
+        Some(island)
+    }
+}
+
+impl Drop for Island {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+/// Runs this test again inside the island, where its processes are this process's children.
+fn on_an_island(test: &str) -> bool {
+    if std::env::var_os("MUSTER_ISLAND").is_some() {
+        return true;
+    }
+    let Some(island) = Island::new() else {
+        eprintln!("skipped: making a network namespace needs root");
+        return false;
+    };
+    let status = std::process::Command::new("ip")
+        .args(["netns", "exec", &island.name])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env("MUSTER_ISLAND", "1")
+        .status()
+        .unwrap();
+    assert!(status.success(), "it failed on the island");
+    false
+}
+
+#[test]
+fn on_a_real_machine_a_process_under_the_mount_blocks_the_rollback_and_is_named() {
+    if !on_an_island("on_a_real_machine_a_process_under_the_mount_blocks_the_rollback_and_is_named") {
+        return;
+    }
+    let cluster = journal(&[]);
+    cluster.muster(&["commit", "--scope", "node:m1", "--boot-config", "vcluster=v", "-m", "new"]).expect(0);
+    let mut agent = Agent::configure(&cluster, "m1", "");
+    let text = std::fs::read_to_string(&agent.config).unwrap();
+    let socket = agent.dir.join("agent.sock");
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("root")).collect();
+    let text = lines.join("\n").replace("[journal]", &format!("socket = {socket:?}\n[journal]"));
+    std::fs::write(&agent.config, text).unwrap();
+    agent.spawn();
+    agent.wait_until_connected();
+
+    let sysctl = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl").unwrap().trim().to_owned();
+    let before = sysctl();
+    let place = agent.dir.join("mnt");
+    std::fs::create_dir(&place).unwrap();
+    let mount = format!("mounts:{}=tmpfs tmpfs size=1m", place.display());
+    let file = format!("files:{}=hello", agent.dir.join("motd").display());
+    let service = "services:muster-test=running command=/bin/sleep 1000";
+    let set =
+        agent.muster(&["set", "kernel:net.ipv4.ip_default_ttl=33", &mount, &file, service, "--node", "m1", "--json"]);
+    let set = set.expect(0).json();
+    // One key of each of four dimensions, kernel twice as heavy: 900 / (1 + 2 sqrt 5).
+    assert_eq!(set["forecast"]["seconds"], 164, "{set}");
+    assert_eq!(sysctl(), "33");
+    assert_eq!(std::fs::read_to_string(agent.dir.join("motd")).unwrap(), "hello");
+    let mounted = || {
+        let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", agent.id())).unwrap();
+        mounts.contains(place.to_str().unwrap())
+    };
+    assert!(mounted());
+
+    // Somebody works under the mount.
+    let held = place.join("held");
+    let mut holder = std::process::Command::new("sh")
+        .args(["-c", "exec 3> \"$0\"; sleep 1000 <&3", held.to_str().unwrap()])
+        .spawn()
+        .unwrap();
+    eventually("the file is held", || held.exists().then_some(()));
+    let blocked = agent.muster(&["rollback", "m1", "--json"]).expect(10).json();
+    let told = blocked["detail"]["consumers"].as_array().unwrap();
+    let names = |consumer: &Value| consumer["path"].as_str().is_some_and(|path| path.contains("held"));
+    let consumer = told.iter().find(|consumer| names(consumer)).unwrap_or_else(|| panic!("{blocked}"));
+    assert!(consumer["pid"].as_u64().is_some() && consumer["command"].as_str().unwrap().contains("sleep"), "{blocked}");
+    assert_eq!((sysctl().as_str(), mounted()), ("33", true), "nothing was touched");
+    assert_eq!(agent.report().unwrap()["state"], "blocked");
+
+    // `sh` became `sleep` or its parent: both go.
+    let _ = std::process::Command::new("pkill").args(["-P", &holder.id().to_string()]).status();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    eventually("the rollback succeeds", || (agent.muster(&["rollback", "m1"]).code == 0).then_some(()));
+    assert_eq!(sysctl(), before);
+    assert!(!mounted());
+    assert!(!agent.dir.join("motd").exists());
+    agent.wait_for_state("committed");
+    eventually("the journal holds the story", || {
+        let kinds = kinds(&story(&cluster, "m1"));
+        (kinds.iter().filter(|kind| *kind == "drift-detected").count() >= 2 && kinds.iter().any(|k| k == "rollback"))
+            .then_some(())
+    });
+    // Behind its back.
+    std::fs::write("/proc/sys/net/ipv4/ip_default_ttl", "44").unwrap();
+    eventually("what nobody manages is nobody's drift", || (agent.report()?["state"] == "committed").then_some(()));
+    std::fs::write("/proc/sys/net/ipv4/ip_default_ttl", &before).unwrap();
+    cluster.muster(&["commit", "--scope", "node:m1", "kernel:net.ipv4.ip_default_ttl=55", "-m", "x"]).expect(0);
+    eventually("what is declared is applied", || (sysctl() == "55").then_some(()));
+    std::fs::write("/proc/sys/net/ipv4/ip_default_ttl", "44").unwrap();
+    agent.wait_for_state("drifted");
+    agent.muster(&["rollback", "m1", "--all"]).expect(0);
+    assert_eq!(sysctl(), "55");
 }

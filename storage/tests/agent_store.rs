@@ -152,7 +152,11 @@ fn any_flipped_bit_is_told_and_nothing_but_it_is_lost() {
             // What was mended is whole, and loses nothing more.
             let (_, again) = open(&disk).unwrap();
             assert_eq!(again.events, stored.events, "{when}");
-            assert!(again.repairs.iter().all(|told| told.contains("missing") || told.contains("lost")), "{when}: {:?}", again.repairs);
+            assert!(
+                again.repairs.iter().all(|told| told.contains("missing") || told.contains("lost")),
+                "{when}: {:?}",
+                again.repairs
+            );
         }
     }
 }

@@ -78,9 +78,8 @@ impl AgentConfig {
         }
         let data_dir = read_path(&document, &mut agent, "data_dir").unwrap_or_else(|| "/var/lib/muster/agent".into());
         let confined = read_path(&document, &mut agent, "root");
-        let socket = read_path(&document, &mut agent, "socket").unwrap_or_else(|| {
-            if confined.is_some() { data_dir.join("agent.sock") } else { AGENT_SOCKET.into() }
-        });
+        let socket = read_path(&document, &mut agent, "socket")
+            .unwrap_or_else(|| if confined.is_some() { data_dir.join("agent.sock") } else { AGENT_SOCKET.into() });
         let exclude = read_excluded(&document, &mut agent);
         let grace = agent.number("conflict_grace_seconds", 0..=864_000, "seconds");
         let insecure = security.boolean("insecure").unwrap_or(false) || insecure;
@@ -169,7 +168,9 @@ fn read_listen(
     if ip.is_unspecified() && advertised.is_none() {
         document.problem(
             span,
-            format!("agent.listen is {ip}, which others cannot reach: expected agent.advertise beside it, this host's name"),
+            format!(
+                "agent.listen is {ip}, which others cannot reach: expected agent.advertise beside it, this host's name"
+            ),
         );
     }
     let socket = SocketAddr::new(ip, port);
@@ -215,7 +216,10 @@ fn read_roles(document: &Document<'_>, security: &mut Reader<'_, '_, '_>) -> Loc
                 }
             };
             let Some(id) = name.parse().ok().or_else(|| id_of(file, name)) else {
-                document.problem(span, format!("security.{key}.{name}: there is no such name in {file}, and it is no number"));
+                document.problem(
+                    span,
+                    format!("security.{key}.{name}: there is no such name in {file}, and it is no number"),
+                );
                 continue;
             };
             if key == "users" {
@@ -255,9 +259,15 @@ mod tests {
                     [security.users]\nroot = \"boss\"\nnobody-of-this-name = \"admin\"\n";
         let problems = parse(text).unwrap_err();
         let lines: Vec<&str> = problems.lines().collect();
-        let begins = ["agent.toml:2: agent.node", "agent.toml:3: agent.root", "agent.toml:4: agent.listen is 10.0.0.1",
-            "agent.toml:5: agent.nod is not a key", "agent.toml:7: journal.servers", "agent.toml:9: security.users.root",
-            "agent.toml:10: security.users.nobody-of-this-name"];
+        let begins = [
+            "agent.toml:2: agent.node",
+            "agent.toml:3: agent.root",
+            "agent.toml:4: agent.listen is 10.0.0.1",
+            "agent.toml:5: agent.nod is not a key",
+            "agent.toml:7: journal.servers",
+            "agent.toml:9: security.users.root",
+            "agent.toml:10: security.users.nobody-of-this-name",
+        ];
         assert_eq!(lines.len(), begins.len(), "{problems}");
         for (line, begin) in lines.iter().zip(begins) {
             assert!(line.starts_with(begin), "{line} does not begin with {begin}");

@@ -73,7 +73,9 @@ impl Link {
     /// What a boot says, after its checksums were found right.
     fn declared(&self, boot: &Boot, known: Option<Document>) -> Result<Declared, String> {
         let overlay = match (&boot.overlay, known) {
-            (Some(overlay), _) => muster_core::overlay::open(overlay).map_err(|error| format!("the overlay: {error}"))?,
+            (Some(overlay), _) => {
+                muster_core::overlay::open(overlay).map_err(|error| format!("the overlay: {error}"))?
+            }
             (None, Some(known)) => known,
             (None, None) => return Err("the overlay was left out, and none is known here".to_owned()),
         };
@@ -153,7 +155,9 @@ impl Link {
         }
         let principal = match author.principal {
             claimed @ Principal::Claimed { .. } => claimed,
-            Principal::Certificate { subject } | Principal::Oidc { subject, .. } => Principal::Claimed { name: subject },
+            Principal::Certificate { subject } | Principal::Oidc { subject, .. } => {
+                Principal::Claimed { name: subject }
+            }
             Principal::System { .. } => return self.0.author.clone(),
         };
         let role = if self.0.options.tls.is_some() { self.0.author.role.clone() } else { author.role };

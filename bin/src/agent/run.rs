@@ -83,8 +83,10 @@ async fn serve(config: &AgentConfig, until_stdin_closes: bool, span: &Span) -> R
         warn!("{repair}");
     }
     let tls = config.keys.clone().map(Tls::load).transpose()?;
-    let host = HostOptions { root: config.root.clone(), own: config.data_dir.clone(), excluded: config.exclude.clone() };
-    let mut host = LinuxHost::open(&host).map_err(|problem| Failure::error(problem, "see agent.root and agent.data_dir"))?;
+    let host =
+        HostOptions { root: config.root.clone(), own: config.data_dir.clone(), excluded: config.exclude.clone() };
+    let mut host =
+        LinuxHost::open(&host).map_err(|problem| Failure::error(problem, "see agent.root and agent.data_dir"))?;
     let unix = bind_socket(&config.socket)?;
     let tcp = match config.listen {
         Some(address) => Some(TcpListener::bind(address).await.map_err(|error| in_use(&address.to_string(), &error))?),
@@ -108,6 +110,9 @@ async fn serve(config: &AgentConfig, until_stdin_closes: bool, span: &Span) -> R
 
     let host_thread = thread("host-loop", span, move || block_on(driver::run_host(host, host_ends)))?;
     let store_thread = thread("store", span, move || block_on(driver::run_store(store, store_ends)))?;
+    if let Some(tls) = &tls {
+        tokio::spawn(tls.clone().keep_fresh().instrument(span.clone()));
+    }
     let link = Link::new(config.servers.clone(), options(tls.clone()), author);
     let journal = driver::run_journal(config.node.clone(), Arc::from(address.as_str()), link, Boottime, journal);
     let journal = tokio::spawn(journal.instrument(span.clone()));
@@ -130,7 +135,8 @@ async fn serve(config: &AgentConfig, until_stdin_closes: bool, span: &Span) -> R
         }
     };
     let directory = config.root.clone().unwrap_or_else(|| PathBuf::from("/"));
-    let service = AgentService::new(config.node.clone(), handle.clone(), NodeRunner { directory }, config.roles.clone());
+    let service =
+        AgentService::new(config.node.clone(), handle.clone(), NodeRunner { directory }, config.roles.clone());
     let mut servers = vec![tokio::spawn(serve_unix(unix, service.clone(), over()).instrument(span.clone()))];
     if let Some(tcp) = tcp {
         servers.push(tokio::spawn(serve_tcp(tcp, tls, service, over()).instrument(span.clone())));
@@ -172,8 +178,9 @@ fn in_use(what: &str, error: &std::io::Error) -> Failure {
 /// Makes the socket. One that a dead agent left is replaced; everybody may connect, and the door judges who they are.
 fn bind_socket(path: &Path) -> Result<UnixListener, Failure> {
     if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)
-            .map_err(|error| Failure::error(format!("{} cannot be made: {error}", directory.display()), "set agent.socket"))?;
+        std::fs::create_dir_all(directory).map_err(|error| {
+            Failure::error(format!("{} cannot be made: {error}", directory.display()), "set agent.socket")
+        })?;
     }
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(Failure::error(
@@ -215,7 +222,9 @@ fn explain(ended: Result<Result<(), StorageError>, oneshot::error::RecvError>) -
     match ended {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(Failure::error("the agent stopped on a bug; its log says where", "keep the log and start it again")),
+        Err(_) => {
+            Err(Failure::error("the agent stopped on a bug; its log says where", "keep the log and start it again"))
+        }
     }
 }
 

@@ -86,7 +86,7 @@ impl Agents {
         let sandbox = VClusterId::new(SANDBOX).expect("a plain word is a name");
         let append = |draft| Command::Journal(JournalCommand::AppendEntry(draft));
         if crate::verbs::write::policy_of(client, Freshness::Linearizable, &sandbox).await.is_err() {
-            let policy = Policy { exec_allow: vec!["uptime".into(), "ls".into()], ..Policy::default() };
+            let policy = Policy { exec_allow: vec!["uptime".into(), "ls".into(), "shell".into()], ..Policy::default() };
             let set = JournalCommand::SetPolicy { vcluster: sandbox.clone(), policy };
             written(client.write(&super::author(), Command::Journal(set)).await, None)?;
             let (_, everywhere) = scope(client, Freshness::Linearizable, &Scope::Global).await?;
@@ -99,7 +99,10 @@ impl Agents {
             if !changes.is_empty() {
                 let why = Arc::from("a directory has no mounts and no services");
                 let draft = draft(EntryType::Commit, Scope::VCluster(sandbox.clone()), Seq(0));
-                written(client.write(&super::author(), append(EntryDraft { changes, message: why, ..draft })).await, None)?;
+                written(
+                    client.write(&super::author(), append(EntryDraft { changes, message: why, ..draft })).await,
+                    None,
+                )?;
             }
         }
         for agent in &self.agents {

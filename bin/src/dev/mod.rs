@@ -125,8 +125,11 @@ async fn run(cluster: &mut Cluster, agents: &mut Agents, once: bool, json: bool)
         let mut value = status_json(&found);
         value["servers"] = cluster.addresses().into();
         value["context"] = cluster.context().display().to_string().into();
-        value["agents"] =
-            agents.places().iter().map(|(node, root)| object!({ "node": node, "root": root.display().to_string() })).collect();
+        value["agents"] = agents
+            .places()
+            .iter()
+            .map(|(node, root)| object!({ "node": node, "root": root.display().to_string() }))
+            .collect();
         value["dir"] = cluster.dir().display().to_string().into();
         value["ready_ms"] = object!(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
         text::print(&format!("{value}\n"))?;

@@ -37,7 +37,9 @@ async fn at(args: &AgentArgs, node: &NodeId, place: Place) -> Result<AgentClient
     let (_, tls) = crate::context::target(&args.client)?;
     let author = match &tls {
         // The certificate says who; what is claimed beside it is not looked at.
-        Some(tls) => Author { principal: Principal::Claimed { name: Arc::from(tls.credential().name()) }, role: Role::Admin },
+        Some(tls) => {
+            Author { principal: Principal::Claimed { name: Arc::from(tls.credential().name()) }, role: Role::Admin }
+        }
         None => args.author.author()?,
     };
     Ok(AgentClient::connect(node.clone(), place, author, tls.as_ref(), args.client.timeout).await?)
@@ -85,7 +87,9 @@ pub(crate) async fn find(args: &AgentArgs, node: &NodeId) -> Result<AgentClient,
         Found::Agent(agent) => Ok(*agent),
         Found::NoneKnown => Err(Failure::error(
             format!("no agent has told the journal of {node} lately"),
-            format!("start it with `muster agent --config FILE` on {node}, or name it with --agent HOST:PORT or --agent SOCKET"),
+            format!(
+                "start it with `muster agent --config FILE` on {node}, or name it with --agent HOST:PORT or --agent SOCKET"
+            ),
         )),
     }
 }

@@ -157,7 +157,8 @@ pub(crate) async fn shell(args: ShellArgs) -> Result<(), Failure> {
     let agent = find(&args.agent, &args.node).await?;
     let term = std::env::var("TERM").unwrap_or_default();
     let (sequence, to, mut output) = begin(&agent, What::Shell { size: terminal_size(), term }).await?;
-    let recorded = sequence.map_or_else(|| "recorded on the node".to_owned(), |sequence| format!("recorded as sequence {sequence}"));
+    let recorded = sequence
+        .map_or_else(|| "recorded on the node".to_owned(), |sequence| format!("recorded as sequence {sequence}"));
     eprintln!("shell on {}, {recorded}; exit ends it", args.node);
     let raw = Raw::begin();
     feed(to.clone());

@@ -45,12 +45,17 @@ fn senseless() -> Failure {
 /// A value that names a file or standard input is replaced by what is in it.
 fn contents(key: &Key, setting: Setting) -> Result<Setting, Failure> {
     let Setting::Value(value) = &setting else { return Ok(setting) };
-    let from = value.strip_prefix('@').filter(|path| ["/", "./", "../"].iter().any(|start| path.starts_with(start)) || *path == "-");
+    let from = value
+        .strip_prefix('@')
+        .filter(|path| ["/", "./", "../"].iter().any(|start| path.starts_with(start)) || *path == "-");
     let Some(path) = from else { return Ok(setting) };
     let cannot = |error: std::io::Error| Failure {
         code: USAGE,
         outcome: "usage",
-        ..Failure::error(format!("{key}: {path} cannot be read: {error}"), "name a file with @/PATH or @./PATH, or @- for standard input")
+        ..Failure::error(
+            format!("{key}: {path} cannot be read: {error}"),
+            "name a file with @/PATH or @./PATH, or @- for standard input",
+        )
     };
     let mut bytes = Vec::new();
     if path == "-" {
@@ -80,14 +85,13 @@ pub(crate) fn changes(settings: Vec<(Key, Setting)>, absent: Vec<Key>) -> Result
 }
 
 /// The window a change would have, before it begins.
-pub(crate) async fn forecast(agent: &muster_net::agent::client::AgentClient, request: &Request) -> Result<Forecast, Failure> {
+pub(crate) async fn forecast(
+    agent: &muster_net::agent::client::AgentClient,
+    request: &Request,
+) -> Result<Forecast, Failure> {
     let Request::Set { changes, merge, message, .. } = request else { return Err(senseless()) };
-    let tell = Request::Set {
-        changes: changes.clone(),
-        consent: Consent::TellOnly,
-        merge: *merge,
-        message: message.clone(),
-    };
+    let tell =
+        Request::Set { changes: changes.clone(), consent: Consent::TellOnly, merge: *merge, message: message.clone() };
     match ask(agent, &tell).await? {
         Reply::Forecast(forecast) => Ok(forecast),
         _ => Err(senseless()),
@@ -119,12 +123,8 @@ fn confirmed(question: &str) -> Result<bool, Failure> {
 pub(crate) async fn set(args: SetArgs, json: bool) -> Result<(), Failure> {
     let changes = changes(args.settings, args.absent)?;
     let agent = find(&args.agent, &args.node).await?;
-    let mut request = Request::Set {
-        changes,
-        consent: Consent::UnlessShort,
-        merge: args.merge,
-        message: Arc::from(args.message),
-    };
+    let mut request =
+        Request::Set { changes, consent: Consent::UnlessShort, merge: args.merge, message: Arc::from(args.message) };
     let told = forecast(&agent, &request).await?;
     if args.dry_run {
         let value = object!({ "outcome": "forecast", "node": args.node.as_str(), "forecast": json::forecast(&told) });
@@ -195,9 +195,7 @@ pub(crate) async fn set(args: SetArgs, json: bool) -> Result<(), Failure> {
 fn returned_words(returned: &Returned) -> String {
     match returned {
         Returned::Done { keys } => format!("{} keys are what is declared", keys.len()),
-        Returned::Blocked { consumers } => {
-            consumers.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-        }
+        Returned::Blocked { consumers } => consumers.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
         Returned::Failed { errors, .. } => errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
     }
 }
@@ -224,7 +222,8 @@ fn window_words(window: &WindowReport) -> String {
 
 /// How a node is, for people.
 pub(crate) fn report_text(report: &Report) -> String {
-    let vcluster = report.vcluster.as_ref().map_or_else(|| "no vCluster known yet".to_owned(), |name| format!("vCluster {name}"));
+    let vcluster =
+        report.vcluster.as_ref().map_or_else(|| "no vCluster known yet".to_owned(), |name| format!("vCluster {name}"));
     let link = if report.connected { "" } else { "; the journal is away" };
     let mut out = format!(
         "{} is {} ({vcluster}, {} keys declared as of sequence {}{link})\n",
@@ -234,8 +233,18 @@ pub(crate) fn report_text(report: &Report) -> String {
         report.sequence
     );
     if let Some(emergency) = &report.emergency {
-        let left = if emergency.seconds_left == 0 { "its window has passed".to_owned() } else { format!("{} left", duration(emergency.seconds_left)) };
-        let _ = writeln!(out, "emergency since {} by {}: {} ({left})", text::time(emergency.since), emergency.author.principal, emergency.reason);
+        let left = if emergency.seconds_left == 0 {
+            "its window has passed".to_owned()
+        } else {
+            format!("{} left", duration(emergency.seconds_left))
+        };
+        let _ = writeln!(
+            out,
+            "emergency since {} by {}: {} ({left})",
+            text::time(emergency.since),
+            emergency.author.principal,
+            emergency.reason
+        );
     }
     if !report.differences.is_empty() {
         let rows: Vec<Vec<String>> = report
@@ -344,7 +353,9 @@ pub(crate) async fn window(args: WindowArgs, json: bool) -> Result<(), Failure> 
         "explanation": json::explanation(&report.explanation),
     });
     let out = match (&report.emergency, &report.window) {
-        (Some(emergency), _) => format!("an emergency is on: {} of its window left\n", duration(emergency.seconds_left)),
+        (Some(emergency), _) => {
+            format!("an emergency is on: {} of its window left\n", duration(emergency.seconds_left))
+        }
         (None, Some(window)) => format!("{}\n{}\n", window_words(window), report.explanation),
         (None, None) => format!("no window is open on {node}\n"),
     };
@@ -367,16 +378,12 @@ pub(crate) async fn commit(args: CommitArgs, json: bool) -> Result<(), Failure> 
             "give the NODE whose changes you stand by, or --scope SCOPE and KEY=VALUE",
         ));
     };
-    let node = NodeId::new(node).map_err(|error| {
-        Failure::usage(error.to_string(), "give a NODE, or --scope SCOPE with KEY=VALUE")
-    })?;
+    let node = NodeId::new(node)
+        .map_err(|error| Failure::usage(error.to_string(), "give a NODE, or --scope SCOPE with KEY=VALUE"))?;
     let agent_args = AgentArgs { agent: args.agent, client: args.write.client, author: args.write.author };
     let agent = find(&agent_args, &node).await?;
-    let request = Request::Commit {
-        which: which(args.all, args.keys),
-        ttl_seconds: args.ttl,
-        message: Arc::from(args.message),
-    };
+    let request =
+        Request::Commit { which: which(args.all, args.keys), ttl_seconds: args.ttl, message: Arc::from(args.message) };
     let Reply::Committed { sequence, settings, left, window } = ask(&agent, &request).await? else {
         return Err(senseless());
     };
@@ -447,17 +454,25 @@ fn agent_args(agent: Option<String>, write: &WriteArgs) -> AgentArgs {
     AgentArgs { agent, client: write.client.clone(), author: write.author.clone() }
 }
 
-/// Emergencies: at the node's agent, which holds its rollbacks from then on; in the journal alone where no agent is known.
+/// Emergencies: at the node's agent, which holds its rollbacks from then on; or, when told so, in the journal alone.
 pub(crate) async fn emergency(verb: EmergencyVerb, json: bool) -> Result<(), Failure> {
-    let (node, agent, write) = match &verb {
-        EmergencyVerb::Start { node, agent, write, .. } | EmergencyVerb::End { node, agent, write, .. } => (node.clone(), agent.clone(), write.clone()),
-    };
-    let found = if write.request_id.is_some() { Found::NoneKnown } else { look(&agent_args(agent, &write), &node).await? };
-    let Found::Agent(agent) = found else {
-        if let EmergencyVerb::End { force: true, .. } = &verb {
-            return Err(Failure::usage("no agent is known that could be forced", "leave --force out"));
-        }
+    let (EmergencyVerb::Start { node, agent, write, journal_only, .. }
+    | EmergencyVerb::End { node, agent, write, journal_only, .. }) = &verb;
+    if *journal_only {
         return super::write::emergency(verb, json).await;
+    }
+    if write.request_id.is_some() {
+        return Err(Failure::usage("an agent asks again by itself", "give --request-id with --journal-only"));
+    }
+    let node = node.clone();
+    let agent = match look(&agent_args(agent.clone(), write), &node).await? {
+        Found::Agent(agent) => agent,
+        Found::NoneKnown => {
+            return Err(Failure::error(
+                format!("no agent has told the journal of {node} lately: nobody there would heed it"),
+                "start it or name it with --agent; or record it all the same with --journal-only",
+            ));
+        }
     };
     let request = match &verb {
         EmergencyVerb::Start { reason, .. } => Request::EmergencyStart { reason: Arc::from(reason.as_str()) },

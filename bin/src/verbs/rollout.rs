@@ -41,7 +41,11 @@ fn words(failure: &Failure) -> Arc<str> {
 }
 
 fn outcome_of(failure: &Failure) -> Outcome {
-    if failure.code == crate::exit::UNKNOWN { Outcome::Unknown(words(failure)) } else { Outcome::Failed(words(failure)) }
+    if failure.code == crate::exit::UNKNOWN {
+        Outcome::Unknown(words(failure))
+    } else {
+        Outcome::Failed(words(failure))
+    }
 }
 
 impl Shared {
@@ -133,9 +137,7 @@ impl Shared {
             Ok(_) => Outcome::Failed("some of it could not be brought back".into()),
             Err(failure) => match self.agent(node).show().await {
                 // Nothing left to bring back: the window did it, or nothing had been set.
-                Ok(report)
-                    if !report.differences.iter().any(|d| self.changes.iter().any(|(key, _)| *key == d.key)) =>
-                {
+                Ok(report) if !report.differences.iter().any(|d| self.changes.iter().any(|(key, _)| *key == d.key)) => {
                     done
                 }
                 _ => outcome_of(&failure),
@@ -297,7 +299,8 @@ fn conclude(verdict: &Verdict, json: bool) -> Result<(), Failure> {
             for (node, why) in unconfirmed {
                 message += &format!("\n  {node} did not confirm its rollback, its window will do it: {why}");
             }
-            let next = if unconfirmed.is_empty() { "every node is what is declared" } else { "look with `muster watch`" };
+            let next =
+                if unconfirmed.is_empty() { "every node is what is declared" } else { "look with `muster watch`" };
             Err(Failure { outcome: "aborted", ..Failure::error(message, next) }
                 .with(object!({ "why": &**why, "failed": list(failed), "unconfirmed": list(unconfirmed) })))
         }

@@ -142,7 +142,11 @@ pub(crate) async fn watch(args: WatchArgs, json: bool) -> Result<(), Failure> {
     if args.once {
         let heard = fleet(&client, &args).await?;
         let value = object!({ "nodes": heard.iter().map(json::heard).collect::<Vec<_>>() });
-        return super::show(json, &value, &format!("{}\n{}", text::table(&FLEET_HEADINGS, &fleet_rows(&heard)), summary(&heard) + "\n"));
+        return super::show(
+            json,
+            &value,
+            &format!("{}\n{}", text::table(&FLEET_HEADINGS, &fleet_rows(&heard)), summary(&heard) + "\n"),
+        );
     }
     if !json && std::io::stdout().is_terminal() {
         return live(&client, &args).await;

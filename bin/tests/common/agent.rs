@@ -26,6 +26,10 @@ impl Agent {
         let mut agent = Self::configure(cluster, node, "");
         agent.spawn();
         agent.wait_until_connected();
+        eventually("the journal has heard of the agent", || {
+            let heard = cluster.muster(&["watch", "--once", "--json"]).expect(0).json();
+            heard["nodes"].as_array()?.iter().any(|heard| heard["node"] == node).then_some(())
+        });
         agent
     }
 

@@ -88,7 +88,8 @@ impl AgentClient {
             Place::Socket(path) => format!("unix://{}", path.display()),
             Place::Address(address) => format!("http://{address}"),
         };
-        let endpoint = Endpoint::from_shared(uri).map_err(|error| ClientError::Invalid { problem: error.to_string() })?;
+        let endpoint =
+            Endpoint::from_shared(uri).map_err(|error| ClientError::Invalid { problem: error.to_string() })?;
         let endpoint = endpoint.connect_timeout(timeout.min(Duration::from_secs(2)));
         let tls = tls.filter(|_| matches!(place, Place::Address(_)));
         let channel = dial::connect(&endpoint, tls, &Expect::Agent(node.clone())).await;
@@ -165,11 +166,8 @@ impl AgentClient {
                 W::Shell(wire::Shell { size: Some(size), term })
             }
         };
-        let begin = wire::RunBegin {
-            node: self.node.to_string(),
-            author: Some(self.author.to_wire()),
-            what: Some(what),
-        };
+        let begin =
+            wire::RunBegin { node: self.node.to_string(), author: Some(self.author.to_wire()), what: Some(what) };
         let (input, inputs) = mpsc::channel(8);
         let begin = wire::RunInput { input: Some(wire::run_input::Input::Begin(begin)) };
         // The channel is new and has room.
@@ -202,9 +200,9 @@ impl AgentClient {
         match tokio::time::timeout(self.timeout, asking).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => Err(self.failed(&status)),
-            Err(_) => Err(ClientError::Unreachable {
-                tried: vec![(self.place.to_string(), "no answer in time".to_owned())],
-            }),
+            Err(_) => {
+                Err(ClientError::Unreachable { tried: vec![(self.place.to_string(), "no answer in time".to_owned())] })
+            }
         }
     }
 }
@@ -216,9 +214,7 @@ fn failed(place: &Place, status: &Status) -> ClientError {
     };
     match status.code() {
         Code::InvalidArgument | Code::FailedPrecondition => ClientError::Invalid { problem },
-        Code::PermissionDenied | Code::Unauthenticated => {
-            ClientError::Denied { address: place.to_string(), problem }
-        }
+        Code::PermissionDenied | Code::Unauthenticated => ClientError::Denied { address: place.to_string(), problem },
         Code::Unavailable => ClientError::Unreachable { tried: vec![(place.to_string(), problem)] },
         _ => ClientError::Broken { address: place.to_string(), problem },
     }
@@ -279,9 +275,7 @@ pub fn input(piece: RunIn) -> wire::RunInput {
     let input = match piece {
         RunIn::Bytes(bytes) => Input::Stdin(bytes),
         RunIn::End => Input::StdinEnds(crate::proto::v1::Nothing {}),
-        RunIn::Size(rows, columns) => {
-            Input::Size(wire::TerminalSize { rows: rows.into(), columns: columns.into() })
-        }
+        RunIn::Size(rows, columns) => Input::Size(wire::TerminalSize { rows: rows.into(), columns: columns.into() }),
     };
     wire::RunInput { input: Some(input) }
 }

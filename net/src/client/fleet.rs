@@ -11,12 +11,9 @@ use muster_core::ids::NodeId;
 use muster_core::journal::entry::Author;
 use std::collections::BTreeMap;
 
-pub(super) async fn report(
-    connections: &Connections,
-    author: &Author,
-    report: &NodeReport,
-) -> Result<(), ClientError> {
-    let request = wire::ReportRequest { author: super::writes::told_author(connections, author), report: Some(report.to_wire()) };
+pub(super) async fn report(connections: &Connections, author: &Author, report: &NodeReport) -> Result<(), ClientError> {
+    let request =
+        wire::ReportRequest { author: super::writes::told_author(connections, author), report: Some(report.to_wire()) };
     ask(connections, read_deadline(connections), |address, mut stub| {
         let request = request.clone();
         async move {

@@ -146,12 +146,7 @@ impl Wire for Consumer {
         }
     }
     fn from_wire(wire: Self::Wire) -> Result<Self, Malformed> {
-        Ok(Self {
-            key: text("key", &wire.key)?,
-            pid: wire.pid,
-            command: wire.command.into(),
-            path: wire.path.into(),
-        })
+        Ok(Self { key: text("key", &wire.key)?, pid: wire.pid, command: wire.command.into(), path: wire.path.into() })
     }
 }
 
@@ -381,9 +376,7 @@ impl Wire for Reply {
             Self::EmergencyStarted { sequence, seconds } => {
                 W::EmergencyStarted(wire::EmergencyStarted { sequence: sequence.map(|seq| seq.0), seconds: *seconds })
             }
-            Self::EmergencyEnded { window: open } => {
-                W::EmergencyEnded(wire::EmergencyEnded { window: window(open) })
-            }
+            Self::EmergencyEnded { window: open } => W::EmergencyEnded(wire::EmergencyEnded { window: window(open) }),
             Self::Refused(refused) => W::Refused(refused.to_wire()),
             Self::Unknown { request } => W::UnknownRequest(request.to_string()),
             Self::Report(_) | Self::Run { .. } | Self::Noted => return None,

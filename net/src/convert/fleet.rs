@@ -97,7 +97,11 @@ impl Wire for NodeReport {
     }
     fn from_wire(wire: Self::Wire) -> Result<Self, Malformed> {
         let short = |field: &str, text: &str, bytes_max: usize| {
-            if text.len() <= bytes_max { Ok(()) } else { Err(Malformed::new(field, format!("longer than {bytes_max} bytes"))) }
+            if text.len() <= bytes_max {
+                Ok(())
+            } else {
+                Err(Malformed::new(field, format!("longer than {bytes_max} bytes")))
+            }
         };
         short("address", &wire.address, muster_core::limits::ADDRESS_BYTES_MAX)?;
         let emergency = wire.emergency.map(|emergency| (emergency.seconds_left, emergency.reason));

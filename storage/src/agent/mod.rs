@@ -124,7 +124,9 @@ impl<D: Disk> AgentStore<D> {
         for bytes in found {
             match readable(&store.directory.join("spool"), decode_event(&bytes))? {
                 Ok(event) => events.push(event),
-                Err(problem) => repairs.push(format!("an event of the spool does not decode ({problem}): it was left out")),
+                Err(problem) => {
+                    repairs.push(format!("an event of the spool does not decode ({problem}): it was left out"))
+                }
             }
         }
         if repairs.is_empty() && events.len() as u64 != expected {

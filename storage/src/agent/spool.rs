@@ -220,7 +220,11 @@ impl<D: Disk> Spool<D> {
             self.cut = Some(last);
         }
         self.delivered(delivered).await?;
-        Ok(found.into_iter().filter(|(number, _)| (delivered + 1..=last).contains(number)).map(|(_, event)| event).collect())
+        Ok(found
+            .into_iter()
+            .filter(|(number, _)| (delivered + 1..=last).contains(number))
+            .map(|(_, event)| event)
+            .collect())
     }
 
     pub(super) async fn append(&mut self, events: &[Event]) -> Result<(), StorageError> {
