@@ -35,6 +35,9 @@ use muster_core::journal::key::Scope;
 use report::{Figures, Report};
 use std::path::PathBuf;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures Muster, and others beside it.
 #[derive(Debug, Parser)]
 #[command(name = "muster-bench", version)]

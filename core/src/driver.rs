@@ -11,7 +11,7 @@
 //! Every await is a possible crash point. The first storage fault ends all loops.
 
 use crate::clock::Clock;
-use crate::front::{Event, Handle, Shared, View};
+use crate::front::{Asker, Event, Handle, Shared, Tagged, View};
 use crate::ids::{Digest, Index, ReplicaId, Seq, Time, WriteId};
 use crate::journal::command::JournalCommand;
 use crate::journal::entry::{Author, Principal, Role};
@@ -90,6 +90,7 @@ pub struct Driver {
 
 enum Waiting {
     Write(oneshot::Sender<Outcome>),
+    Tagged(Asker),
     Read(oneshot::Sender<Result<(), NotApplied>>),
     Admin(oneshot::Sender<AdminOutcome>),
 }
@@ -149,6 +150,8 @@ pub fn assemble(identity: Identity, settings: Settings, recovered: Recovered, st
         queued: AtomicUsize::new(0),
         dropped: AtomicU64::new(0),
         view: ArcSwap::from_pointee(view),
+        looked: AtomicBool::new(false),
+        watching: AtomicUsize::new(0),
         published: Signal::new(),
         recorded: AtomicU64::new(recorded.0),
         extended: Signal::new(),
@@ -209,6 +212,7 @@ impl Driver {
                     self.stop_by = Some(now.plus_ms(2_000));
                 }
             }
+            self.replica.set_watched(self.shared.is_watched());
             let effects = self.replica.step(now, clock.wall(), inputs.drain(..));
             wake_at = effects.wake_at;
             self.carry_out(effects, network);
@@ -230,21 +234,25 @@ impl Driver {
     }
 
     fn take(&mut self, event: Event, inputs: &mut Vec<Input>) -> Result<(), StorageError> {
-        self.shared.queued.fetch_sub(1, Ordering::Relaxed);
-        self.next_token += 1;
-        let token = self.next_token;
+        self.shared.queued.fetch_sub(event.count(), Ordering::Relaxed);
         match event {
             Event::Input(input) => inputs.push(input),
             Event::Write { write, forward, answer } => {
-                self.answers.insert(token, Waiting::Write(answer));
+                let token = self.wait(Waiting::Write(answer));
                 inputs.push(Input::Write { token, write, forward });
             }
+            Event::Writes(writes) => {
+                for (Tagged { write, forward, .. }, asker) in writes {
+                    let token = self.wait(Waiting::Tagged(asker));
+                    inputs.push(Input::Write { token, write, forward });
+                }
+            }
             Event::Read { freshness, answer } => {
-                self.answers.insert(token, Waiting::Read(answer));
+                let token = self.wait(Waiting::Read(answer));
                 inputs.push(Input::Read { token, freshness });
             }
             Event::Admin { request, answer } => {
-                self.answers.insert(token, Waiting::Admin(answer));
+                let token = self.wait(Waiting::Admin(answer));
                 inputs.push(Input::Admin { token, request });
             }
             Event::Fault(error) => return Err(error),
@@ -252,10 +260,17 @@ impl Driver {
         Ok(())
     }
 
+    fn wait(&mut self, waiting: Waiting) -> Token {
+        self.next_token += 1;
+        self.answers.insert(self.next_token, waiting);
+        self.next_token
+    }
+
     fn answer(&mut self, token: Token, answer: Answer) {
         // A client that went away does not wait for its answer.
         match (self.answers.remove(&token), answer) {
             (Some(Waiting::Write(to)), Answer::Write(outcome)) => drop(to.send(outcome)),
+            (Some(Waiting::Tagged(asker)), Answer::Write(outcome)) => asker.answer(outcome),
             (Some(Waiting::Read(to)), Answer::Read(outcome)) => drop(to.send(outcome)),
             (Some(Waiting::Admin(to)), Answer::Admin(outcome)) => drop(to.send(outcome)),
             (Some(_) | None, _) => debug!(token, "an answer nobody waits for"),
@@ -645,14 +660,17 @@ async fn fill_history<N: Network, C: Clock>(
 
 /// At most one rebuild per second and vCluster.
 const OVERLAY_PAUSE_MS: u64 = 1_000;
+/// How often is looked for stale overlays at most.
+const OVERLAY_LOOK_MS: u64 = 100;
 
 /// While this replica leads: rebuilds stale overlays and has them stored. `draw` gives ids for its requests.
 pub async fn keep_overlays<C: Clock>(handle: Handle, clock: C, mut draw: impl FnMut() -> u128) {
     let mut not_before: BTreeMap<crate::ids::VClusterId, Time> = BTreeMap::new();
     let mut version = 0;
     while !handle.stopped() {
-        let view = handle.changed(version).await;
-        version = view.version;
+        version = handle.changed(version).await.version;
+        clock.sleep_until(clock.now().plus_ms(OVERLAY_LOOK_MS)).await;
+        let view = handle.view();
         if view.status.role != RaftRole::Leader {
             continue;
         }

@@ -4,7 +4,8 @@
 //! only writes and read-index rounds pass through the loop.
 //!
 //! Invariants
-//! - a view is published before any answer that rests on it is given;
+//! - a view is published before any answer that rests on it is given, and soon after a change in any case: at once while
+//!   somebody looks, else within a tenth of a second;
 //! - the inbox is bounded: beyond it peers' messages are dropped (Raft tolerates loss) and clients are told *busy*.
 
 use crate::ids::{Seq, Time};
@@ -17,6 +18,7 @@ use crate::state::State;
 use crate::storage::StorageError;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use arc_swap::ArcSwap;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use event_listener::Event as Signal;
@@ -38,13 +40,64 @@ pub struct View {
 /// Events that may wait for the loop.
 const INBOX_MAX: usize = 100_000;
 
+/// A write of a run of many.
+#[derive(Clone, Debug)]
+pub struct Tagged {
+    /// Names it in its outcome.
+    pub tag: u64,
+    /// The write. Its author must have been checked already.
+    pub write: WriteRequest,
+    /// Whether to pass it on to the leader.
+    pub forward: bool,
+}
+
+/// Where the outcomes of many writes arrive, each once and under its tag.
+pub type Outcomes = mpsc::UnboundedSender<(u64, Outcome)>;
+
+/// Who waits for the outcome of a tagged write. Dropped unanswered it says that nobody knows: a loop that ended with the request
+/// in its inbox may or may not have logged it.
+pub(crate) struct Asker {
+    tag: u64,
+    outcomes: Option<Outcomes>,
+}
+
+impl Asker {
+    pub(crate) fn answer(mut self, outcome: Outcome) {
+        self.tell(outcome);
+    }
+
+    fn tell(&mut self, outcome: Outcome) {
+        if let Some(outcomes) = self.outcomes.take() {
+            // A client that went away does not wait for its outcomes.
+            let _ = outcomes.unbounded_send((self.tag, outcome));
+        }
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        self.tell(Outcome::Unknown(UnknownWhy::TimedOut));
+    }
+}
+
 /// What reaches the loop.
 pub(crate) enum Event {
     Input(Input),
     Write { write: WriteRequest, forward: bool, answer: oneshot::Sender<Outcome> },
+    Writes(Vec<(Tagged, Asker)>),
     Read { freshness: Freshness, answer: oneshot::Sender<Result<(), NotApplied>> },
     Admin { request: AdminRequest, answer: oneshot::Sender<AdminOutcome> },
     Fault(StorageError),
+}
+
+impl Event {
+    /// What it counts for in the inbox.
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Self::Writes(writes) => writes.len(),
+            Self::Input(_) | Self::Write { .. } | Self::Read { .. } | Self::Admin { .. } | Self::Fault(_) => 1,
+        }
+    }
 }
 
 pub(crate) struct Shared {
@@ -52,6 +105,10 @@ pub(crate) struct Shared {
     pub(crate) queued: AtomicUsize,
     pub(crate) dropped: AtomicU64,
     pub(crate) view: ArcSwap<View>,
+    /// Whether anybody took the newest view.
+    pub(crate) looked: AtomicBool,
+    /// How many wait for the next one.
+    pub(crate) watching: AtomicUsize,
     pub(crate) published: Signal,
     pub(crate) recorded: AtomicU64,
     pub(crate) extended: Signal,
@@ -60,15 +117,26 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn put(&self, event: Event) -> bool {
-        self.queued.fetch_add(1, Ordering::Relaxed);
-        let sent = self.inbox.unbounded_send(event).is_ok();
-        if !sent {
-            self.queued.fetch_sub(1, Ordering::Relaxed);
-        }
-        sent
+        self.put_or_back(event).is_none()
+    }
+
+    /// Puts an event into the inbox, or gives it back if the loop has ended.
+    fn put_or_back(&self, event: Event) -> Option<Event> {
+        let count = event.count();
+        self.queued.fetch_add(count, Ordering::Relaxed);
+        let back = self.inbox.unbounded_send(event).err()?.into_inner();
+        self.queued.fetch_sub(count, Ordering::Relaxed);
+        Some(back)
+    }
+
+    /// Whether somebody is interested in the next view. A view that nobody takes is not free: whatever changes after it is
+    /// copied first.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.looked.load(Ordering::Relaxed) || self.watching.load(Ordering::Relaxed) > 0
     }
 
     pub(crate) fn publish(&self, view: Arc<View>) {
+        self.looked.store(false, Ordering::Relaxed);
         self.view.store(view);
         self.published.notify(usize::MAX);
     }
@@ -82,6 +150,22 @@ impl Shared {
         self.stopped.store(true, Ordering::Release);
         self.published.notify(usize::MAX);
         self.extended.notify(usize::MAX);
+    }
+}
+
+/// Counts one who waits, for as long as it waits.
+struct Watching<'a>(&'a AtomicUsize);
+
+impl<'a> Watching<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -99,11 +183,15 @@ impl Handle {
     /// The newest published view.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
+        if !self.shared.looked.load(Ordering::Relaxed) {
+            self.shared.looked.store(true, Ordering::Relaxed);
+        }
         self.shared.view.load_full()
     }
 
     /// Waits until a view newer than `version` is published, or the replica stops; gives the newest view then.
     pub async fn changed(&self, version: u64) -> Arc<View> {
+        let _watching = Watching::new(&self.shared.watching);
         loop {
             let listener = self.shared.published.listen();
             let view = self.view();
@@ -136,6 +224,23 @@ impl Handle {
         }
         // A loop that ended with the request in its inbox may or may not have logged it.
         outcome.await.unwrap_or(Outcome::Unknown(UnknownWhy::TimedOut))
+    }
+
+    /// Asks for many writes at once, in order. Their outcomes go to `outcomes` as they become known.
+    pub fn submit(&self, writes: Vec<Tagged>, outcomes: &Outcomes) {
+        let refuse = |writes: Vec<(Tagged, Asker)>, why: NotApplied| {
+            writes.into_iter().for_each(|(_, asker)| asker.answer(Outcome::NotApplied(why.clone())));
+        };
+        let asker = |tagged: Tagged| {
+            let asker = Asker { tag: tagged.tag, outcomes: Some(outcomes.clone()) };
+            (tagged, asker)
+        };
+        let writes: Vec<_> = writes.into_iter().map(asker).collect();
+        if self.is_full() {
+            refuse(writes, NotApplied::Busy { retry_after_ms: 200 });
+        } else if let Some(Event::Writes(writes)) = self.shared.put_or_back(Event::Writes(writes)) {
+            refuse(writes, NotApplied::Stopping);
+        }
     }
 
     /// Waits until a read of that freshness may be evaluated; gives the view to evaluate it on.

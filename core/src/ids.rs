@@ -173,12 +173,21 @@ macro_rules! name {
             /// # Errors
             /// [`InvalidName`] says what would be accepted.
             pub fn new(text: &str) -> Result<Self, InvalidName> {
+                Self::check(text)?;
+                Ok(Self(Arc::from(text)))
+            }
+            /// A name of text that is shared already.
+            pub(crate) fn from_shared(text: Arc<str>) -> Result<Self, InvalidName> {
+                Self::check(&text)?;
+                Ok(Self(text))
+            }
+            fn check(text: &str) -> Result<(), InvalidName> {
                 let good = !text.is_empty()
                     && text.len() <= NAME_BYTES_MAX
                     && text.as_bytes()[0].is_ascii_alphanumeric()
                     && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
                 if good {
-                    Ok(Self(Arc::from(text)))
+                    Ok(())
                 } else {
                     Err(InvalidName {
                         what: $what,

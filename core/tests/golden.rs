@@ -340,6 +340,8 @@ fn ledger() -> Ledger {
             since: WallTime(1),
             deadline: BootTime(2),
             alerted: false,
+            event: 5,
+            recorded: Some(Seq(39)),
         }),
         conflicts: [(key(0), Conflict { before: Setting::Unset, declared: value("20"), deadline: BootTime(77) })]
             .into(),

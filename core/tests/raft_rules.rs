@@ -546,6 +546,34 @@ fn a_slow_fetch_is_not_thrown_away_for_a_newer_offer() {
 }
 
 #[test]
+fn a_fetch_that_came_to_nothing_is_offered_again_soon_and_then_less_and_less_often() {
+    let mut stage = fetching();
+    stage.limits.snapshot_patience_ms = 60_000;
+    for id in 1..=3 {
+        stage.crash(id);
+        stage.start(id);
+    }
+    stage.make_leader(1);
+    let mut offers = vec![];
+    let mut seen = 0;
+    for _ in 0..1_200 {
+        stage.play(100, |_| true);
+        let fetches = &stage.players[&3].fetches;
+        if fetches.len() > seen {
+            seen = fetches.len();
+            offers.push(stage.now);
+            let index = fetches[seen - 1].1.index;
+            stage.step(3, vec![Input::SnapshotLost { index }]);
+        }
+    }
+    let waits: Vec<u64> = offers.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let (first, rest) = waits.split_first().expect("it is offered again");
+    assert!(*first <= 3_000, "the second offer came after {first} ms");
+    assert!(rest.len() >= 3, "offers at {offers:?}");
+    assert!(waits.windows(2).all(|pair| pair[1] > pair[0] && pair[1] <= 61_000), "waits of {waits:?}");
+}
+
+#[test]
 fn a_fetched_snapshot_is_installed_under_the_next_leader_too() {
     let mut stage = fetching();
     stage.step(1, vec![Input::Admin { token: 1, request: AdminRequest::Transfer { to: ReplicaId(2) } }]);

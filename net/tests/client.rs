@@ -364,6 +364,31 @@ async fn nobody_there_is_told_with_every_address() {
     assert!(error.to_string().contains("HOST:PORT"), "{error}");
 }
 
+/// Connections to it are made, and nothing is ever said on them, as by a process that was frozen.
+fn frozen() -> std::net::TcpListener {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_turn_away_from_a_replica_that_says_nothing() {
+    let (running, _client) = alone().await;
+    let frozen = frozen();
+    let addresses = vec![frozen.local_addr().unwrap().to_string(), running.client_address.clone()];
+    // All questions together have less time than a connection has until it is found dead.
+    let options = Options {
+        read_timeout: Duration::from_secs(3),
+        read_attempt_timeout: Duration::from_millis(200),
+        ..Options::default()
+    };
+    let client = Client::connect(addresses.clone(), options.clone()).await.expect("one of the two answers");
+    client.query(Freshness::Linearizable, &Query::Summary).await.expect("a read");
+    let silent = client.status(&addresses[0]).await.unwrap_err();
+    assert!(matches!(&silent, ClientError::Unreachable { tried } if tried.len() == 1), "{silent:?}");
+    drop(running);
+    let nobody = Client::connect(addresses[..1].to_vec(), options).await.unwrap_err();
+    assert!(matches!(&nobody, ClientError::Unreachable { tried } if tried.len() == 1), "{nobody:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_to_a_stopped_cluster_is_not_applied() {
     let (running, client) = alone().await;

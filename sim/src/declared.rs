@@ -17,7 +17,7 @@ type Line = Vec<(Seq, Option<Setting>)>;
 #[derive(Debug, Default)]
 pub struct Declared {
     folds: BTreeMap<Scope, Fold>,
-    lines: BTreeMap<Scope, BTreeMap<Key, Line>>,
+    lines: BTreeMap<(Scope, Key), Line>,
     policies: BTreeMap<VClusterId, Vec<(Seq, Policy)>>,
     /// The entries that overlays must contain, by their scope.
     versions: BTreeMap<Scope, Vec<Seq>>,
@@ -49,17 +49,17 @@ impl Declared {
             self.policies.entry(vcluster.clone()).or_default().push((sequence, policy.clone()));
         }
         let kind = entry.entry_type;
-        if kind.pushes() || matches!(kind, EntryType::Rollback | EntryType::PolicyUpdate) {
+        let common = !matches!(entry.scope, Scope::Node(_));
+        if common && (kind.pushes() || matches!(kind, EntryType::Rollback | EntryType::PolicyUpdate)) {
             self.versions.entry(entry.scope.clone()).or_default().push(sequence);
         }
         let fold = self.folds.entry(entry.scope.clone()).or_insert_with(|| Fold::new(entry.scope.clone()));
         fold.push(&record);
         let now = fold.at();
-        let lines = self.lines.entry(entry.scope.clone()).or_default();
         let keys = entry.delta.iter().map(|change| &change.key).chain(entry.takes_off.iter().map(|(key, _)| key));
         for key in keys {
             let says = now.get(key).map(|(_, setting)| setting.clone());
-            let line = lines.entry(key.clone()).or_default();
+            let line = self.lines.entry((entry.scope.clone(), key.clone())).or_insert_with(|| Line::with_capacity(1));
             if line.last().is_none_or(|(from, last)| *from < sequence && *last != says) {
                 line.push((sequence, says));
             }
@@ -69,9 +69,9 @@ impl Declared {
     /// What a scope itself said at a sequence.
     #[must_use]
     pub fn scope(&self, scope: &Scope, sequence: Seq) -> BTreeMap<Key, Setting> {
-        let Some(lines) = self.lines.get(scope) else { return BTreeMap::new() };
         let says = |line: &Line| at(line, sequence).and_then(|(_, setting)| setting.clone());
-        lines.iter().filter_map(|(key, line)| Some((key.clone(), says(line)?))).collect()
+        let lines = self.lines.range((scope.clone(), Key::least())..).take_while(|((of, _), _)| of == scope);
+        lines.filter_map(|((_, key), line)| Some((key.clone(), says(line)?))).collect()
     }
 
     /// What all nodes of a vCluster had in common.
@@ -85,7 +85,7 @@ impl Declared {
     /// The vCluster that a node was in.
     #[must_use]
     pub fn vcluster_of(&self, node: &NodeId, sequence: Seq) -> Option<VClusterId> {
-        let line = self.lines.get(&Scope::Node(node.clone()))?.get(&Key::vcluster())?;
+        let line = self.lines.get(&(Scope::Node(node.clone()), Key::vcluster()))?;
         match at(line, sequence) {
             Some((_, Some(Setting::Value(name)))) => VClusterId::new(name).ok(),
             _ => None,
@@ -95,9 +95,10 @@ impl Declared {
     /// What all nodes of a vCluster had in common about one key.
     #[must_use]
     pub fn common_setting(&self, vcluster: &VClusterId, key: &Key, sequence: Seq) -> Option<Setting> {
-        let says =
-            |scope: &Scope| at(self.lines.get(scope)?.get(key)?, sequence).and_then(|(_, setting)| setting.clone());
-        says(&Scope::VCluster(vcluster.clone())).or_else(|| says(&Scope::Global))
+        let says = |scope: Scope| {
+            at(self.lines.get(&(scope, key.clone()))?, sequence).and_then(|(_, setting)| setting.clone())
+        };
+        says(Scope::VCluster(vcluster.clone())).or_else(|| says(Scope::Global))
     }
 
     /// The policy of a vCluster, and the entry that set it.

@@ -12,6 +12,9 @@
 //!
 //! What is assumed: a sector of 512 bytes is written as a whole or not at all; a rename is one change of the names.
 
+mod inode;
+
+use self::inode::Inode;
 use crate::agenda::Agenda;
 use crate::draw::Draw;
 use crate::event::{DiskOp, Ending, Event};
@@ -25,9 +28,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A sector: written as a whole or not at all.
 const SECTOR: usize = 512;
-
-/// Older bytes of one sector that a loss of power may bring up.
-const VERSIONS_MAX: usize = 3;
 
 /// Where in its work a process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,98 +124,6 @@ impl Default for Manners {
             misdirect_ppm: 0,
         }
     }
-}
-
-#[derive(Clone, Default)]
-struct Inode {
-    cache: Vec<u8>,
-    durable: Vec<u8>,
-    /// Sectors written since the last sync, with the older bytes that may have reached the disk.
-    dirty: BTreeMap<usize, Vec<Vec<u8>>>,
-}
-
-impl Inode {
-    fn sector(bytes: &[u8], sector: usize) -> Vec<u8> {
-        let mut out = vec![0; SECTOR];
-        let from = (sector * SECTOR).min(bytes.len());
-        let to = ((sector + 1) * SECTOR).min(bytes.len());
-        out[..to - from].copy_from_slice(&bytes[from..to]);
-        out
-    }
-
-    fn write(&mut self, offset: usize, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        let end = offset + bytes.len();
-        for sector in offset / SECTOR..=(end - 1) / SECTOR {
-            match self.dirty.get_mut(&sector) {
-                Some(versions) => {
-                    if versions.len() < VERSIONS_MAX {
-                        versions.push(Self::sector(&self.cache, sector));
-                    }
-                }
-                None => {
-                    self.dirty.insert(sector, Vec::new());
-                }
-            }
-        }
-        if self.cache.len() < end {
-            self.cache.resize(end, 0);
-        }
-        self.cache[offset..end].copy_from_slice(bytes);
-    }
-
-    fn sync(&mut self) {
-        self.durable.resize(self.cache.len(), 0);
-        for sector in std::mem::take(&mut self.dirty).into_keys() {
-            let from = (sector * SECTOR).min(self.cache.len());
-            let to = ((sector + 1) * SECTOR).min(self.cache.len());
-            self.durable[from..to].copy_from_slice(&self.cache[from..to]);
-        }
-    }
-
-    /// The sync fails: any of it may have reached the disk, none of it is tried again.
-    fn fail_sync(&mut self, draw: &mut Draw) {
-        for sector in std::mem::take(&mut self.dirty).into_keys() {
-            if draw.percent(50) {
-                let bytes = Self::sector(&self.cache, sector);
-                put(&mut self.durable, sector, &bytes);
-            }
-        }
-    }
-
-    fn lose_power(&mut self, draw: &mut Draw) {
-        let whole = draw.below(4);
-        let length = if draw.percent(50) { self.cache.len() } else { self.durable.len() };
-        for (sector, versions) in std::mem::take(&mut self.dirty) {
-            let kept = match whole {
-                0 => None,
-                1 => Some(Self::sector(&self.cache, sector)),
-                _ if draw.percent(50) => None,
-                _ => {
-                    let newest = Self::sector(&self.cache, sector);
-                    let mut all: Vec<Vec<u8>> = versions;
-                    all.push(newest);
-                    let place = draw.place(all.len());
-                    Some(all.swap_remove(place))
-                }
-            };
-            if let Some(bytes) = kept {
-                put(&mut self.durable, sector, &bytes);
-            }
-        }
-        self.durable.resize(length, 0);
-        self.cache.clone_from(&self.durable);
-    }
-}
-
-fn put(bytes: &mut Vec<u8>, sector: usize, with: &[u8]) {
-    let end = (sector + 1) * SECTOR;
-    if bytes.len() < end {
-        bytes.resize(end, 0);
-    }
-    bytes[sector * SECTOR..end].copy_from_slice(with);
 }
 
 /// A change of a directory's names, in memory only.
@@ -341,7 +249,7 @@ impl Store {
         let content = &mut *content;
         let Some((number, mut offset, bytes)) = content.under_way.remove(&number) else { return false };
         if content.manners.misdirect_ppm > 0 && content.draw.ppm(content.manners.misdirect_ppm) {
-            let length = content.image.inodes.get(&number).map_or(0, |inode| inode.cache.len());
+            let length = content.image.inodes.get(&number).map_or(0, |inode| inode.cache().len());
             offset = (content.draw.place(length / SECTOR + 1) * SECTOR) as u64;
         }
         if let Some(inode) = content.image.inodes.get_mut(&number) {
@@ -350,7 +258,7 @@ impl Store {
             // A rotten bit stays rotten.
             for (_, at, bit) in content.rot.range((number, 0, 0)..(number + 1, 0, 0)) {
                 if written.contains(at) {
-                    inode.cache[*at] ^= bit;
+                    inode.flip(*at, *bit);
                 }
             }
         }
@@ -416,8 +324,7 @@ impl Store {
                 return Some(format!("names in {}", path.display()));
             }
             for (name, number) in &directory.names {
-                let same = |inode: &Inode| inode.dirty.is_empty() && inode.cache == inode.durable;
-                if !content.image.inodes.get(number).is_some_and(same) {
+                if !content.image.inodes.get(number).is_some_and(Inode::is_durable) {
                     return Some(format!("bytes of {}", path.join(name).display()));
                 }
             }
@@ -434,7 +341,7 @@ impl Store {
         for (path, directory) in &content.image.directories {
             for (name, number) in &directory.names {
                 let path = path.join(name);
-                let length = content.image.inodes.get(number).map_or(0, |inode| inode.durable.len());
+                let length = content.image.inodes.get(number).map_or(0, Inode::durable_length);
                 if path.to_string_lossy().contains(part) && length > 0 {
                     files.push((path, *number, length));
                 }
@@ -442,7 +349,7 @@ impl Store {
         }
         // Preallocated files are zero behind their written part; the written part is the interesting one.
         let written =
-            |inode: &Inode, length| inode.durable.iter().rposition(|byte| *byte != 0).map_or(length, |at| at + 1);
+            |inode: &Inode, length| inode.durable().iter().rposition(|byte| *byte != 0).map_or(length, |at| at + 1);
         if last {
             let inodes = &content.image.inodes;
             files
@@ -460,17 +367,14 @@ impl Store {
         let at = begin + content.draw.place(end - begin);
         let bit = 1 << content.draw.below(8);
         content.rot.insert((number, at, bit));
-        inode.durable[at] ^= bit;
-        if let Some(byte) = inode.cache.get_mut(at) {
-            *byte ^= bit;
-        }
+        inode.rot(at, bit);
         Some((path.to_string_lossy().into_owned(), at))
     }
 
     /// How many bytes its files have.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.lock().image.inodes.values().map(|inode| inode.cache.len() as u64).sum()
+        self.lock().image.inodes.values().map(|inode| inode.cache().len() as u64).sum()
     }
 }
 
@@ -713,8 +617,7 @@ impl Disk for SimDisk {
                 // Emptied in place; the old bytes may come back with a loss of power.
                 let number = *inode;
                 if let Some(inode) = content.image.inodes.get_mut(&number) {
-                    inode.cache.clear();
-                    inode.dirty.clear();
+                    inode.set_length(0);
                 }
                 number
             } else {
@@ -732,15 +635,13 @@ impl Disk for SimDisk {
     async fn length(&self, file: &SimFile) -> Result<u64, StorageError> {
         self.begin(DiskOp::Length, Target::File(file)).await?;
         let content = self.store.lock();
-        Ok(content.image.inodes.get(&file.inode).map_or(0, |inode| inode.cache.len() as u64))
+        Ok(content.image.inodes.get(&file.inode).map_or(0, |inode| inode.cache().len() as u64))
     }
 
     async fn set_length(&self, file: &SimFile, length: u64) -> Result<(), StorageError> {
         self.begin(DiskOp::SetLength, Target::File(file)).await?;
         if let Some(inode) = self.store.lock().image.inodes.get_mut(&file.inode) {
-            inode.cache.resize(index(length), 0);
-            let end = inode.cache.len().div_ceil(SECTOR);
-            inode.dirty.retain(|sector, _| *sector < end);
+            inode.set_length(index(length));
         }
         self.end(DiskOp::SetLength, Target::File(file), length, 0).await;
         Ok(())
@@ -750,9 +651,9 @@ impl Disk for SimDisk {
         self.begin(DiskOp::Read, Target::File(file)).await?;
         let content = self.store.lock();
         let Some(inode) = content.image.inodes.get(&file.inode) else { return Ok(Vec::new()) };
-        let from = index(offset).min(inode.cache.len());
-        let to = (from + bytes).min(inode.cache.len());
-        Ok(inode.cache[from..to].to_vec())
+        let from = index(offset).min(inode.cache().len());
+        let to = (from + bytes).min(inode.cache().len());
+        Ok(inode.cache()[from..to].to_vec())
     }
 
     async fn write(&self, file: &SimFile, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {

@@ -20,6 +20,7 @@ use muster_core::network::{FetchError, Network};
 use muster_core::overlay;
 use muster_core::peer::{Envelope, Lane};
 use muster_core::request::{AdminOutcome, AdminRequest, Freshness, Outcome, WriteRequest};
+use muster_core::service::allow_write;
 use muster_core::storage::Library as _;
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
@@ -436,7 +437,10 @@ where
 pub async fn write(world: &Arc<World>, to: ReplicaId, write: WriteRequest, forward: bool) -> Result<Outcome, Broken> {
     connect(world, End::Clients, to, move |world, life| async move {
         match world.front(life.replica) {
-            Some((handle, _)) => handle.write(write, forward).await,
+            Some((handle, _)) => match allow_write(&write, &handle.view().state) {
+                Ok(()) => handle.write(write, forward).await,
+                Err(refusal) => Outcome::Refused(refusal),
+            },
             None => std::future::pending().await,
         }
     })

@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub const FIRST_CLIENT: ClientId = 4_000_000;
 
 /// How many states of the committed log are kept: they are large, and every one of them makes the next change copy.
-const STATES_MAX: usize = 2_000;
+const STATES_MAX: usize = 500;
 
 /// How long a node waits for one replica's answer.
 const ANSWER_NANOS: u64 = 10 * SECOND;

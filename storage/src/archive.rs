@@ -269,26 +269,37 @@ impl<D: Disk> FileArchive<D> {
     }
 
     async fn append_records(&mut self, first: Seq, records: Vec<Bytes>) -> Result<(), StorageError> {
-        for (record, sequence) in records.into_iter().zip(first.0..) {
-            let last = lock(&self.shared).open.last;
-            assert_eq!(Seq(sequence), last.next(), "records must follow the history");
-            self.pending.extend_from_slice(&frame::head(sequence, &record));
-            self.pending.extend_from_slice(&record);
-            let is_full = {
-                let mut table = lock(&self.shared);
-                table.push(record);
-                table.open.is_full()
-            };
+        let mut records = records.into_iter().zip(first.0..).peekable();
+        while records.peek().is_some() {
+            let is_full = self.collect(&mut records);
+            if is_full || self.pending.len() >= PENDING_BYTES {
+                self.flush().await?;
+            }
             // Sealed with the record that fills it, as live state does: a manifest may end right here.
             if is_full {
-                self.flush().await?;
                 self.unsynced.extend(self.open.take().map(|open| open.file));
                 lock(&self.shared).seal();
-            } else if self.pending.len() >= PENDING_BYTES {
-                self.flush().await?;
             }
         }
         Ok(())
+    }
+
+    /// Takes records until they are to be written, or come to an end; tells whether they fill the open segment.
+    fn collect(&mut self, records: &mut impl Iterator<Item = (Bytes, u64)>) -> bool {
+        let mut table = lock(&self.shared);
+        for (record, sequence) in records {
+            assert_eq!(Seq(sequence), table.open.last.next(), "records must follow the history");
+            self.pending.extend_from_slice(&frame::head(sequence, &record));
+            self.pending.extend_from_slice(&record);
+            table.push(record);
+            if table.open.is_full() {
+                return true;
+            }
+            if self.pending.len() >= PENDING_BYTES {
+                return false;
+            }
+        }
+        false
     }
 
     /// Makes all of the history durable.

@@ -26,7 +26,7 @@ pub(crate) fn certs(verb: CertsVerb, json: bool) -> Result<(), Failure> {
             let credential = Credential::new(authority.cluster(), &role, &name).map_err(|error| {
                 Failure::usage(error.problem, "roles: admin, operator:VCLUSTER, viewer:VCLUSTER, agent, replica")
             })?;
-            issue(&authority, &credential, hosts, days, out.unwrap_or_else(|| dir.join(stem(&credential))), json)
+            issue(&authority, &credential, hosts, days, &out.unwrap_or_else(|| dir.join(stem(&credential))), json)
         }
         CertsVerb::Renew { files, dir, days } => renew(&files, dir.as_deref(), days, json),
         CertsVerb::Show { files } => describe_all(&files, json),
@@ -90,14 +90,14 @@ fn issue(
     credential: &Credential,
     hosts: Vec<String>,
     days: Option<u64>,
-    stem: PathBuf,
+    stem: &Path,
     json: bool,
 ) -> Result<(), Failure> {
     if !is_machine(credential) && !hosts.is_empty() {
         return Err(Failure::usage("a person's certificate names no host", "leave --host out"));
     }
     let hosts = hosts_of(credential, hosts);
-    let issued = authority.issue(credential, &hosts, days.unwrap_or_else(|| days_of(credential)), &stem)?;
+    let issued = authority.issue(credential, &hosts, days.unwrap_or_else(|| days_of(credential)), stem)?;
     let (ca, certificate, key) =
         (authority.certificate().display().to_string(), issued.certificate.display(), issued.key.display());
     let next = if is_machine(credential) {

@@ -166,6 +166,10 @@ pub struct Emergency {
     pub deadline: BootTime,
     /// Whether that alert was given.
     pub alerted: bool,
+    /// The event that tells the journal.
+    pub event: u64,
+    /// Where the journal recorded it, once it did: only what is recorded later can end it there.
+    pub recorded: Option<Seq>,
 }
 
 /// A key that was changed here and in the journal: it stands still until somebody decides, or the grace period is over.

@@ -1,7 +1,7 @@
 //! What an agent keeps on its node's disk, format 1: the ledger, the declared state, the events of the spool.
 
 use super::journal::{Author1, Change1, ConfigState1, OperationKind1, Policy1, Setting1};
-use super::mirror::{Age1, Key1, Mirror, OneShotId1, Seq1, VClusterId1, WallTime1, mirror_enum, mirror_struct};
+use super::mirror::{Age1, Key1, Mirror, OneShotId1, Seq1, Text1, VClusterId1, WallTime1, mirror_enum, mirror_struct};
 use super::{CodecError, decode, encode, malformed};
 use crate::agent::drift::DriftVector;
 use crate::agent::event::{Event, Fact};
@@ -99,16 +99,16 @@ mirror_struct!(
         asked: Option<Setting1>,
         since: WallTime1,
         reported: bool,
-        problem: Option<Arc<str>>,
+        problem: Option<Text1>,
     }
 );
 mirror_struct!(
     /// The form of a consumer.
-    Consumer1 of Consumer { key: Key1, pid: u32, command: Arc<str>, path: Arc<str> }
+    Consumer1 of Consumer { key: Key1, pid: u32, command: Text1, path: Text1 }
 );
 mirror_struct!(
     /// The form of what a host refused.
-    HostError1 of HostError { key: Key1, problem: Arc<str> }
+    HostError1 of HostError { key: Key1, problem: Text1 }
 );
 mirror_struct!(
     /// The form of why a window stands still.
@@ -128,10 +128,12 @@ mirror_struct!(
     /// The form of an emergency.
     Emergency1 of Emergency {
         author: Author1,
-        reason: Arc<str>,
+        reason: Text1,
         since: WallTime1,
         deadline: BootTime1,
         alerted: bool,
+        event: u64,
+        recorded: Option<Seq1>,
     }
 );
 mirror_struct!(
@@ -165,7 +167,7 @@ mirror_struct!(
         parent: Seq1,
         settings: Pairs<Key1, Setting1>,
         ttl_seconds: Option<u32>,
-        message: Arc<str>,
+        message: Text1,
         occurred_at: WallTime1,
     }
 );
@@ -193,13 +195,13 @@ mirror_struct!(
 mirror_enum!(
     /// The form of a fact.
     Fact1 of Fact {
-        Drift { changes: Vec<Change1>, message: Arc<str> },
-        Undone { changes: Vec<Change1>, message: Arc<str> },
-        EmergencyStart { reason: Arc<str> },
-        EmergencyEnd { message: Arc<str> },
-        Operation { kind: OperationKind1, detail: Arc<str>, exit_status: Option<i32> },
+        Drift { changes: Vec<Change1>, message: Text1 },
+        Undone { changes: Vec<Change1>, message: Text1 },
+        EmergencyStart { reason: Text1 },
+        EmergencyEnd { message: Text1 },
+        Operation { kind: OperationKind1, detail: Text1, exit_status: Option<i32> },
         State { state: ConfigState1 },
-        Note { message: Arc<str> },
+        Note { message: Text1 },
     }
 );
 mirror_struct!(

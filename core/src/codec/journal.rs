@@ -1,6 +1,6 @@
 //! Records and what they are made of, format 1.
 
-use super::mirror::{Key1, Milli1, Mirror, NodeId1, Seq1, VClusterId1, WallTime1, mirror_enum, mirror_struct};
+use super::mirror::{Key1, Milli1, Mirror, NodeId1, Seq1, Text1, VClusterId1, WallTime1, mirror_enum, mirror_struct};
 use super::{CodecError, decode, encode, malformed};
 use crate::journal::command::ConfigState;
 use crate::journal::entry::{
@@ -10,7 +10,6 @@ use crate::journal::entry::{
 use crate::journal::key::{Scope, Setting};
 use crate::journal::overlay::BootOverlay;
 use crate::journal::policy::{Mode, Policy};
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -20,7 +19,7 @@ mirror_enum!(
 );
 mirror_enum!(
     /// The form of a setting.
-    Setting1 of Setting { Unset, Absent, Value(Arc<str>) }
+    Setting1 of Setting { Unset, Absent, Value(Text1) }
 );
 mirror_enum!(
     /// The form of an entry's kind, in the order of the seed.
@@ -36,10 +35,10 @@ mirror_struct!(
 mirror_enum!(
     /// The form of a principal.
     Principal1 of Principal {
-        Certificate { subject: Arc<str> },
-        Oidc { issuer: Arc<str>, subject: Arc<str> },
-        Claimed { name: Arc<str> },
-        System { part: Arc<str> },
+        Certificate { subject: Text1 },
+        Oidc { issuer: Text1, subject: Text1 },
+        Claimed { name: Text1 },
+        System { part: Text1 },
     }
 );
 mirror_enum!(
@@ -83,7 +82,7 @@ mirror_struct!(
         emergency_allowed: bool,
         emergency_window_seconds: u32,
         mode: Mode1,
-        exec_allow: Vec<Arc<str>>,
+        exec_allow: Vec<Text1>,
     }
 );
 mirror_struct!(
@@ -99,8 +98,8 @@ mirror_struct!(
         based_on: Option<Seq1>,
         changes: Vec<Change1>,
         ttl_seconds: Option<u32>,
-        emergency_reason: Option<Arc<str>>,
-        message: Arc<str>,
+        emergency_reason: Option<Text1>,
+        message: Text1,
         occurred_at: Option<WallTime1>,
     }
 );
@@ -120,8 +119,8 @@ mirror_struct!(
         policy_ref: Option<Seq1>,
         policy: Option<Policy1>,
         ttl_seconds: Option<u32>,
-        emergency_reason: Option<Arc<str>>,
-        message: Arc<str>,
+        emergency_reason: Option<Text1>,
+        message: Text1,
     }
 );
 mirror_enum!(
@@ -133,7 +132,7 @@ mirror_struct!(
     OperationDraft1 of OperationDraft {
         kind: OperationKind1,
         scope: Scope1,
-        detail: Arc<str>,
+        detail: Text1,
         exit_status: Option<i32>,
         occurred_at: Option<WallTime1>,
     }
@@ -147,7 +146,7 @@ mirror_struct!(
         author: Author1,
         kind: OperationKind1,
         scope: Scope1,
-        detail: Arc<str>,
+        detail: Text1,
         exit_status: Option<i32>,
     }
 );

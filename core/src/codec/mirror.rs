@@ -15,8 +15,9 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use core::fmt;
+use serde::de::{DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A type's stored form.
 pub(crate) trait Mirror: Serialize + DeserializeOwned {
@@ -37,7 +38,45 @@ macro_rules! itself {
         }
     )* };
 }
-itself!(bool, u8, u32, u64, u128, i32, Arc<str>, Bytes);
+itself!(bool, u8, u32, u64, u128, i32, Bytes);
+
+/// The form of text. It is read straight into the memory that is shared afterwards.
+#[derive(Clone, Debug)]
+pub(crate) struct Text1(Arc<str>);
+
+impl Serialize for Text1 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+struct TextVisitor;
+
+impl Visitor<'_> for TextVisitor {
+    type Value = Text1;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text")
+    }
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Text1, E> {
+        Ok(Text1(Arc::from(text)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Text1 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+impl Mirror for Text1 {
+    type Domain = Arc<str>;
+    fn of(value: &Arc<str>) -> Self {
+        Self(value.clone())
+    }
+    fn back(self) -> Result<Arc<str>, CodecError> {
+        Ok(self.0)
+    }
+}
 
 impl<M: Mirror> Mirror for Option<M> {
     type Domain = Option<M::Domain>;
@@ -109,12 +148,12 @@ macro_rules! names {
     ($($mirror:ident of $domain:ident),* $(,)?) => { $(
         #[derive(Clone, Debug, Serialize, Deserialize)]
         #[doc = concat!("The form of a `", stringify!($domain), "`; checked when it comes back.")]
-        pub(crate) struct $mirror(Arc<str>);
+        pub(crate) struct $mirror(Text1);
         impl Mirror for $mirror {
             type Domain = $domain;
-            fn of(value: &$domain) -> Self { Self(value.shared()) }
+            fn of(value: &$domain) -> Self { Self(Text1(value.shared())) }
             fn back(self) -> Result<$domain, CodecError> {
-                $domain::new(&self.0).map_err(|error| malformed(stringify!($domain), error))
+                $domain::from_shared(self.0.0).map_err(|error| malformed(stringify!($domain), error))
             }
         }
     )* };

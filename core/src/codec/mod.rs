@@ -22,6 +22,8 @@ pub use request::{
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use bincode::enc::write::{SizeWriter, Writer};
+use bincode::error::EncodeError;
 use bytes::Bytes;
 use core::fmt;
 use serde::Serialize;
@@ -77,29 +79,26 @@ fn configuration() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<DECODE_BYTES_MAX>()
 }
 
-/// What most encoded strings fit into without growing.
-const USUAL_BYTES: usize = 256;
+/// Takes encoded pieces into memory that was measured for them.
+struct Measured(Vec<u8>);
 
-/// Appends what is encoded.
-struct Sink(Vec<u8>);
-
-impl bincode::enc::write::Writer for Sink {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+impl Writer for Measured {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
         self.0.extend_from_slice(bytes);
         Ok(())
     }
 }
 
-impl Sink {
-    fn of(start: &[u8]) -> Self {
-        let mut bytes = Vec::with_capacity(USUAL_BYTES);
-        bytes.extend_from_slice(start);
-        Self(bytes)
-    }
-
-    fn take<T: Serialize>(&mut self, value: &T) {
-        bincode::serde::encode_into_writer(value, &mut *self, configuration()).expect("mirror types always encode");
-    }
+/// Encodes behind what is in `prefix`, into memory of exactly the size: what is encoded is kept (in the log, in history), and
+/// measuring costs less than growing.
+fn encode_behind<T: Serialize>(prefix: &[u8], value: &T) -> Vec<u8> {
+    const MIRRORS: &str = "mirror types always encode";
+    let mut size = SizeWriter::default();
+    bincode::serde::encode_into_writer(value, &mut size, configuration()).expect(MIRRORS);
+    let mut out = Measured(Vec::with_capacity(prefix.len() + size.bytes_written));
+    out.0.extend_from_slice(prefix);
+    bincode::serde::encode_into_writer(value, &mut out, configuration()).expect(MIRRORS);
+    out.0
 }
 
 /// Encodes a mirror type behind the version byte.
@@ -109,16 +108,12 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
 
 /// [`encode`] for a family that has more formats than one.
 pub(crate) fn encode_as<T: Serialize>(format: u8, value: &T) -> Bytes {
-    let mut out = Sink::of(&[format]);
-    out.take(value);
-    out.0.into()
+    encode_behind(&[format], value).into()
 }
 
 /// Encodes a mirror type without a version byte, for a place that has one already.
 pub(crate) fn encode_body<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut out = Sink::of(&[]);
-    out.take(value);
-    out.0
+    encode_behind(&[], value)
 }
 
 /// Decodes a mirror type from behind its version byte.
@@ -138,7 +133,7 @@ pub(crate) fn decode_up_to<T: DeserializeOwned>(known: u8, what: &'static str, b
 /// Decodes a mirror type that has no version byte of its own.
 pub(crate) fn decode_body<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, CodecError> {
     let (value, used) =
-        bincode::serde::decode_from_slice(body, configuration()).map_err(|error| malformed(what, error))?;
+        bincode::serde::borrow_decode_from_slice(body, configuration()).map_err(|error| malformed(what, error))?;
     if used != body.len() {
         return Err(malformed(what, "there are bytes after its end"));
     }

@@ -2,7 +2,7 @@
 
 use super::journal::{Author1, ConfigState1, EntryDraft1, OperationDraft1, Overlay1, Policy1, Setting1};
 use super::mirror::{
-    Age1, Incarnation1, Index1, Key1, Mirror, NodeId1, OneShotId1, ReplicaId1, ReplicaName1, Seq1, SessionId1,
+    Age1, Incarnation1, Index1, Key1, Mirror, NodeId1, OneShotId1, ReplicaId1, ReplicaName1, Seq1, SessionId1, Text1,
     VClusterId1, WallTime1, mirror_enum, mirror_struct,
 };
 use super::{CodecError, decode, encode};
@@ -10,7 +10,6 @@ use crate::journal::command::JournalCommand;
 use crate::members::{Admission, Member, MemberCommand, MemberWish};
 use crate::request::{Command, NotApplied, Outcome, Refusal, Reply, RequestId, UnknownWhy, WriteRequest};
 use crate::state::Proposal;
-use alloc::sync::Arc;
 use bytes::Bytes;
 
 mirror_enum!(
@@ -32,8 +31,8 @@ mirror_struct!(
     Admission1 of Admission {
         name: ReplicaName1,
         incarnation: Incarnation1,
-        peer_address: Arc<str>,
-        client_address: Arc<str>,
+        peer_address: Text1,
+        client_address: Text1,
         wish: MemberWish1,
         feature_level: u32,
     }
@@ -44,8 +43,8 @@ mirror_struct!(
         id: ReplicaId1,
         name: ReplicaName1,
         incarnation: Incarnation1,
-        peer_address: Arc<str>,
-        client_address: Arc<str>,
+        peer_address: Text1,
+        client_address: Text1,
         wish: MemberWish1,
         feature_level: u32,
     }
@@ -105,8 +104,8 @@ mirror_enum!(
 mirror_enum!(
     /// The form of a refusal.
     Refusal1 of Refusal {
-        Invalid { field: Arc<str>, problem: Arc<str> },
-        UnknownScope { scope: Arc<str>, hint: Arc<str> },
+        Invalid { field: Text1, problem: Text1 },
+        UnknownScope { scope: Text1, hint: Text1 },
         FutureParent { parent: Seq1, head: Seq1 },
         Conflict { key: Key1, theirs: Setting1, theirs_sequence: Seq1, yours: Setting1 },
         TargetRolledBack { key: Key1, pair: Seq1, taken_off_by: Seq1 },
@@ -114,17 +113,17 @@ mirror_enum!(
         NothingToRollBack,
         TooManyTemporary { key: Key1, max: u32 },
         IllegalTransition { from: ConfigState1, to: ConfigState1 },
-        Emergency { problem: Arc<str> },
-        Forbidden { problem: Arc<str> },
-        Overlay { problem: Arc<str> },
-        Membership { problem: Arc<str> },
+        Emergency { problem: Text1 },
+        Forbidden { problem: Text1 },
+        Overlay { problem: Text1 },
+        Membership { problem: Text1 },
     }
 );
 mirror_enum!(
     /// The form of what was certainly not applied.
     NotApplied1 of NotApplied {
         NoQuorum,
-        NotLeader { leader: ReplicaId1, address: Arc<str> },
+        NotLeader { leader: ReplicaId1, address: Text1 },
         Busy { retry_after_ms: u64 },
         TooLarge { bytes: u64, bytes_max: u64 },
         Superseded,

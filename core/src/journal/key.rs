@@ -98,15 +98,26 @@ impl Key {
     /// # Errors
     /// [`InvalidName`] lists the dimensions that exist.
     pub fn new(text: &str) -> Result<Self, InvalidName> {
+        Self::check(text)?;
+        Ok(Self(Arc::from(text)))
+    }
+
+    /// A key of text that is shared already.
+    pub(crate) fn from_shared(text: Arc<str>) -> Result<Self, InvalidName> {
+        Self::check(&text)?;
+        Ok(Self(text))
+    }
+
+    fn check(text: &str) -> Result<(), InvalidName> {
         let wrong = || InvalidName { what: "a key", text: text.to_string(), want: KEY_WANT };
         if text == "vcluster" {
-            return Ok(Self(Arc::from(text)));
+            return Ok(());
         }
         let (dimension, name) = text.split_once(':').ok_or_else(wrong)?;
         let known = Dimension::ALL.iter().any(|d| d.word() == dimension);
         let fits = !name.is_empty() && text.len() <= KEY_BYTES_MAX;
         let plain = !name.chars().any(|c| c.is_control() || c.is_whitespace() || c == '=');
-        if known && fits && plain { Ok(Self(Arc::from(text))) } else { Err(wrong()) }
+        if known && fits && plain { Ok(()) } else { Err(wrong()) }
     }
 
     /// The key that assigns a node to its vCluster.
@@ -116,7 +127,8 @@ impl Key {
     }
 
     /// A bound below every key, for ranges over maps. Not a key.
-    pub(crate) fn least() -> Self {
+    #[must_use]
+    pub fn least() -> Self {
         Self(Arc::from(""))
     }
 

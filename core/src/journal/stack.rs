@@ -121,6 +121,10 @@ impl Stack {
         );
         assert!(self.has_room(pair.expires_at.is_some()), "a push at {} onto a full stack", pair.sequence);
         self.last_touch = pair.sequence;
+        if self.live.is_empty() {
+            // Most stacks hold one pair for good: there are as many of them as nodes.
+            self.live.reserve_exact(1);
+        }
         self.live.push_back(pair);
         if self.live.len() <= STACK_DEPTH_MAX {
             return None;

@@ -89,8 +89,19 @@ struct Leadership {
     /// The feature level that was proposed in this term.
     raising: u32,
     reports: BTreeMap<ReplicaId, bool>,
-    /// Followers that are under a snapshot: since when, and at which match.
-    under_snapshot: BTreeMap<ReplicaId, (Time, u64)>,
+    /// Followers that are under a snapshot, or are probed after they were and have not moved since.
+    under_snapshot: BTreeMap<ReplicaId, Offered>,
+}
+
+/// A follower's snapshot, as its leader sees it.
+#[derive(Clone, Copy)]
+struct Offered {
+    /// When it was offered last.
+    since: Time,
+    /// The follower's match then.
+    matched: u64,
+    /// How long it is waited for before it is offered again.
+    patience_ms: u64,
 }
 
 struct Publication {
@@ -147,6 +158,8 @@ pub struct Replica {
     refused: u64,
     stopping: bool,
     publication: Publication,
+    /// Whether anybody looks at the views.
+    watched: bool,
     members_told: bool,
     /// Who was taken out of the table, for as long as the configuration still needs them.
     leaving: Vec<Member>,
@@ -164,6 +177,8 @@ const HOUSEKEEPING_MS: u64 = 100;
 const REPORT_MS: u64 = 1_000;
 const ASK_AGAIN_MS: u64 = 300;
 const RETRY_MS: u64 = 30;
+/// How long a first offer of a snapshot is waited for; twice as long after every further one, up to the limit.
+const SNAPSHOT_PATIENCE_MS: u64 = 2_000;
 /// How long replicated time may stand still while something waits for it.
 const EXPIRE_PULSE_MICROS: u64 = 60_000_000;
 
@@ -257,6 +272,7 @@ impl Replica {
                 term: known_term,
                 leader: 0,
             },
+            watched: true,
             members_told: false,
             leaving: Vec::new(),
         }
@@ -284,6 +300,11 @@ impl Replica {
     #[must_use]
     pub const fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Tells whether anybody looks at the views. While nobody does they are published less often.
+    pub fn set_watched(&mut self, watched: bool) {
+        self.watched = watched;
     }
 
     /// Handles everything that happened, then one tick if it is due. `wall` is recorded, never decided on.

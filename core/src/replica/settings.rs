@@ -94,7 +94,8 @@ pub struct Limits {
     pub log_bytes_max: u64,
     /// Of what lies before the newest snapshot, at most this many bytes stay in memory for followers that lag.
     pub log_bytes_behind_snapshot: u64,
-    /// A follower that shows no progress under a snapshot for this long is sent a new one.
+    /// A follower that shows no progress under a snapshot is offered one again after two seconds, then after twice as long each
+    /// time, up to this.
     pub snapshot_patience_ms: u64,
 }
 

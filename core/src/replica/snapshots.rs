@@ -4,7 +4,7 @@
 //! library: a campaign would read entries that the snapshot replaced.
 
 use super::convert::{configuration_to_raft, hard_state_from_raft};
-use super::{Answer, Effects, LogTask, Replica, Staged, Unwritten};
+use super::{Answer, Effects, LogTask, Offered, Replica, SNAPSHOT_PATIENCE_MS, Staged, Unwritten};
 use crate::ids::{Index, ReplicaId, Term};
 use crate::log::{LogRecord, Write};
 use crate::mark::mark;
@@ -160,28 +160,34 @@ impl Replica {
         self.installed = index;
     }
 
-    /// A follower that shows no progress under a snapshot is probed again.
+    /// A follower that shows no progress under a snapshot is probed again, and so offered one: soon at first, for its fetch may
+    /// have come to nothing at once; then less and less often, for it may still be fetching. An offer of what is being fetched
+    /// costs next to nothing.
     pub(super) fn watch_snapshots(&mut self) {
-        let patience = self.settings.limits.snapshot_patience_ms;
+        let longest = self.settings.limits.snapshot_patience_ms;
         let now = self.now;
         let Some(leadership) = &mut self.leadership else { return };
         let mut stuck = Vec::new();
-        let mut seen = BTreeMap::new();
+        let mut under = BTreeMap::new();
         for (&id, progress) in self.raft.raft.prs().iter() {
-            if progress.state != ProgressState::Snapshot {
-                continue;
-            }
-            let since = match leadership.under_snapshot.get(&ReplicaId(id)) {
-                Some((since, matched)) if *matched == progress.matched => *since,
-                Some(_) | None => now,
+            let known = leadership.under_snapshot.get(&ReplicaId(id)).filter(|known| known.matched == progress.matched);
+            let is_under = progress.state == ProgressState::Snapshot;
+            let fresh =
+                Offered { since: now, matched: progress.matched, patience_ms: SNAPSHOT_PATIENCE_MS.min(longest) };
+            let offered = match known {
+                Some(known) => *known,
+                None if is_under => fresh,
+                None => continue,
             };
-            if since.plus_ms(patience) <= now {
+            if is_under && offered.since.plus_ms(offered.patience_ms) <= now {
                 stuck.push(id);
+                let patience_ms = (2 * offered.patience_ms).min(longest);
+                under.insert(ReplicaId(id), Offered { since: now, patience_ms, ..offered });
             } else {
-                seen.insert(ReplicaId(id), (since, progress.matched));
+                under.insert(ReplicaId(id), offered);
             }
         }
-        leadership.under_snapshot = seen;
+        leadership.under_snapshot = under;
         for id in stuck {
             self.raft.report_snapshot(id, SnapshotStatus::Failure);
         }

@@ -1,6 +1,7 @@
 //! Questions: asked of one replica after another until one answers or time is up.
 
 use super::connections::Connections;
+use super::pipe::Unanswered;
 use super::types::{
     Admitted, Answered, Boot, BootAsk, ClientError, LogFilter, StateAt, Status, Tidings, Topic, Verified,
     VerifyProgress,
@@ -38,6 +39,8 @@ const BOOT_BYTES_MAX: u64 = 256 << 20;
 pub(super) enum Miss {
     /// Another one may answer.
     Elsewhere(String),
+    /// It did not begin to answer in time. It may be there, and another one may answer.
+    Silent,
     /// One end does not accept the other's certificate. Another replica's may be better.
     Denied(String),
     /// So says the replica: try as core advises.
@@ -82,6 +85,18 @@ pub(super) fn read_deadline(connections: &Connections) -> Time {
     connections.now().plus_ms(timeout)
 }
 
+/// Waits for the beginning of an answer, but not for long: a replica that hangs is known by nothing else.
+async fn promptly<T>(
+    patience: Duration,
+    address: &str,
+    answer: impl Future<Output = Result<T, tonic::Status>>,
+) -> Asked<T> {
+    match tokio::time::timeout(patience, answer).await {
+        Ok(answer) => answer.map_err(|status| of_status(address, &status)),
+        Err(_) => Err(Miss::Silent),
+    }
+}
+
 /// Asks one replica after another.
 pub(super) async fn ask<T, F>(
     connections: &Connections,
@@ -92,6 +107,7 @@ where
     F: Future<Output = Asked<T>>,
 {
     let mut tried: Vec<(String, String)> = Vec::new();
+    let mut silent: Vec<Arc<str>> = Vec::new();
     // Who said why there is no answer. It outlives others that cannot be reached: a minority is told "no quorum", not "nobody".
     let mut advice: Option<(Arc<str>, NotApplied)> = None;
     let mut refused: Option<ClientError> = None;
@@ -108,12 +124,14 @@ where
             Ok(Err(Miss::Elsewhere(problem))) => {
                 tried.retain(|(known, _)| **known != *address);
                 tried.push((address.to_string(), problem));
+                silent.retain(|known| *known != address);
                 advice = advice.filter(|(adviser, _)| *adviser != address);
                 connections.targets().failed(&address)
             }
             Ok(Err(Miss::Denied(problem))) => {
                 refused = Some(denied(&address, problem.clone()));
                 tried.retain(|(known, _)| **known != *address);
+                silent.retain(|known| *known != address);
                 tried.push((address.to_string(), problem));
                 connections.targets().failed(&address)
             }
@@ -130,15 +148,17 @@ where
                     }
                 }
             }
-            Err(_) => {
+            Ok(Err(Miss::Silent)) | Err(_) => {
+                tried.retain(|(known, _)| **known != *address);
                 tried.push((address.to_string(), NOT_IN_TIME.to_owned()));
+                silent.push(address.clone());
                 connections.targets().failed(&address)
             }
         };
         let wake = connections.now().plus_ms(pause);
         let everyone_failed = tried.len() >= connections.targets().addresses().len();
         // Servers that refuse connections are told about at once; those that are there but cannot answer get their time.
-        if wake >= deadline || (everyone_failed && advice.is_none()) {
+        if wake >= deadline || (everyone_failed && advice.is_none() && silent.is_empty()) {
             let unreachable = refused.unwrap_or(ClientError::Unreachable { tried });
             return Err(advice.map_or(unreachable, |(_, why)| ClientError::NotAnswered(why)));
         }
@@ -160,13 +180,14 @@ pub(super) async fn ask_one<T>(
         Ok(Err(Miss::Advice(why))) => Err(ClientError::NotAnswered(why)),
         Ok(Err(Miss::Elsewhere(problem))) => Err(unreachable(problem)),
         Ok(Err(Miss::Denied(problem))) => Err(denied(address, problem)),
-        Err(_) => Err(unreachable(NOT_IN_TIME.to_owned())),
+        Ok(Err(Miss::Silent)) | Err(_) => Err(unreachable(NOT_IN_TIME.to_owned())),
     }
 }
 
 pub(super) async fn age(connections: &Connections, deadline: Time) -> Result<Age, ClientError> {
+    let patience = connections.options.read_attempt_timeout;
     ask(connections, deadline, |address, mut stub| async move {
-        let reply = stub.age(wire::AgeRequest {}).await.map_err(|status| of_status(&address, &status))?;
+        let reply = promptly(patience, &address, stub.age(wire::AgeRequest {})).await?;
         Ok(Age(reply.into_inner().age))
     })
     .await
@@ -182,11 +203,23 @@ pub(super) async fn query(
     query: &Query,
 ) -> Result<Answered, ClientError> {
     let request = wire::QueryRequest { freshness: Some(freshness.to_wire()), query: Some(query.to_wire()) };
-    let answered = ask(connections, read_deadline(connections), |address, mut stub| {
+    let patience = match freshness {
+        Freshness::Local | Freshness::Linearizable => connections.options.read_attempt_timeout,
+        // It waits for what it was told to wait for, as long as its own request timeout allows.
+        Freshness::AtLeast(_) => connections.options.attempt_timeout,
+    };
+    let answered = ask(connections, read_deadline(connections), |address, _| {
         let request = request.clone();
         async move {
             use wire::query_reply::Result as W;
-            let reply = stub.query(request).await.map_err(|status| of_status(&address, &status))?.into_inner();
+            let pipe = connections.pipe(&address);
+            let reply = match tokio::time::timeout(patience, pipe.query(request)).await {
+                Ok(Ok(reply)) => reply,
+                Ok(Err(Unanswered::Broken(problem))) => return Err(Miss::Elsewhere(problem)),
+                Ok(Err(Unanswered::Denied(problem))) => return Err(Miss::Denied(problem)),
+                Ok(Err(Unanswered::Status(status))) => return Err(of_status(&address, &status)),
+                Err(_) => return Err(Miss::Silent),
+            };
             let sense = senseless(&address);
             match reply.result {
                 Some(W::Answer(answer)) => {
@@ -242,10 +275,16 @@ pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result
         at_least: ask_for.at_least.0,
     };
     let deadline = read_deadline(connections);
+    let patience = match ask_for.at_least {
+        Seq(0) => connections.options.read_attempt_timeout,
+        // It waits until it has got as far as that.
+        Seq(_) => connections.options.attempt_timeout,
+    };
     let mut lagging = Vec::new();
     let mut attempts = BootAttempts::default();
     loop {
-        let asked = ask(connections, deadline, |address, stub| boot_from(address, stub, request.clone())).await;
+        let asked =
+            ask(connections, deadline, |address, stub| boot_from(address, stub, patience, request.clone())).await;
         let booted = match asked {
             Err(error @ ClientError::Unreachable { .. }) if ask_for.at_least > Seq(0) => {
                 return Err(behind(connections, ask_for.at_least).await.unwrap_or(error));
@@ -283,11 +322,16 @@ async fn behind(connections: &Connections, demanded: Seq) -> Option<ClientError>
     (sequence < demanded).then_some(ClientError::Lagging { known: demanded, sequence })
 }
 
-async fn boot_from(address: Arc<str>, mut stub: MusterClient<Channel>, request: wire::BootRequest) -> Asked<Booted> {
+async fn boot_from(
+    address: Arc<str>,
+    mut stub: MusterClient<Channel>,
+    patience: Duration,
+    request: wire::BootRequest,
+) -> Asked<Booted> {
     use wire::boot_reply::Reply as W;
     let sense = senseless(&address);
     let odd = |problem: &str| Miss::Final(broken(&address, format!("its boot makes no sense: {problem}")));
-    let mut stream = stub.boot(request).await.map_err(|status| of_status(&address, &status))?.into_inner();
+    let mut stream = promptly(patience, &address, stub.boot(request)).await?.into_inner();
     let mut begin: Option<wire::BootBegin> = None;
     let mut overlay = BytesMut::new();
     let mut delta = BytesMut::new();
@@ -434,10 +478,11 @@ impl Subscription {
             after: self.after.0,
             heartbeat_ms: u32::try_from(HEARTBEAT.as_millis()).unwrap_or(u32::MAX),
         };
+        let patience = self.connections.options.read_attempt_timeout;
         ask(&self.connections, read_deadline(&self.connections), |address, mut stub| {
             let request = request.clone();
             async move {
-                let reply = stub.subscribe(request).await.map_err(|status| of_status(&address, &status))?;
+                let reply = promptly(patience, &address, stub.subscribe(request)).await?;
                 Ok((address, reply.into_inner()))
             }
         })
@@ -495,10 +540,11 @@ impl Records {
 
 pub(super) async fn log(connections: &Connections, filter: &LogFilter) -> Result<Records, ClientError> {
     let request = filter.to_wire();
+    let patience = connections.options.read_attempt_timeout;
     ask(connections, read_deadline(connections), |address, mut stub| {
         let request = request.clone();
         async move {
-            let mut stream = stub.log(request).await.map_err(|status| of_status(&address, &status))?.into_inner();
+            let mut stream = promptly(patience, &address, stub.log(request)).await?.into_inner();
             let first = stream.message().await.map_err(|status| of_status(&address, &status))?.unwrap_or_default();
             let sequence = Seq(first.sequence);
             Ok(Records { address, stream, sequence, waiting: first.records.into() })
@@ -566,23 +612,26 @@ pub(super) async fn verify(
 
 pub(super) async fn status(connections: &Connections, address: &str) -> Result<Status, ClientError> {
     let mut stub = connections.stub(address)?;
-    let status = ask_one(connections, address, read_deadline(connections), status_from(address, &mut stub)).await?;
+    let patience = connections.options.read_attempt_timeout;
+    let status = status_from(address, patience, &mut stub);
+    let status = ask_one(connections, address, read_deadline(connections), status).await?;
     learn(connections, &status);
     Ok(status)
 }
 
 /// The status of whoever answers first.
 pub(super) async fn any_status(connections: &Connections) -> Result<Status, ClientError> {
+    let patience = connections.options.read_attempt_timeout;
     let status = ask(connections, read_deadline(connections), |address, mut stub| async move {
-        status_from(&address, &mut stub).await
+        status_from(&address, patience, &mut stub).await
     })
     .await?;
     learn(connections, &status);
     Ok(status)
 }
 
-async fn status_from(address: &str, stub: &mut MusterClient<Channel>) -> Asked<Status> {
-    let reply = stub.status(wire::StatusRequest {}).await.map_err(|status| of_status(address, &status))?;
+async fn status_from(address: &str, patience: Duration, stub: &mut MusterClient<Channel>) -> Asked<Status> {
+    let reply = promptly(patience, address, stub.status(wire::StatusRequest {})).await?;
     Status::from_wire(reply.into_inner()).map_err(senseless(address))
 }
 

@@ -26,6 +26,9 @@ pub struct Options {
     /// own request timeout (5 s in the LAN preset), else what they would have called *not applied* becomes *unknown*.
     /// Default 6 s.
     pub attempt_timeout: Duration,
+    /// How long one replica may take to begin its answer to a question before another is asked. A replica that hangs is known by
+    /// nothing else. Shorter turns away from one sooner; longer bears with a slow one. Default 1 s.
+    pub read_attempt_timeout: Duration,
     /// How long one connection may take to be made before the next replica is tried. Default 1 s.
     pub connect_timeout: Duration,
     /// The client's keys, for replicas that speak TLS; what it writes is then in its certificate's name. Default none.
@@ -38,6 +41,7 @@ impl Default for Options {
             write_timeout: Duration::from_secs(12),
             read_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(6),
+            read_attempt_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),
             tls: None,
         }

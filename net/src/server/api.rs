@@ -1,14 +1,15 @@
 //! `muster.v1.Muster` as a replica serves it.
 
 use super::boot::Desk;
+use super::pipeline::pipeline;
 use super::{Access, Replica, boot, history};
 use crate::client::{Admitted, LogFilter, Status as ReplicaReport, Topic, random_id};
 use crate::convert::{At, Malformed, Wire, need, text};
 use crate::proto::v1 as wire;
 use crate::proto::v1::muster_server::{Muster, MusterServer};
-use futures_util::future::BoxFuture;
-use futures_util::stream::{BoxStream, FuturesUnordered};
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, stream};
+use muster_core::front::{Handle, Outcomes, Tagged, View};
 use muster_core::ids::{NodeId, ReplicaId, Seq};
 use muster_core::journal::entry::Author;
 use muster_core::journal::key::Scope;
@@ -17,7 +18,7 @@ use muster_core::query::{Answer, Query, answer};
 use muster_core::request::{
     AdminRequest, Command, Freshness, NotApplied, Outcome, RaftRole, Refusal, Reply, RequestId, WriteRequest,
 };
-use muster_core::service::{Kind, Operation, allow_author};
+use muster_core::service::{Kind, Operation, allow_author, allow_write};
 use muster_core::state::State;
 use muster_core::storage::Library;
 use prost::Message;
@@ -47,8 +48,6 @@ impl Default for ClientLimits {
 /// The largest message that is read at all. Payloads between this and their own limit are refused with their size; beyond
 /// it the stream ends.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 32 << 20;
-/// Outcomes that go into one frame at most.
-const FRAME_OUTCOMES: usize = 4_096;
 /// Messages a slow reader may be behind.
 const STREAM_MESSAGES: usize = 4;
 /// How long an admission waits to see itself in the local view.
@@ -76,10 +75,10 @@ impl<L: Library> MusterApi<L> {
 }
 
 /// Takes writes off the wire and to the replica.
-struct Writer<L> {
-    replica: Replica<L>,
+pub(super) struct Writer<L> {
+    pub(super) replica: Replica<L>,
     payload_bytes_max: usize,
-    access: Access,
+    pub(super) access: Access,
 }
 
 impl<L: Library> Writer<L> {
@@ -101,7 +100,7 @@ impl<L: Library> Writer<L> {
         self.access
             .is_in_force()
             .map_err(|status| Outcome::Refused(Refusal::Forbidden { problem: status.message().into() }))?;
-        Access::may_write(&write, &self.replica.handle.view().state).map_err(Outcome::Refused)?;
+        allow_write(&write, &self.replica.handle.view().state).map_err(Outcome::Refused)?;
         Ok((write, forward))
     }
 
@@ -113,8 +112,21 @@ impl<L: Library> Writer<L> {
         }
     }
 
+    /// Hands many writes in, in order; those that need not go through the replica are answered at once.
+    pub(super) fn submit(&self, writes: Vec<wire::TaggedWrite>, outcomes: &Outcomes) {
+        let accept = |wire::TaggedWrite { tag, write }| match self.accept(write.unwrap_or_default()) {
+            Ok((write, forward)) => Some(Tagged { tag, write, forward }),
+            Err(outcome) => {
+                // A client that went away does not wait for its outcomes.
+                let _ = outcomes.unbounded_send((tag, outcome));
+                None
+            }
+        };
+        self.replica.handle.submit(writes.into_iter().filter_map(accept).collect(), outcomes);
+    }
+
     /// The leader, if it is another replica, and known with its address.
-    fn leader(&self) -> Option<wire::NotLeader> {
+    pub(super) fn leader(&self) -> Option<wire::NotLeader> {
         let view = self.replica.handle.view();
         let leader = view.status.leader;
         if view.status.role == RaftRole::Leader || leader == ReplicaId(0) {
@@ -125,51 +137,33 @@ impl<L: Library> Writer<L> {
     }
 }
 
-/// Answers a pipeline until its client ends it.
-async fn pipeline<L: Library>(
-    writer: Arc<Writer<L>>,
-    mut frames: Streaming<wire::PipelineRequest>,
-    pipelined_max: usize,
-    out: mpsc::Sender<Result<wire::PipelineReply, Status>>,
-) {
-    let mut waiting: FuturesUnordered<BoxFuture<'static, (u64, Outcome)>> = FuturesUnordered::new();
-    let mut ended = false;
-    loop {
-        tokio::select! {
-            frame = frames.message(), if !ended && waiting.len() < pipelined_max => match frame {
-                Ok(Some(frame)) => {
-                    for wire::TaggedWrite { tag, write } in frame.writes {
-                        let write = writer.clone().write(write.unwrap_or_default());
-                        waiting.push(async move { (tag, write.await) }.boxed());
-                    }
-                }
-                // Writes that are under way go on without their client; it may ask again under their ids.
-                Ok(None) | Err(_) => ended = true,
-            },
-            Some(first) = waiting.next(), if !waiting.is_empty() => {
-                // The place is taken first: what becomes known meanwhile goes into the same frame.
-                let Ok(place) = out.reserve().await else { return };
-                let mut reply = wire::PipelineReply::default();
-                let mut leader = writer.leader();
-                let mut next = Some(first);
-                while let Some((tag, outcome)) = next {
-                    let outcome = Some(outcome.to_wire());
-                    reply.outcomes.push(wire::TaggedOutcome { tag, outcome, leader: leader.take() });
-                    let room = reply.outcomes.len() < FRAME_OUTCOMES;
-                    next = if room { waiting.next().now_or_never().flatten() } else { None };
-                }
-                place.send(Ok(reply));
-            },
-            () = writer.replica.ending(), if !ended => {
-                // What is under way is still answered; nothing new is taken.
-                ended = true;
-            }
-            else => return,
+/// A question about live state, and how fresh its answer must be.
+pub(super) fn question(wire: wire::QueryRequest) -> Result<(Freshness, Query), Malformed> {
+    let freshness = Freshness::from_wire(wire.freshness.unwrap_or_default()).at("freshness")?;
+    Ok((freshness, need("query", wire.query)?))
+}
+
+/// The answer to a question on the view that a read was given.
+pub(super) fn reply(
+    handle: &Handle,
+    access: &Access,
+    read: &Result<Arc<View>, NotApplied>,
+    query: &Query,
+) -> Result<wire::QueryReply, Status> {
+    use wire::query_reply::Result as W;
+    let (sequence, result) = match read {
+        Ok(view) => {
+            access.is_in_force()?;
+            access.may(&Operation::of_query(query), &view.state)?;
+            let result = match answer(&view.state, view.status.applied, query) {
+                Ok(answer) => W::Answer(visible(answer, access, &view.state).to_wire()),
+                Err(refusal) => W::Refused(refusal.to_wire()),
+            };
+            (view.state.sequence(), result)
         }
-        if ended && waiting.is_empty() {
-            return;
-        }
-    }
+        Err(why) => (handle.view().state.sequence(), W::NotAnswered(why.to_wire())),
+    };
+    Ok(wire::QueryReply { sequence: sequence.0, result: Some(result) })
 }
 
 /// A list, without what its reader may not see.
@@ -246,23 +240,10 @@ impl<L: Library> Muster for MusterApi<L> {
     }
 
     async fn query(&self, request: Request<wire::QueryRequest>) -> Result<Response<wire::QueryReply>, Status> {
-        use wire::query_reply::Result as W;
         let access = Access::of(request.extensions())?;
-        let request = request.into_inner();
-        let freshness = Freshness::from_wire(request.freshness.unwrap_or_default()).at("freshness")?;
-        let query: Query = need("query", request.query)?;
-        let (sequence, result) = match self.replica.handle.read(freshness).await {
-            Ok(view) => {
-                access.may(&Operation::of_query(&query), &view.state)?;
-                let result = match answer(&view.state, view.status.applied, &query) {
-                    Ok(answer) => W::Answer(visible(answer, &access, &view.state).to_wire()),
-                    Err(refusal) => W::Refused(refusal.to_wire()),
-                };
-                (view.state.sequence(), result)
-            }
-            Err(why) => (self.replica.handle.view().state.sequence(), W::NotAnswered(why.to_wire())),
-        };
-        Ok(Response::new(wire::QueryReply { sequence: sequence.0, result: Some(result) }))
+        let (freshness, query) = question(request.into_inner())?;
+        let read = self.replica.handle.read(freshness).await;
+        Ok(Response::new(reply(&self.replica.handle, &access, &read, &query)?))
     }
 
     async fn boot(&self, request: Request<wire::BootRequest>) -> Result<Response<Self::BootStream>, Status> {

@@ -12,6 +12,7 @@ mod boot;
 mod fleet;
 mod history;
 mod http;
+mod pipeline;
 
 pub(crate) use access::Access;
 pub(crate) use api::MESSAGE_BYTES_MAX;

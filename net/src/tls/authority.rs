@@ -83,12 +83,11 @@ fn holder_params(credential: &Credential, hosts: &[String], days: u64) -> Result
     let uri = credential.uri().try_into().map_err(|error: rcgen::Error| error.to_string())?;
     params.subject_alt_names.push(SanType::URI(uri));
     for host in hosts {
-        params.subject_alt_names.push(match host.parse::<IpAddr>() {
-            Ok(ip) => SanType::IpAddress(ip),
-            Err(_) => {
-                let name = host.as_str().try_into();
-                SanType::DnsName(name.map_err(|_| format!("{host:?} is no host name or IP address"))?)
-            }
+        params.subject_alt_names.push(if let Ok(ip) = host.parse::<IpAddr>() {
+            SanType::IpAddress(ip)
+        } else {
+            let name = host.as_str().try_into();
+            SanType::DnsName(name.map_err(|_| format!("{host:?} is no host name or IP address"))?)
         });
     }
     params.use_authority_key_identifier_extension = true;

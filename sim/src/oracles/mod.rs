@@ -27,6 +27,7 @@ mod sessions_at_most_once;
 mod storm;
 mod subscriptions;
 mod terms_and_votes;
+mod who_may;
 
 use crate::event::Event;
 use crate::world::Facts;
@@ -107,6 +108,7 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<kept_snapshots::KeptSnapshots>::default(),
         Box::<bounds::Bounds>::default(),
         Box::<history_chain::HistoryChain>::default(),
+        Box::<who_may::WhoMay>::default(),
         Box::<acknowledged_writes::AcknowledgedWrites>::default(),
         Box::<linearizable::Linearizable>::default(),
         Box::<local_reads::LocalReads>::default(),

@@ -206,8 +206,8 @@ impl Machine {
             Fact::EmergencyEnd { .. } if matches!(refusal, Refusal::Emergency { .. }) => {
                 self.notice(Level::Info, "the emergency had ended in the journal before");
             }
-            Fact::EmergencyStart { reason } => {
-                if self.ledger.emergency.as_ref().is_some_and(|emergency| emergency.reason == reason) {
+            Fact::EmergencyStart { .. } => {
+                if self.ledger.emergency.as_ref().is_some_and(|emergency| emergency.event == number) {
                     self.ledger.emergency = None;
                 }
                 self.notice(Level::Alert, format!("the journal refuses the emergency, it is over: {refusal:?}"));
@@ -240,6 +240,9 @@ impl Machine {
         self.link.again_at = None;
         let sequence = sequence.filter(|sequence| *sequence > Seq(0));
         self.known = self.known.max(sequence.unwrap_or_default());
+        if let Some(emergency) = self.ledger.emergency.as_mut().filter(|emergency| emergency.event == number) {
+            emergency.recorded = sequence;
+        }
         if let Some(ticket) = self.awaiting.remove(&number) {
             self.tell_emergency(ticket, sequence);
         }

@@ -189,17 +189,19 @@ impl Machine {
             return self.refuse(ticket, Refused::Forbidden { problem });
         }
         let reason: Arc<str> = Arc::from(reason);
+        let is_next = self.spool.is_empty();
+        let number = self.event(author.clone(), Fact::EmergencyStart { reason: reason.clone() });
         self.ledger.emergency = Some(Emergency {
             author: author.clone(),
             reason: reason.clone(),
             since: self.now.wall,
             deadline: self.now.boot.plus_seconds(u64::from(policy.emergency_window_seconds)),
             alerted: false,
+            event: number,
+            recorded: None,
         });
         self.notice(Level::Warn, format!("emergency by {}: {reason}", author.principal));
         self.reassess();
-        let is_next = self.spool.is_empty();
-        let number = self.event(author, Fact::EmergencyStart { reason });
         if is_next && self.link.is_up() {
             self.awaiting.insert(number, ticket);
         } else {

@@ -34,6 +34,8 @@ pub(super) struct Returning {
     was: BTreeMap<Key, Setting>,
     /// Those that somebody changed on this node.
     changed_here: BTreeSet<Key>,
+    /// Whether any of them differed before, for whatever reason.
+    had_changes: bool,
     /// Keys that are left because they are used.
     left: BTreeMap<Key, Arc<str>>,
 }
@@ -47,6 +49,7 @@ impl Returning {
             refused: Vec::new(),
             was: BTreeMap::new(),
             changed_here: BTreeSet::new(),
+            had_changes: false,
             left: BTreeMap::new(),
         }
     }
@@ -63,6 +66,7 @@ impl Machine {
         let changed = returning.targets.keys().filter(|_| returning.cause != Cause::Unfinished);
         for key in changed {
             let Some(change) = self.ledger.changes.get(key) else { continue };
+            returning.had_changes = true;
             returning.was.insert(key.clone(), change.value.clone());
             if change.owner != Owner::NotReached {
                 returning.changed_here.insert(key.clone());
@@ -132,6 +136,7 @@ impl Machine {
         let due = self.ledger.conflicts.iter().filter(|(_, conflict)| conflict.deadline <= self.now.boot);
         let due: Vec<Key> = due.map(|(key, _)| key.clone()).collect();
         let targets = due.into_iter().filter_map(|key| Some((key.clone(), self.baseline(&key)?))).collect();
+        self.forget_commit();
         self.bring_back(Returning::new(Cause::Conflict, targets));
         true
     }
@@ -229,6 +234,10 @@ impl Machine {
         self.end_doing(&returning);
         let author = self.author_of(&returning.cause);
         self.tell_outcome(&returning, &author, changes, &failed);
+        // What the journal was told to be out of reach, and is reached, is no undone change.
+        if returning.had_changes && matches!(returning.cause, Cause::Boot | Cause::Declared) {
+            self.nothing_differs();
+        }
         let outcome =
             if failed.is_empty() { Returned::Done { keys } } else { Returned::Failed { keys, errors: failed } };
         self.reassess();
