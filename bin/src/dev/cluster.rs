@@ -108,6 +108,11 @@ impl Cluster {
         self.dir.join("context.toml")
     }
 
+    /// Makes a certificate, or renews the one that an earlier run left.
+    pub(super) fn certify(&self, role: &str, name: &str) -> Result<KeyFiles, Failure> {
+        certify(&Authority::open(&self.dir.join("certs"))?, role, name)
+    }
+
     /// How its clients behave.
     pub(super) fn options(&self) -> Options {
         Options { tls: Some(self.tls.clone()), ..Options::default() }

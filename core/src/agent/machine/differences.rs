@@ -48,8 +48,12 @@ impl Machine {
         self.baseline(key).is_some_and(|baseline| agrees(key, &baseline, &as_observed(setting)))
     }
 
-    /// What a key is, if that is not what is declared. A key that cannot be seen is what it was.
+    /// What a key is, if that is not what is declared. A key that cannot be seen is what it was; one that nobody declares and nobody
+    /// changed does not differ, whatever it is.
     pub(super) fn difference(&self, key: &Key) -> Option<Setting> {
+        if self.declared_for(key).is_none() && !self.ledger.changes.contains_key(key) {
+            return None;
+        }
         let was = || self.ledger.changes.get(key).map(|change| change.value.clone());
         let value = match self.observed.get(key) {
             Some(Observed::Unseen(_)) | None => was()?,
