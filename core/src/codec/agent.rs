@@ -1,9 +1,7 @@
 //! What an agent keeps on its node's disk, format 1: the ledger, the declared state, the events of the spool.
 
 use super::journal::{Author1, Change1, ConfigState1, OperationKind1, Policy1, Setting1};
-use super::mirror::{
-    Age1, Key1, Mirror, OneShotId1, Seq1, Text1, VClusterId1, WallTime1, mirror_enum, mirror_struct,
-};
+use super::mirror::{Age1, Key1, Mirror, OneShotId1, Seq1, Text1, VClusterId1, WallTime1, mirror_enum, mirror_struct};
 use super::{CodecError, decode, encode, malformed};
 use crate::agent::drift::DriftVector;
 use crate::agent::event::{Event, Fact};

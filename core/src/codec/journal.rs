@@ -1,8 +1,6 @@
 //! Records and what they are made of, format 1.
 
-use super::mirror::{
-    Key1, Milli1, Mirror, NodeId1, Seq1, Text1, VClusterId1, WallTime1, mirror_enum, mirror_struct,
-};
+use super::mirror::{Key1, Milli1, Mirror, NodeId1, Seq1, Text1, VClusterId1, WallTime1, mirror_enum, mirror_struct};
 use super::{CodecError, decode, encode, malformed};
 use crate::journal::command::ConfigState;
 use crate::journal::entry::{

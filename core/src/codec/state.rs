@@ -14,8 +14,7 @@
 use super::journal::{ConfigState1, Overlay1, Policy1, Scope1, Setting1};
 use super::mirror::{
     Age1, ClusterId1, Digest1, Key1, Mirror, NodeId1, OneShotId1, ReplicaId1, Seq1, SessionId1, Text1, VClusterId1,
-    WallTime1,
-    mirror_struct,
+    WallTime1, mirror_struct,
 };
 use super::request::{Member1, Outcome1};
 use super::{CodecError, decode_body, decode_up_to, encode_as, encode_body, malformed};

@@ -172,7 +172,8 @@ impl Replica {
         for (&id, progress) in self.raft.raft.prs().iter() {
             let known = leadership.under_snapshot.get(&ReplicaId(id)).filter(|known| known.matched == progress.matched);
             let is_under = progress.state == ProgressState::Snapshot;
-            let fresh = Offered { since: now, matched: progress.matched, patience_ms: SNAPSHOT_PATIENCE_MS.min(longest) };
+            let fresh =
+                Offered { since: now, matched: progress.matched, patience_ms: SNAPSHOT_PATIENCE_MS.min(longest) };
             let offered = match known {
                 Some(known) => *known,
                 None if is_under => fresh,

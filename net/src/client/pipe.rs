@@ -232,10 +232,7 @@ async fn carry(
 }
 
 /// Gives answers to those who wait for them. False once the connection is of no use.
-fn take(
-    reply: Result<Option<PipelineReply>, tonic::Status>,
-    waiting: &mut BTreeMap<u64, Waiter>,
-) -> bool {
+fn take(reply: Result<Option<PipelineReply>, tonic::Status>, waiting: &mut BTreeMap<u64, Waiter>) -> bool {
     let Ok(Some(reply)) = reply else { return false };
     for tagged in reply.outcomes {
         let Some(Waiter::Write(answer)) = waiting.remove(&tagged.tag) else { continue };

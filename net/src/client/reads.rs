@@ -283,7 +283,8 @@ pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result
     let mut lagging = Vec::new();
     let mut attempts = BootAttempts::default();
     loop {
-        let asked = ask(connections, deadline, |address, stub| boot_from(address, stub, patience, request.clone())).await;
+        let asked =
+            ask(connections, deadline, |address, stub| boot_from(address, stub, patience, request.clone())).await;
         let booted = match asked {
             Err(error @ ClientError::Unreachable { .. }) if ask_for.at_least > Seq(0) => {
                 return Err(behind(connections, ask_for.at_least).await.unwrap_or(error));
