@@ -660,3 +660,32 @@ fn who_is_told_to_stop_hands_leadership_over_and_takes_nothing_new() {
     assert_ne!(leader, 1);
     assert_eq!(stage.replica(leader).status().term, Term(term.0 + 1));
 }
+
+// ---- views ------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_view_nobody_looks_at_is_published_ten_times_a_second_and_always_before_an_answer() {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    for id in 1..=3 {
+        stage.players.get_mut(&id).unwrap().replica.as_mut().unwrap().set_watched(false);
+    }
+    let before = stage.players[&3].views.len();
+    for token in 0..50 {
+        let write = stage.some_write(1);
+        stage.write(1, 5_000 + token, write, false);
+        stage.play(10, |_| true);
+        let leader = &stage.players[&1];
+        let shown = leader.views.last().expect("it published before").status.applied;
+        for (_, answer) in &leader.answers {
+            if let Answer::Write(Outcome::Applied { index, .. }) = answer {
+                assert!(*index <= shown, "the outcome at {index} was told while the newest view was at {shown}");
+            }
+        }
+    }
+    let published = stage.players[&3].views.len() - before;
+    assert!((4..=7).contains(&published), "{published} views within half a second");
+    stage.play(150, |_| true);
+    let newest = stage.players[&3].views.last().unwrap().status.applied;
+    assert_eq!(newest, stage.replica(3).status().applied, "what was applied is shown soon in any case");
+}
