@@ -150,8 +150,6 @@ pub fn assemble(identity: Identity, settings: Settings, recovered: Recovered, st
         queued: AtomicUsize::new(0),
         dropped: AtomicU64::new(0),
         view: ArcSwap::from_pointee(view),
-        looked: AtomicBool::new(false),
-        watching: AtomicUsize::new(0),
         published: Signal::new(),
         recorded: AtomicU64::new(recorded.0),
         extended: Signal::new(),
@@ -212,7 +210,6 @@ impl Driver {
                     self.stop_by = Some(now.plus_ms(2_000));
                 }
             }
-            self.replica.set_watched(self.shared.is_watched());
             let effects = self.replica.step(now, clock.wall(), inputs.drain(..));
             wake_at = effects.wake_at;
             self.carry_out(effects, network);

@@ -4,8 +4,7 @@
 //! only writes and read-index rounds pass through the loop.
 //!
 //! Invariants
-//! - a view is published before any answer that rests on it is given, and soon after a change in any case: at once while
-//!   somebody looks, else within a tenth of a second;
+//! - a view is published before any answer that rests on it is given;
 //! - the inbox is bounded: beyond it peers' messages are dropped (Raft tolerates loss) and clients are told *busy*.
 
 use crate::ids::{Seq, Time};
@@ -105,10 +104,6 @@ pub(crate) struct Shared {
     pub(crate) queued: AtomicUsize,
     pub(crate) dropped: AtomicU64,
     pub(crate) view: ArcSwap<View>,
-    /// Whether anybody took the newest view.
-    pub(crate) looked: AtomicBool,
-    /// How many wait for the next one.
-    pub(crate) watching: AtomicUsize,
     pub(crate) published: Signal,
     pub(crate) recorded: AtomicU64,
     pub(crate) extended: Signal,
@@ -129,14 +124,7 @@ impl Shared {
         Some(back)
     }
 
-    /// Whether somebody is interested in the next view. A view that nobody takes is not free: whatever changes after it is
-    /// copied first.
-    pub(crate) fn is_watched(&self) -> bool {
-        self.looked.load(Ordering::Relaxed) || self.watching.load(Ordering::Relaxed) > 0
-    }
-
     pub(crate) fn publish(&self, view: Arc<View>) {
-        self.looked.store(false, Ordering::Relaxed);
         self.view.store(view);
         self.published.notify(usize::MAX);
     }
@@ -150,22 +138,6 @@ impl Shared {
         self.stopped.store(true, Ordering::Release);
         self.published.notify(usize::MAX);
         self.extended.notify(usize::MAX);
-    }
-}
-
-/// Counts one who waits, for as long as it waits.
-struct Watching<'a>(&'a AtomicUsize);
-
-impl<'a> Watching<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Watching<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -183,15 +155,11 @@ impl Handle {
     /// The newest published view.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
-        if !self.shared.looked.load(Ordering::Relaxed) {
-            self.shared.looked.store(true, Ordering::Relaxed);
-        }
         self.shared.view.load_full()
     }
 
     /// Waits until a view newer than `version` is published, or the replica stops; gives the newest view then.
     pub async fn changed(&self, version: u64) -> Arc<View> {
-        let _watching = Watching::new(&self.shared.watching);
         loop {
             let listener = self.shared.published.listen();
             let view = self.view();

@@ -499,9 +499,14 @@ fn all_three_voters_are_replaced_one_by_one_while_everybody_crashes_in_between()
 
 /// Replica 3 of three lags behind what the others keep, and was offered a snapshot that it is fetching.
 fn fetching() -> Stage {
+    fetching_within(1_000)
+}
+
+/// The same, with a leader of such patience.
+fn fetching_within(patience_ms: u64) -> Stage {
     let mut stage = Stage::new(&[1, 2, 3], &[]);
     stage.limits.log_bytes_behind_snapshot = 0;
-    stage.limits.snapshot_patience_ms = 1_000;
+    stage.limits.snapshot_patience_ms = patience_ms;
     for id in 1..=3 {
         stage.crash(id);
         stage.start(id);
@@ -547,13 +552,7 @@ fn a_slow_fetch_is_not_thrown_away_for_a_newer_offer() {
 
 #[test]
 fn a_fetch_that_came_to_nothing_is_offered_again_soon_and_then_less_and_less_often() {
-    let mut stage = fetching();
-    stage.limits.snapshot_patience_ms = 60_000;
-    for id in 1..=3 {
-        stage.crash(id);
-        stage.start(id);
-    }
-    stage.make_leader(1);
+    let mut stage = fetching_within(60_000);
     let mut offers = vec![];
     let mut seen = 0;
     for _ in 0..1_200 {
@@ -568,7 +567,7 @@ fn a_fetch_that_came_to_nothing_is_offered_again_soon_and_then_less_and_less_oft
     }
     let waits: Vec<u64> = offers.windows(2).map(|pair| pair[1] - pair[0]).collect();
     let (first, rest) = waits.split_first().expect("it is offered again");
-    assert!(*first <= 3_000, "the second offer came after {first} ms");
+    assert!(*first <= 5_000, "the second offer came after {first} ms");
     assert!(rest.len() >= 3, "offers at {offers:?}");
     assert!(waits.windows(2).all(|pair| pair[1] > pair[0] && pair[1] <= 61_000), "waits of {waits:?}");
 }
@@ -659,33 +658,4 @@ fn who_is_told_to_stop_hands_leadership_over_and_takes_nothing_new() {
     let leader = stage.leader().expect("handed over without waiting for an election timeout");
     assert_ne!(leader, 1);
     assert_eq!(stage.replica(leader).status().term, Term(term.0 + 1));
-}
-
-// ---- views ------------------------------------------------------------------------------------------------------------------
-
-#[test]
-fn a_view_nobody_looks_at_is_published_ten_times_a_second_and_always_before_an_answer() {
-    let mut stage = Stage::new(&[1, 2, 3], &[]);
-    stage.make_leader(1);
-    for id in 1..=3 {
-        stage.players.get_mut(&id).unwrap().replica.as_mut().unwrap().set_watched(false);
-    }
-    let before = stage.players[&3].views.len();
-    for token in 0..50 {
-        let write = stage.some_write(1);
-        stage.write(1, 5_000 + token, write, false);
-        stage.play(10, |_| true);
-        let leader = &stage.players[&1];
-        let shown = leader.views.last().expect("it published before").status.applied;
-        for (_, answer) in &leader.answers {
-            if let Answer::Write(Outcome::Applied { index, .. }) = answer {
-                assert!(*index <= shown, "the outcome at {index} was told while the newest view was at {shown}");
-            }
-        }
-    }
-    let published = stage.players[&3].views.len() - before;
-    assert!((4..=7).contains(&published), "{published} views within half a second");
-    stage.play(150, |_| true);
-    let newest = stage.players[&3].views.last().unwrap().status.applied;
-    assert_eq!(newest, stage.replica(3).status().applied, "what was applied is shown soon in any case");
 }

@@ -415,8 +415,6 @@ fn queues() -> (Arc<Shared>, mpsc::UnboundedReceiver<Event>) {
         queued: AtomicUsize::new(0),
         dropped: AtomicU64::new(0),
         view: ArcSwap::new(view),
-        looked: AtomicBool::new(false),
-        watching: AtomicUsize::new(0),
         published: Signal::new(),
         recorded: AtomicU64::new(0),
         extended: Signal::new(),

@@ -158,8 +158,6 @@ pub struct Replica {
     refused: u64,
     stopping: bool,
     publication: Publication,
-    /// Whether anybody looks at the views.
-    watched: bool,
     members_told: bool,
     /// Who was taken out of the table, for as long as the configuration still needs them.
     leaving: Vec<Member>,
@@ -272,7 +270,6 @@ impl Replica {
                 term: known_term,
                 leader: 0,
             },
-            watched: true,
             members_told: false,
             leaving: Vec::new(),
         }
@@ -300,11 +297,6 @@ impl Replica {
     #[must_use]
     pub const fn state(&self) -> &State {
         &self.state
-    }
-
-    /// Tells whether anybody looks at the views. While nobody does they are published less often.
-    pub fn set_watched(&mut self, watched: bool) {
-        self.watched = watched;
     }
 
     /// Handles everything that happened, then one tick if it is due. `wall` is recorded, never decided on.

@@ -87,13 +87,11 @@ impl Replica {
     pub(super) fn publish(&mut self, effects: &mut Effects) {
         let role = self.role();
         let raft = &self.raft.raft;
-        let moved = self.publication.role != Some(role)
+        let changed = self.publication.applied != self.applied
+            || self.publication.role != Some(role)
             || self.publication.term != raft.term
             || self.publication.leader != raft.leader_id;
-        // Answers rest on what is published before them.
-        let awaited = self.watched || !effects.answers.is_empty();
-        let due = self.publication.at.plus_ms(HOUSEKEEPING_MS) <= self.now;
-        if !(moved || due || (awaited && self.publication.applied != self.applied)) {
+        if !changed && self.publication.at.plus_ms(HOUSEKEEPING_MS) > self.now {
             return;
         }
         self.publication = Publication {

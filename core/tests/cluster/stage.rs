@@ -4,7 +4,6 @@
 
 use bytes::Bytes;
 use muster_core::codec;
-use muster_core::front::View;
 use muster_core::ids::{
     ClusterId, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, Term, Time, VClusterId, WallTime,
 };
@@ -19,7 +18,6 @@ use muster_core::request::{Command, Outcome, RequestId, WriteRequest};
 use muster_core::state::{Proposal, State};
 use muster_core::storage::{Identity, Recovered, SnapshotMeta};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 pub(crate) const MS: u64 = 1_000_000;
 
@@ -39,8 +37,6 @@ pub(crate) struct Player {
     pub(crate) fetches: Vec<(ReplicaId, SnapshotMeta)>,
     pub(crate) answers: Vec<(Token, Answer)>,
     pub(crate) told: Vec<Member>,
-    /// The views that were published, in order.
-    pub(crate) views: Vec<Arc<View>>,
     pub(crate) runs: u64,
 }
 
@@ -155,7 +151,6 @@ impl Stage {
             fetches: Vec::new(),
             answers: Vec::new(),
             told: Vec::new(),
-            views: Vec::new(),
             runs: 0,
         };
         self.players.insert(id, player);
@@ -237,7 +232,6 @@ impl Stage {
         player.saves.extend(effects.snapshot);
         player.fetches.extend(effects.fetch);
         player.answers.extend(effects.answers);
-        player.views.extend(effects.view);
         if let Some(members) = effects.members {
             player.told = members;
         }
