@@ -8,12 +8,14 @@ use crate::scenario::{Kind, SECOND};
 use crate::world::World;
 use futures_util::future::{Either, select};
 use muster_core::client::{BootAttempts, Session, Step, Targets, Turn, WriteAttempts, again};
+use muster_core::driver;
 use muster_core::ids::{Age, NodeId, OneShotId, ReplicaId, Seq, Time, VClusterId};
 use muster_core::journal::command::JournalCommand;
 use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType, Principal, Role};
 use muster_core::journal::key::{Key, Scope, Setting};
 use muster_core::journal::policy::Policy;
 use muster_core::limits::TTL_SECONDS_MIN;
+use muster_core::overlay;
 use muster_core::request::{Command, Freshness, NotApplied, Outcome, Reply, RequestId, UnknownWhy, WriteRequest};
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -351,7 +353,8 @@ impl Client {
             | Kind::Read
             | Kind::LocalRead
             | Kind::ReadAtLeast
-            | Kind::Boot => Some(EntryDraft { changes, ..draft }),
+            | Kind::Boot
+            | Kind::Overlay => Some(EntryDraft { changes, ..draft }),
         }
     }
 
@@ -392,6 +395,18 @@ impl Client {
                 let outcome = self.write(command, deadline).await;
                 self.tell(Told::Outcome(outcome));
             }
+            Kind::Overlay => {
+                let vcluster = VClusterId::new(VCLUSTERS[self.draw.place(VCLUSTERS.len())]).expect("a good name");
+                let (_, to) = self.current();
+                let Ok(Ok((view, _))) = network::read(&self.world, to, Freshness::Local).await else { return };
+                let Ok(built) = overlay::build(&view.state, &vcluster) else { return };
+                let late = self.draw.around(SECOND / 5);
+                self.world.agenda.sleep(late).await;
+                self.ask(Ask::OtherWrite { what: "overlay" });
+                let store = driver::store_overlay(&view.state, vcluster, built, self.draw.wide());
+                let outcome = self.carry(&store, deadline).await;
+                self.tell(Told::Outcome(outcome.unwrap_or(Outcome::Unknown(UnknownWhy::SessionUnknown))));
+            }
             Kind::Boot => {
                 let node = node(self.draw.below(self.world.scenario.load.nodes));
                 let at_least = if self.draw.percent(50) { self.seen } else { Seq(0) };
@@ -413,7 +428,8 @@ impl Client {
                     | Kind::Temporary
                     | Kind::Assign
                     | Kind::NodeCommit
-                    | Kind::Boot => (Ask::LocalRead, Freshness::Local),
+                    | Kind::Boot
+                    | Kind::Overlay => (Ask::LocalRead, Freshness::Local),
                 };
                 self.ask(ask);
                 let told = self.read(freshness, deadline).await;

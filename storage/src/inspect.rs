@@ -203,7 +203,7 @@ async fn inspect_wal<D: Disk>(
                     });
                     let mut records = Vec::new();
                     for placed in &batch.records {
-                        if let Err(problem) = position.follow(&placed.record) {
+                        if let Err(problem) = position.follow_stored(&placed.record, head.hard_state.commit) {
                             problems.push(crate::file::damaged(&path, batch.offset(), problem, FileKind::Log.remedy()));
                         }
                         records.push(WalRecord {

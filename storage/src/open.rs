@@ -108,8 +108,7 @@ pub async fn open<D: Disk>(disk: D, root: &Path, options: WalOptions) -> Result<
     let snapshots = open_snapshots(&disk, &places, &owner).await?;
     let newest = snapshots.last().map(|kept| kept.meta.clone());
     let position = newest.as_ref().map(|meta| (meta.index, meta.term));
-    let keep_after = position.map_or(Index(0), |(index, _)| index);
-    let replayed = replay(&disk, &wal_directory, &owner, Access::Write, keep_after, options.tail_bytes).await?;
+    let replayed = replay(&disk, &wal_directory, &owner, Access::Write, position, options.tail_bytes).await?;
     let oldest = snapshots.first().map(|kept| kept.meta.index);
     let is_beyond = is_beyond(&wal_directory, &replayed, oldest, position)?;
 
@@ -168,7 +167,7 @@ pub async fn repair<D: Disk>(disk: D, root: &Path) -> Result<Vec<Repaired>, Stor
     let identity = read_identity(&disk, root).await?;
     let owner = Owner::of(&identity);
     let places = Places::of(root);
-    let replayed = replay(&disk, &wal_of(root), &owner, Access::Read, Index(0), 0).await?;
+    let replayed = replay(&disk, &wal_of(root), &owner, Access::Read, None, 0).await?;
 
     let mut repaired = Vec::new();
     let mut moved = Vec::new();

@@ -133,11 +133,13 @@ pub enum Kind {
     NodeCommit,
     /// Boots a node from any replica, sometimes not before what the client saw last.
     Boot,
+    /// Stores an overlay that was built from any replica's view, which may be behind, and is late itself.
+    Overlay,
 }
 
 impl Kind {
     /// Every kind with its word.
-    pub const ALL: [(&'static str, Self); 10] = [
+    pub const ALL: [(&'static str, Self); 11] = [
         ("commit", Self::Commit),
         ("rollback", Self::Rollback),
         ("policy", Self::Policy),
@@ -148,6 +150,7 @@ impl Kind {
         ("assign", Self::Assign),
         ("node_commit", Self::NodeCommit),
         ("boot", Self::Boot),
+        ("overlay", Self::Overlay),
     ];
 }
 

@@ -15,6 +15,21 @@ pub(crate) struct Position {
 }
 
 impl Position {
+    /// As [`Position::follow`], for reading a log whose beginning was purged. Its first segment says where the log stood before
+    /// it; what of that was not committed may be replaced by what follows. The log begins earlier then, at a term that is not
+    /// in it any more. `committed` is what was committed before the record's batch, in which a commit index may come before the
+    /// entries that it is about.
+    pub(crate) fn follow_stored(&mut self, record: &LogRecord, committed: Index) -> Result<(), String> {
+        if let LogRecord::Entries(entries) = record
+            && let Some(first) = entries.first()
+            && first.index <= self.start.0
+            && first.index > committed
+        {
+            self.start = (Index(first.index.0 - 1), Term(0));
+        }
+        self.follow(record)
+    }
+
     /// Moves on by a record, or tells why it does not fit.
     pub(crate) fn follow(&mut self, record: &LogRecord) -> Result<(), String> {
         match record {

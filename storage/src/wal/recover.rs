@@ -96,17 +96,17 @@ pub(crate) async fn load<D: Disk>(
     Ok(Loaded { file, bytes })
 }
 
-/// Reads a whole log. Of the entries at or before `keep_after` only the last `tail_bytes` bytes are kept.
+/// Reads a whole log. Of the entries at or before `snapshot`, the newest one, only the last `tail_bytes` bytes are kept.
 pub(crate) async fn replay<D: Disk>(
     disk: &D,
     directory: &Path,
     owner: &Owner,
     access: Access,
-    keep_after: Index,
+    snapshot: Option<(Index, Term)>,
     tail_bytes: usize,
 ) -> Result<Replay<D::File>, StorageError> {
     let numbers = segments(disk, directory).await?;
-    let mut reader = Reader::new(directory, keep_after, tail_bytes);
+    let mut reader = Reader::new(directory, snapshot, tail_bytes);
     for (&number, expected) in numbers.iter().zip(numbers.first().copied().unwrap_or(1)..) {
         if number != expected {
             return Err(damaged(
@@ -124,6 +124,7 @@ pub(crate) async fn replay<D: Disk>(
 
 struct Reader<'a, F> {
     directory: &'a Path,
+    snapshot: Option<(Index, Term)>,
     keep_after: Index,
     tail_bytes: usize,
     position: Option<Position>,
@@ -144,10 +145,11 @@ struct Reader<'a, F> {
 }
 
 impl<'a, F> Reader<'a, F> {
-    fn new(directory: &'a Path, keep_after: Index, tail_bytes: usize) -> Self {
+    fn new(directory: &'a Path, snapshot: Option<(Index, Term)>, tail_bytes: usize) -> Self {
         Self {
             directory,
-            keep_after,
+            snapshot,
+            keep_after: snapshot.map_or(Index(0), |(index, _)| index),
             tail_bytes,
             position: None,
             start: <(Index, Term)>::default(),
@@ -217,7 +219,8 @@ impl<'a, F> Reader<'a, F> {
                 return Err(wrong(path, sector, format!("batch {} follows batch {}", batch.number, head.before)));
             }
             for placed in batch.records {
-                position.follow(&placed.record).map_err(|problem| wrong(path, sector, problem))?;
+                let committed = head.hard_state.commit;
+                position.follow_stored(&placed.record, committed).map_err(|problem| wrong(path, sector, problem))?;
                 note(&mut self.holdings, &placed.record);
                 match placed.record {
                     LogRecord::HardState(_) => {}
@@ -231,9 +234,23 @@ impl<'a, F> Reader<'a, F> {
                             while let Some(last) = self.entries.pop_back_if(|last| last.index >= entry.index) {
                                 self.old_bytes -= old_bytes(&last, self.keep_after);
                             }
-                            if entry.index <= self.start.0 {
+                            if entry.index <= self.start.0 && entry.index <= committed {
                                 let problem = format!("entry {} was committed and is written again", entry.index);
                                 return Err(wrong(path, sector, problem));
+                            }
+                            if entry.index <= self.start.0 {
+                                // It replaces what was in a segment that is purged; only what a snapshot contains is purged.
+                                self.start = match self.snapshot {
+                                    Some((index, term)) if index.next() == entry.index => (index, term),
+                                    Some((index, _)) if index < entry.index => {
+                                        let problem = format!("what comes before entry {} is missing", entry.index);
+                                        return Err(wrong(path, sector, problem));
+                                    }
+                                    Some(_) | None => (entry.index, entry.term),
+                                };
+                            }
+                            if entry.index == self.start.0 {
+                                continue;
                             }
                             self.old_bytes += old_bytes(&entry, self.keep_after);
                             self.entries.push_back(entry);
