@@ -197,7 +197,9 @@ impl Handle {
     /// Asks for many writes at once, in order. Their outcomes go to `outcomes` as they become known.
     pub fn submit(&self, writes: Vec<Tagged>, outcomes: &Outcomes) {
         let refuse = |writes: Vec<(Tagged, Asker)>, why: NotApplied| {
-            writes.into_iter().for_each(|(_, asker)| asker.answer(Outcome::NotApplied(why.clone())));
+            for (_, asker) in writes {
+                asker.answer(Outcome::NotApplied(why.clone()));
+            }
         };
         let asker = |tagged: Tagged| {
             let asker = Asker { tag: tagged.tag, outcomes: Some(outcomes.clone()) };

@@ -8,6 +8,7 @@ use crate::scenario::{Kind, SECOND};
 use crate::world::World;
 use futures_util::future::{Either, select};
 use muster_core::client::{BootAttempts, Session, Step, Targets, Turn, WriteAttempts, again};
+use muster_core::driver;
 use muster_core::ids::{Age, NodeId, OneShotId, ReplicaId, Seq, Time, VClusterId};
 use muster_core::journal::command::JournalCommand;
 use muster_core::journal::entry::{
@@ -16,6 +17,7 @@ use muster_core::journal::entry::{
 use muster_core::journal::key::{Key, Scope, Setting, VALUE_BYTES_MAX};
 use muster_core::journal::policy::Policy;
 use muster_core::limits::{MESSAGE_BYTES_MAX, TTL_SECONDS_MIN};
+use muster_core::overlay;
 use muster_core::request::{Command, Freshness, NotApplied, Outcome, Reply, RequestId, UnknownWhy, WriteRequest};
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -391,7 +393,8 @@ impl Client {
             | Kind::ReadAtLeast
             | Kind::Boot
             | Kind::Exec
-            | Kind::Abandon => Some(EntryDraft { changes, ..draft }),
+            | Kind::Abandon
+            | Kind::Overlay => Some(EntryDraft { changes, ..draft }),
         }
     }
 
@@ -487,6 +490,18 @@ impl Client {
                 let outcome = self.write(command, deadline).await;
                 self.tell(Told::Outcome(outcome));
             }
+            Kind::Overlay => {
+                let vcluster = VClusterId::new(VCLUSTERS[self.draw.place(VCLUSTERS.len())]).expect("a good name");
+                let (_, to) = self.current();
+                let Ok(Ok((view, _))) = network::read(&self.world, to, Freshness::Local).await else { return };
+                let Ok(built) = overlay::build(&view.state, &vcluster) else { return };
+                let late = self.draw.around(SECOND / 5);
+                self.world.agenda.sleep(late).await;
+                self.ask(Ask::OtherWrite { what: "overlay" });
+                let store = driver::store_overlay(&view.state, vcluster, built, self.draw.wide());
+                let outcome = self.carry(&store, deadline).await;
+                self.tell(Told::Outcome(outcome.unwrap_or(Outcome::Unknown(UnknownWhy::SessionUnknown))));
+            }
             Kind::Boot => {
                 let node = node(self.draw.below(self.world.scenario.load.nodes));
                 let at_least = if self.draw.percent(50) { self.seen } else { Seq(0) };
@@ -513,7 +528,8 @@ impl Client {
                     | Kind::Exec
                     | Kind::Malformed
                     | Kind::Oversized
-                    | Kind::Abandon => (Ask::LocalRead, Freshness::Local),
+                    | Kind::Abandon
+                    | Kind::Overlay => (Ask::LocalRead, Freshness::Local),
                 };
                 self.ask(ask);
                 let told = self.read(freshness, deadline).await;

@@ -349,7 +349,8 @@ impl Store {
         content.rot.clear();
     }
 
-    /// What a loss of power would change of the files in directories of this name: bytes, or which files there are.
+    /// What a loss of power would take away of the files in directories of this name that hold more than their first sector:
+    /// bytes, or a name. A file that is only being made holds nothing that counts.
     #[must_use]
     pub fn unsynced(&self, directory_name: &str) -> Option<String> {
         let content = self.lock();
@@ -357,11 +358,15 @@ impl Store {
             if path.file_name().is_none_or(|name| name != directory_name) {
                 continue;
             }
-            if directory.names != directory.durable {
-                return Some(format!("names in {}", path.display()));
-            }
             for (name, number) in &directory.names {
-                if !content.image.inodes.get(number).is_some_and(Inode::is_durable) {
+                let Some(inode) = content.image.inodes.get(number) else { continue };
+                if inode.cache().iter().skip(SECTOR).all(|byte| *byte == 0) {
+                    continue;
+                }
+                if directory.durable.get(name) != Some(number) {
+                    return Some(format!("the name of {}", path.join(name).display()));
+                }
+                if !inode.is_durable() {
                     return Some(format!("bytes of {}", path.join(name).display()));
                 }
             }

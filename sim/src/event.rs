@@ -603,6 +603,18 @@ impl Event {
     }
 }
 
+/// A caller's name: clients by their number, and who else asks by what it is.
+struct Caller(ClientId);
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            3_000_000..4_000_000 => write!(f, "subscriber {}", self.0 - 3_000_000),
+            client => write!(f, "c{client}"),
+        }
+    }
+}
+
 struct Records<'a>(&'a [LogRecord]);
 
 impl fmt::Display for Records<'_> {
@@ -748,7 +760,7 @@ impl fmt::Display for Event {
             }
             Self::Operation { id, what } => write!(f, "operation {id}: {what}"),
             Self::Call { client, number, ask } => {
-                write!(f, "c{client} asks {number}: ")?;
+                write!(f, "{} asks {number}: ", Caller(*client))?;
                 match ask {
                     Ask::Write { mark } => write!(f, "write {mark}"),
                     Ask::Refusable { mark } => write!(f, "bad write {mark}"),
@@ -762,7 +774,7 @@ impl fmt::Display for Event {
                 }
             }
             Self::Answer { client, number, told } => {
-                write!(f, "c{client} told {number}: ")?;
+                write!(f, "{} told {number}: ", Caller(*client))?;
                 match told {
                     Told::Outcome(outcome) => write!(f, "{}", OutcomeText(outcome)),
                     Told::Head { replica, applied, sequence, .. } => {
@@ -777,7 +789,8 @@ impl fmt::Display for Event {
                         Err(refusal) => write!(f, "r{replica} at {}: {refusal}", booted.sequence),
                     },
                     Told::Records { replica, records } => {
-                        write!(f, "r{replica} {} records up to {:?}", records.len(), records.last().map(|(s, _)| s.0))
+                        let last = records.last().map_or(Seq(0), |(sequence, _)| *sequence);
+                        write!(f, "r{replica} {} records up to {last}", records.len())
                     }
                     Told::Nothing(why) => write!(f, "nothing: {why}"),
                 }

@@ -37,6 +37,46 @@ fn replica() -> CrashDisk {
     disk.after_power_loss(|_| false)
 }
 
+#[test]
+fn a_log_whose_purged_tail_was_replaced_by_what_is_left_is_no_damage() {
+    let disk = CrashDisk::new();
+    let mut journal = Journal::new();
+    let first = Some((journal.meta(1, 1), pages(1)));
+    ready(init(disk.clone(), Path::new(ROOT), &identity(), first, TINY)).unwrap();
+    let mut opened = open_at(&disk).unwrap();
+    let batches = [
+        vec![hard_state(1, 3, 1), entries([entry(1, 2, 50)])],
+        vec![entries([entry(1, 3, 50)])],
+        // The second segment begins where entry 3 of term 1 is the last, and replaces it.
+        vec![entries([entry(1, 4, 50)])],
+        // The commit index comes with it, and before it.
+        vec![hard_state(2, 1, 3), entries([entry(2, 3, 50)])],
+        vec![entries([entry(2, 4, 50)])],
+        vec![hard_state(2, 1, 4), entries([entry(2, 5, 50)])],
+        vec![hard_state(2, 1, 5), entries([entry(2, 6, 50)])],
+    ];
+    for batch in &batches {
+        ready(opened.wal.append(batch)).unwrap();
+    }
+    let mut oldest = Index(0);
+    for index in 3..=5 {
+        let (first, added) = journal.grow(2, 50);
+        ready(opened.archive.extend(first, added)).unwrap();
+        (_, oldest) = ready(opened.archive.save(journal.meta(index, 2), pages(index))).unwrap();
+    }
+    assert_eq!(oldest, Index(3));
+    ready(opened.wal.purge(oldest)).unwrap();
+    drop(opened);
+    let first = files(&disk, "raft/wal").into_iter().next().unwrap().0;
+    assert!(first.ends_with("00000000000000000002.wal"), "{}", first.display());
+
+    let found = ready(inspect(&disk, Path::new(ROOT))).unwrap();
+    assert_eq!((found.problems, found.log_start.0), (Vec::new(), Index(2)));
+    let recovered = open_at(&disk.after_power_loss(|_| false)).unwrap().recovered;
+    let kept: Vec<(u64, u64)> = recovered.entries.iter().map(|entry| (entry.term.0, entry.index.0)).collect();
+    assert_eq!((recovered.log_start.0, kept), (Index(3), vec![(2, 4), (2, 5), (2, 6)]));
+}
+
 fn files(disk: &CrashDisk, under: &str) -> Vec<(PathBuf, usize)> {
     let under = Path::new(ROOT).join(under);
     disk.files().into_iter().filter(|(path, _)| path.starts_with(&under)).collect()

@@ -42,13 +42,13 @@ mod tests {
         let others = [b.clone(), c.clone()];
         let mut attempts = BootAttempts::default();
         assert_eq!(attempts.on_later(&a, 700, &others), (b.clone(), 0));
-        assert_eq!(attempts.on_later(&b, 900, &[a.clone()]), (a.clone(), 700));
+        assert_eq!(attempts.on_later(&b, 900, core::slice::from_ref(&a)), (a.clone(), 700));
         assert_eq!(attempts.on_later(&a, 300, &others), (a, 300), "it asked elsewhere once");
 
         let mut alone = BootAttempts::default();
         assert_eq!(alone.on_later(&c, 50, &[]), (c.clone(), 50));
         let mut shorter = BootAttempts::default();
-        assert_eq!(shorter.on_later(&c, 50, &[b.clone()]), (b.clone(), 0));
+        assert_eq!(shorter.on_later(&c, 50, core::slice::from_ref(&b)), (b.clone(), 0));
         assert_eq!(shorter.on_later(&b, 20, &[]), (b, 20));
     }
 }

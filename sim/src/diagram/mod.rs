@@ -418,7 +418,7 @@ impl Page<'_> {
             "<text x=\"{}\" y=\"{}\">{}</text></g>",
             x + 7,
             y + 4,
-            Safe(&short(&label, if class == "client" { 52 } else { 36 }))
+            Safe(&short(&label, if class == "client" { 48 } else { 36 }))
         )
     }
 
@@ -429,7 +429,7 @@ impl Page<'_> {
         Some(match event {
             Event::Phase(name) => (world, "fault", format!("---- {name}")),
             Event::Fault { id, begins, .. } => {
-                (world, "fault", format!("{} {id}", if *begins { "begins" } else { "ends" }))
+                (world, "fault", format!("{id} {}", if *begins { "begins" } else { "ends" }))
             }
             Event::Operation { id, what } => (world, "fault", format!("{id}: {what}")),
             Event::Mark(name) => (world, "fault dim", (*name).into()),

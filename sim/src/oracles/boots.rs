@@ -83,6 +83,15 @@ pub(super) struct Boots {
     known: Known,
 }
 
+/// A setting as a person writes it.
+fn shown(setting: Option<&Setting>) -> &str {
+    match setting {
+        Some(Setting::Value(value)) => value,
+        Some(Setting::Absent) => "absent",
+        Some(Setting::Unset) | None => "nothing",
+    }
+}
+
 fn judge(
     facts: &Facts,
     known: &mut Known,
@@ -125,9 +134,10 @@ fn judge(
             gets == wanted.as_ref(),
             || {
                 let version = plan.overlay.version;
-                format!("node {node} to boot into {key} = {wanted:?} at {sequence} (overlay {version})")
+                let wanted = shown(wanted.as_ref());
+                format!("node {node} to boot into {key} = {wanted} at {sequence} (overlay {version})")
             },
-            || format!("replica {replica} give {gets:?}"),
+            || format!("replica {replica} give {}", shown(gets)),
         )?;
     }
     let policy = delta.policy.as_ref().or(base.policy.as_ref());

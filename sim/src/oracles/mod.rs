@@ -8,6 +8,7 @@ mod applied_in_order;
 mod audit_log;
 mod boots;
 mod bounds;
+mod commit_is_written;
 mod committed_never_changes;
 mod durable_on_a_quorum;
 mod expiry;
@@ -97,6 +98,7 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<terms_and_votes::TermsAndVotes>::default(),
         Box::<promises_are_durable::PromisesAreDurable>::default(),
         Box::<recovered_is_durable::RecoveredIsDurable>::default(),
+        Box::<commit_is_written::CommitIsWritten>::default(),
         Box::<durable_on_a_quorum::DurableOnAQuorum>::default(),
         Box::<applied_in_order::AppliedInOrder>::default(),
         Box::<same_state::SameState>::default(),

@@ -167,11 +167,13 @@ pub enum Kind {
     Oversized,
     /// Opens a session, commits in it and never comes back.
     Abandon,
+    /// Stores an overlay that was built from any replica's view, which may be behind, and is late itself.
+    Overlay,
 }
 
 impl Kind {
     /// Every kind with its word.
-    pub const ALL: [(&'static str, Self); 15] = [
+    pub const ALL: [(&'static str, Self); 16] = [
         ("commit", Self::Commit),
         ("rollback", Self::Rollback),
         ("policy", Self::Policy),
@@ -187,6 +189,7 @@ impl Kind {
         ("malformed", Self::Malformed),
         ("oversized", Self::Oversized),
         ("abandon", Self::Abandon),
+        ("overlay", Self::Overlay),
     ];
 }
 
