@@ -30,7 +30,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Run a whole cluster on this machine: three voters, one learner, the example fleet
+    /// Run a whole cluster on this machine: three voters, one learner, the example fleet, two agents
     Dev(DevArgs),
     /// Run one replica
     Server(ServerArgs),
@@ -270,6 +270,9 @@ pub(crate) struct DevArgs {
     /// Tell the whole story once, checking each step, and exit
     #[arg(long)]
     pub(crate) once: bool,
+    /// How many agents, each with a directory that stands for its node's machine
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=i64::from(crate::dev::agents::AGENTS_MAX)))]
+    pub(crate) agents: u8,
 }
 
 #[derive(Debug, Args)]
@@ -698,6 +701,9 @@ pub(crate) enum EmergencyVerb {
         /// Where the node's agent is: HOST:PORT, or the path of its socket. Else the journal is asked
         #[arg(long, value_name = "PLACE", env = "MUSTER_AGENT")]
         agent: Option<String>,
+        /// Record it in the journal and tell no agent: for a node that has none
+        #[arg(long, conflicts_with = "agent")]
+        journal_only: bool,
         #[command(flatten)]
         write: WriteArgs,
     },
@@ -714,6 +720,9 @@ pub(crate) enum EmergencyVerb {
         /// Where the node's agent is: HOST:PORT, or the path of its socket. Else the journal is asked
         #[arg(long, value_name = "PLACE", env = "MUSTER_AGENT")]
         agent: Option<String>,
+        /// Record it in the journal and tell no agent: for a node that has none
+        #[arg(long, conflicts_with = "agent")]
+        journal_only: bool,
         #[command(flatten)]
         write: WriteArgs,
     },

@@ -26,6 +26,15 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_accepts_every_value_of_the_example_fleet_as_it_is() {
+        let fleet = Fleet::parse(FILES).unwrap();
+        for (key, said) in fleet.scopes.values().flatten() {
+            let checked = muster_core::agent::value::check_setting(key, &said.what);
+            assert_eq!(checked.as_ref(), Ok(&said.what), "{key} at {}", said.place);
+        }
+    }
+
+    #[test]
     fn every_file_of_the_folder_is_carried() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
         let there = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());

@@ -14,7 +14,7 @@
 //! names = "gpu[001-064]"              # or a list of such ranges
 //! vcluster = "training"
 //! [nodes.mounts]                      # what is so on these nodes alone
-//! "/scratch" = "lustre:mds1@o2ib:/scratch"
+//! "/scratch" = "mds1@o2ib:/scratch lustre"
 //! ```
 //!
 //! What a file does not mention stays as it is. Several files make one fleet; saying two different things about one key of

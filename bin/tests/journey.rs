@@ -105,11 +105,11 @@ fn a_day_at_the_command_line() {
     assert_eq!(swappiness["setting"]["value"], "1");
     assert_eq!(swappiness["from"], "delta");
 
-    cluster.muster(&["emergency", "start", "n7", "--reason", "smoke"]).expect(0);
-    cluster.muster(&["emergency", "start", "n7", "--reason", "smoke"]).expect(1);
+    cluster.muster(&["emergency", "start", "n7", "--reason", "smoke", "--journal-only"]).expect(0);
+    cluster.muster(&["emergency", "start", "n7", "--reason", "smoke", "--journal-only"]).expect(1);
     let node = cluster.muster(&["state", "node:n7", "--json"]).expect(0).json();
     assert_eq!(node["node"]["emergency_reason"], "smoke");
-    cluster.muster(&["emergency", "end", "n7"]).expect(0);
+    cluster.muster(&["emergency", "end", "n7", "--journal-only"]).expect(0);
     cluster.muster(&["op", "record", "exec", "--node", "n7", "--exit-status", "-1", "dmesg"]).expect(0);
     let audit = cluster.muster(&["audit", "--json", "--by", "tester", "-n", "1"]).expect(0);
     assert_eq!(audit.json()["detail"], "dmesg");

@@ -130,15 +130,7 @@ impl Secured {
     /// Runs a verb with a certificate of this CA, against all servers.
     fn by(&self, who: &str, args: &[&str]) -> Ended {
         let servers: Vec<_> = (0..self.servers.len()).map(|i| self.address(i)).collect();
-        self.with(&self.file("ca.pem"), &self.file(who), &servers.join(","), args)
-    }
-
-    /// Runs a verb with any CA and `STEM.pem`, `STEM.key`.
-    fn with(&self, ca: &str, stem: &str, servers: &str, args: &[&str]) -> Ended {
-        let (certificate, key) = (format!("{stem}.pem"), format!("{stem}.key"));
-        let more =
-            ["--server", servers, "--tls-ca", ca, "--tls-cert", &certificate, "--tls-key", &key, "--timeout", "5"];
-        muster(&[args, &more[..]].concat())
+        with(&self.file("ca.pem"), &self.file(who), &servers.join(","), args)
     }
 
     /// Two vClusters, and a node in each: `gpu1` in `ml`, `cpu1` in `hpc`.
@@ -150,6 +142,13 @@ impl Secured {
         std::fs::write(&file, text).unwrap();
         self.by("admin-root", &["apply", &file]).expect(0);
     }
+}
+
+/// Runs a verb with any CA and `STEM.pem`, `STEM.key`.
+fn with(ca: &str, stem: &str, servers: &str, args: &[&str]) -> Ended {
+    let (certificate, key) = (format!("{stem}.pem"), format!("{stem}.key"));
+    let more = ["--server", servers, "--tls-ca", ca, "--tls-cert", &certificate, "--tls-key", &key, "--timeout", "5"];
+    muster(&[args, &more[..]].concat())
 }
 
 /// What a plain conversation over TCP gives.
@@ -279,7 +278,7 @@ fn strangers_are_told_why_they_are_not_let_in() {
     // Another CA: neither end takes the other's certificate.
     let other = Secured::new();
     other.issue("admin", "root");
-    let ended = other.with(&other.file("ca.pem"), &other.file("admin-root"), &address, &["status"]).expect(3);
+    let ended = with(&other.file("ca.pem"), &other.file("admin-root"), &address, &["status"]).expect(3);
     assert!(ended.stderr.contains("its certificate is not of our CA"), "{}", ended.stderr);
     // The server knows its client's CA not: cross the files so that only the server objects.
     let mixed = other.at("mixed");
@@ -288,7 +287,7 @@ fn strangers_are_told_why_they_are_not_let_in() {
     let both = other.at("both.pem");
     let cas = [std::fs::read(&ca).unwrap(), std::fs::read(other.file("ca.pem")).unwrap()].concat();
     std::fs::write(&both, cas).unwrap();
-    let ended = other.with(&both, &mixed, &address, &["status"]).expect(3);
+    let ended = with(&both, &mixed, &address, &["status"]).expect(3);
     assert!(ended.stderr.contains("its CA did not sign it"), "{}", ended.stderr);
 
     // The same CA, another cluster's name in the certificate: the CA's own name is what makes it.
@@ -297,7 +296,7 @@ fn strangers_are_told_why_they_are_not_let_in() {
     std::fs::copy(&ca, format!("{foreign}/ca.pem")).unwrap();
     let uri = "muster://test/admin/root";
     openssl_certificate(&secured, uri, &format!("{foreign}/admin"), true);
-    let ended = secured.with(&ca, &format!("{foreign}/admin"), &address, &["status"]).expect(3);
+    let ended = with(&ca, &format!("{foreign}/admin"), &address, &["status"]).expect(3);
     assert!(ended.stderr.contains("of another cluster"), "{}", ended.stderr);
     // A client that does not mind is refused by the server.
     let stem = format!("{foreign}/admin");
@@ -309,10 +308,10 @@ fn strangers_are_told_why_they_are_not_let_in() {
 
     // One that is no credential at all, and one that counts no more.
     openssl_certificate(&secured, "https://example.org/alice", &format!("{foreign}/web"), true);
-    let ended = secured.with(&ca, &format!("{foreign}/web"), &address, &["status"]).expect(1);
+    let ended = with(&ca, &format!("{foreign}/web"), &address, &["status"]).expect(1);
     assert!(ended.stderr.contains("exactly one"), "{}", ended.stderr);
     openssl_certificate(&secured, "muster://prod/admin/old", &format!("{foreign}/old"), false);
-    let ended = secured.with(&ca, &format!("{foreign}/old"), &address, &["status"]).expect(3);
+    let ended = with(&ca, &format!("{foreign}/old"), &address, &["status"]).expect(3);
     assert!(ended.stderr.contains("ended") && ended.stderr.contains("renew it"), "{}", ended.stderr);
     let old = format!("{foreign}/old");
     let (code, text) = curl(&[
@@ -370,7 +369,7 @@ fn openssl_certificate(secured: &Secured, uri: &str, stem: &str, in_force: bool)
 fn the_peers_port_is_for_replicas() {
     let secured = Secured::start(1);
     let servers = format!("127.0.0.1:{}", secured.servers[0].peers);
-    let ended = secured.with(&secured.file("ca.pem"), &secured.file("admin-root"), &servers, &["status"]).expect(3);
+    let ended = with(&secured.file("ca.pem"), &secured.file("admin-root"), &servers, &["status"]).expect(3);
     assert!(ended.stderr.contains("of a role that this port is not for"), "{}", ended.stderr);
     eventually("the server tells it too", || {
         secured.log(0).contains("muster://prod/admin/root is no replica").then_some(())
@@ -392,7 +391,7 @@ fn plain_text_at_a_tls_port_is_answered_in_its_own_language_and_back() {
 
     let plain = common::Cluster::start(1, 0);
     let address = plain.replicas[0].address.clone();
-    let ended = secured.with(&secured.file("ca.pem"), &secured.file("admin-root"), &address, &["status"]).expect(1);
+    let ended = with(&secured.file("ca.pem"), &secured.file("admin-root"), &address, &["status"]).expect(1);
     assert!(ended.stderr.contains("does not speak TLS"), "{}", ended.stderr);
 }
 
@@ -476,8 +475,8 @@ fn each_role_may_what_the_table_says_over_grpc_and_http() {
         ("viewer-ml-vera", vec!["verify"], 0),
         ("viewer-ml-vera", vec!["snapshot"], 3),
         ("viewer-ml-vera", vec!["log", "--scope", "vcluster:hpc"], 3),
-        ("viewer-ml-vera", vec!["emergency", "start", "gpu1", "-r", "fire"], 3),
-        ("operator-ml-olga", vec!["emergency", "start", "gpu1", "-r", "fire"], 0),
+        ("viewer-ml-vera", vec!["emergency", "start", "gpu1", "-r", "fire", "--journal-only"], 3),
+        ("operator-ml-olga", vec!["emergency", "start", "gpu1", "-r", "fire", "--journal-only"], 0),
         ("operator-ml-olga", vec!["policy", "set", "ml", "mode=warn"], 0),
         ("operator-ml-olga", vec!["policy", "set", "hpc", "mode=warn"], 3),
         ("operator-ml-olga", vec!["members", "remove", "1"], 3),

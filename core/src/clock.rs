@@ -8,6 +8,6 @@ pub trait Clock: Clone + Send + Sync + 'static {
     fn now(&self) -> Time;
     /// The wall clock. For people.
     fn wall(&self) -> WallTime;
-    /// Waits until `now()` is at least `time`.
+    /// Waits until `now()` is at least `time`. May come back early: whoever needs the time looks at it.
     fn sleep_until(&self, time: Time) -> impl Future<Output = ()> + Send;
 }

@@ -173,7 +173,7 @@ impl State {
         self.ask_the_door(write)?;
         match &write.command {
             Command::Journal(command) => self.plan(&write.author, command.clone()).map(|_| ()),
-            Command::Members(command) => self.members.check_change(command),
+            Command::Members(command) => self.check_members(command),
             Command::RaiseFeatureLevel(level) => self.check_feature_level(*level),
             Command::OpenSession | Command::CloseSession | Command::Expire => Ok(()),
         }
@@ -216,7 +216,7 @@ impl State {
                 Ok(self.journal.carry_out(moment, author, plan))
             }
             Command::Members(command) => {
-                self.members.check_change(&command)?;
+                self.check_members(&command)?;
                 Ok(self.change_members(moment, author, command))
             }
             Command::OpenSession => {
@@ -284,6 +284,19 @@ impl State {
             count += 1;
         }
         count + self.sessions.expire(self.age, EXPIRE_MAX - count)
+    }
+
+    /// Checks a change of the members against those there are, and an admission against the level in force: a replica that does
+    /// not support it would take new commands for old ones.
+    fn check_members(&self, command: &MemberCommand) -> Result<(), Refusal> {
+        if let MemberCommand::Admit(admission) = command
+            && admission.feature_level < self.feature_level
+        {
+            let (supports, has) = (admission.feature_level, self.feature_level);
+            let problem = format!("the cluster is at feature level {has}, and it supports only up to {supports}");
+            return Err(invalid("feature_level", format!("{problem}: start a newer muster")));
+        }
+        self.members.check_change(command)
     }
 
     fn check_feature_level(&self, level: u32) -> Result<(), Refusal> {

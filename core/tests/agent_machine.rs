@@ -152,6 +152,15 @@ fn more_drift_shortens_the_window_and_less_does_not_lengthen_it() {
 }
 
 #[test]
+fn a_key_that_nobody_declares_shortens_an_open_window_as_well() {
+    let mut world = world();
+    world.set(alice(), MOTD, "owned");
+    assert_eq!(seconds_left(&world), 300);
+    world.set(alice(), "kernel:vm.overcommit_memory", "1");
+    assert_eq!(seconds_left(&world), 201);
+}
+
+#[test]
 fn a_short_window_is_begun_only_with_consent() {
     let policy = Policy { base_window_seconds: 100, ..Policy::default() };
     let mut world = World::new(policy, &[(SWAP, "60")]);

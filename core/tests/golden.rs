@@ -340,9 +340,12 @@ fn ledger() -> Ledger {
             since: WallTime(1),
             deadline: BootTime(2),
             alerted: false,
+            event: 5,
+            recorded: Some(Seq(39)),
         }),
         conflicts: [(key(0), Conflict { before: Setting::Unset, declared: value("20"), deadline: BootTime(77) })]
             .into(),
+        told_drift: true,
         doing: Some(Doing::Setting {
             change: ChangeId(3),
             keys: [(key(0), Before { value: value("60"), change: Some(local(Owner::BehindItsBack, None)) })].into(),

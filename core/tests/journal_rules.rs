@@ -243,17 +243,18 @@ fn node_state(player: &Player) -> ConfigState {
     player.state.journal.node(&node(0)).expect("a known node").state
 }
 
-/// A fleet at the newest feature level.
-fn newest_fleet() -> Player {
-    let mut player = fleet();
-    admit(&mut player, admission("r1", 1, MemberWish::Voter));
-    player.system("features", Command::RaiseFeatureLevel(limits::FEATURE_LEVEL));
+/// A fleet one of whose members knows the first feature level only.
+fn oldest_fleet() -> Player {
+    let mut player = Player::new();
+    player.state = State::new(ClusterId(1), Member { feature_level: 1, ..first_member() });
+    recorded(&player.give(set_policy(Policy::default())));
+    recorded(&assign(&mut player, "hpc-a"));
     player
 }
 
 #[test]
 fn what_was_undone_on_a_node_is_recorded_and_takes_nothing_off() {
-    let mut player = newest_fleet();
+    let mut player = fleet();
     let node = Scope::Node(node(0));
     let parent = player.state.sequence();
     let committed = recorded(&player.append(commit(node.clone(), parent, "1")));
@@ -275,7 +276,7 @@ fn what_was_undone_on_a_node_is_recorded_and_takes_nothing_off() {
 
 #[test]
 fn what_was_undone_on_a_node_ends_no_emergency() {
-    let mut player = newest_fleet();
+    let mut player = fleet();
     let mut start = draft(EntryType::EmergencyStart, Scope::Node(node(0)), Seq(2));
     start.emergency_reason = Some(Arc::from("fire"));
     recorded(&player.append(start));
@@ -285,9 +286,9 @@ fn what_was_undone_on_a_node_ends_no_emergency() {
 
 #[test]
 fn a_rollback_with_changes_is_refused_below_its_feature_level_and_for_more_than_a_node() {
-    assert_eq!(invalid_field(undone(&mut fleet(), Scope::Node(node(0)))), "changes");
-    assert_eq!(invalid_field(undone(&mut newest_fleet(), Scope::Global)), "changes");
-    assert_eq!(invalid_field(undone(&mut newest_fleet(), Scope::VCluster(vcluster(0)))), "changes");
+    assert_eq!(invalid_field(undone(&mut oldest_fleet(), Scope::Node(node(0)))), "changes");
+    assert_eq!(invalid_field(undone(&mut fleet(), Scope::Global)), "changes");
+    assert_eq!(invalid_field(undone(&mut fleet(), Scope::VCluster(vcluster(0)))), "changes");
 }
 
 #[test]
@@ -692,6 +693,9 @@ fn the_feature_level_only_rises_and_only_to_what_every_member_supports() {
     assert!(matches!(raise(&mut player, 2), Outcome::Applied { reply: Reply::FeatureLevel { level: 2 }, .. }));
     assert_eq!(invalid_field(raise(&mut player, 1)), "feature_level");
     assert_eq!(player.state.feature_level(), 2);
+    // Who does not support what is in force would take new commands for old ones.
+    let older = Admission { feature_level: 1, ..admission("older", 7, MemberWish::Learner) };
+    assert_eq!(invalid_field(admit(&mut player, older)), "feature_level");
 }
 
 // ---- reading ----

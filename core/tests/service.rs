@@ -89,7 +89,6 @@ fn expected(kind: Kind) -> [&'static str; 5] {
     match kind {
         Kind::Declare | Kind::RollBack | Kind::Report | Kind::Emergency | Kind::RecordOperation => own,
         Kind::AssignNode | Kind::MindReplica => admin_only,
-        Kind::SetPolicy => through_the_agent,
         Kind::StoreOverlay | Kind::ChangeMembers => ["A----------s"; 5],
         Kind::Session => ["AOO--aaa----"; 5],
         Kind::Admit => ["A----------s", "A----------s", "A----------s", "A----------s", "A-------r--s"],
@@ -100,7 +99,9 @@ fn expected(kind: Kind) -> [&'static str; 5] {
         Kind::Boot => [admin, admin, "AO-V--------", "AO-V-a------", admin],
         Kind::Peer => ["--------rr--"; 5],
         Kind::LookAtNode => looking_through_the_agent,
-        Kind::SetOnNode
+        // A vCluster's policy is its operators' too.
+        Kind::SetPolicy
+        | Kind::SetOnNode
         | Kind::CommitOnNode
         | Kind::RollBackOnNode
         | Kind::ExtendWindow

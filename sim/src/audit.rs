@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// Tells what every replica holds whose disk nothing was done to.
 pub async fn disks(world: &Arc<World>) {
     for replica in world.replicas() {
-        let forgot = world.facts(|facts| facts.disk_faults.contains_key(&replica));
+        let forgot = world.facts(|facts| facts.forgot.contains(&replica));
         let Some((handle, life)) = world.front(replica).filter(|_| !forgot) else { continue };
         inspect(world, replica, &life).await;
         history(world, replica, &handle, &life).await;

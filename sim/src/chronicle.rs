@@ -5,7 +5,7 @@
 
 use crate::event::{Ending, Event};
 use crate::run::Report;
-use crate::scenario::{Fault, FaultItem, MS, Pick, SECOND, Scenario, Way};
+use crate::scenario::{Back, Fault, FaultItem, MS, Pick, SECOND, Scenario, Way};
 use crate::world::Trace;
 use muster_core::ids::{Index, ReplicaId, Term, Time};
 use muster_core::peer::{PeerMessage, RaftMessageKind};
@@ -177,6 +177,7 @@ impl Chronicle {
             Event::Send { .. }
             | Event::Deliver { .. }
             | Event::Drop { .. }
+            | Event::Forged { .. }
             | Event::Append { .. }
             | Event::Durable { .. }
             | Event::Snapshot { .. }
@@ -301,7 +302,7 @@ fn words(item: &FaultItem, victims: &[ReplicaId]) -> String {
         item.lasts.map_or_else(|| "until healing".into(), |nanos| format!("for {}", since(Time(nanos), Time(0))));
     let with_power = |power: bool| if power { ", and its machine loses power" } else { "" };
     match &item.fault {
-        Fault::Crash { who, point, nth, power } => {
+        Fault::Crash { who, point, nth, power, .. } => {
             let place = point.map_or(String::new(), |point| {
                 let nth = if *nth == 1 { String::new() } else { format!(", number {nth}") };
                 format!(" when it next comes to the point \"{}\"{nth}", point.word())
@@ -334,7 +335,14 @@ fn words(item: &FaultItem, victims: &[ReplicaId]) -> String {
             let place = if *last { "the last written sector of" } else { "" };
             format!("a stored bit of {} flips, in {place} a file like \"{file}\"", whom(who)).replace("  ", " ")
         }
-        Fault::Wipe { who } => format!("{} dies and comes back with an empty disk; down {lasts}", whom(who)),
+        Fault::Wipe { who, back } => {
+            let back = match back {
+                Back::Empty => "its disk is empty from then on, and it cannot start",
+                Back::Stranger => "comes back with an empty disk under its old id, in another life",
+                Back::Amnesiac => "comes back as it was, with an empty disk",
+            };
+            format!("{} dies, and {back}; down {lasts}", whom(who))
+        }
         Fault::Rewind { who, by } => {
             let by = since(Time(*by), Time(0));
             format!("{} dies and comes back with its disk as it was {by} before; down {lasts}", whom(who))
@@ -342,6 +350,20 @@ fn words(item: &FaultItem, victims: &[ReplicaId]) -> String {
         Fault::Clock { who, step_ms, drift_ppm, freeze } => {
             let frozen = if *freeze { ", standing still" } else { "" };
             format!("the clock of {} is {step_ms} ms off, gaining {drift_ppm} ppm{frozen}, {lasts}", whom(who))
+        }
+        Fault::Hostile { who, every } => {
+            let every = since(Time(*every), Time(0));
+            format!("{} hears forged messages about every {every} {lasts}", whom(who))
+        }
+        Fault::Driver { who, late, early } => {
+            let late = since(Time(*late), Time(0));
+            format!(
+                "the devices of {} tell up to {late} late what is done, and wake it early {early} % of the time, {lasts}",
+                whom(who)
+            )
+        }
+        Fault::Downgrade { who, file } => {
+            format!("{} starts on a file like \"{file}\" that a newer version wrote {lasts}", whom(who))
         }
     }
 }

@@ -10,10 +10,12 @@ use futures_util::future::{Either, select};
 use muster_core::client::{BootAttempts, Session, Step, Targets, Turn, WriteAttempts, again};
 use muster_core::ids::{Age, NodeId, OneShotId, ReplicaId, Seq, Time, VClusterId};
 use muster_core::journal::command::JournalCommand;
-use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType, Principal, Role};
-use muster_core::journal::key::{Key, Scope, Setting};
+use muster_core::journal::entry::{
+    Author, Change, EntryDraft, EntryType, OperationDraft, OperationKind, Principal, Role,
+};
+use muster_core::journal::key::{Key, Scope, Setting, VALUE_BYTES_MAX};
 use muster_core::journal::policy::Policy;
-use muster_core::limits::TTL_SECONDS_MIN;
+use muster_core::limits::{MESSAGE_BYTES_MAX, TTL_SECONDS_MIN};
 use muster_core::request::{Command, Freshness, NotApplied, Outcome, Reply, RequestId, UnknownWhy, WriteRequest};
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -74,8 +76,18 @@ pub struct Client {
     wrote: BTreeMap<usize, Seq>,
 }
 
+/// Whom a client is. Every fourth of those that bear the load is an operator of one vCluster, who asks for as much as
+/// everybody else and is refused what is not its own.
 fn author(id: ClientId) -> Author {
-    Author { principal: Principal::Claimed { name: format!("client-{id}").as_str().into() }, role: Role::Admin }
+    let role = match usize::try_from(id).unwrap_or(0) {
+        place @ 1..1_000_000 if place % 4 == 0 => Role::Operator(named(VCLUSTERS[place / 4 % VCLUSTERS.len()])),
+        _ => Role::Admin,
+    };
+    Author { principal: Principal::Claimed { name: format!("client-{id}").as_str().into() }, role }
+}
+
+fn named(vcluster: &str) -> VClusterId {
+    VClusterId::new(vcluster).expect("a good name")
 }
 
 /// The name of a node.
@@ -85,7 +97,7 @@ fn node(which: u64) -> NodeId {
 
 fn scope(which: usize) -> Scope {
     match which.checked_sub(1).and_then(|place| VCLUSTERS.get(place)) {
-        Some(name) => Scope::VCluster(VClusterId::new(name).expect("a good name")),
+        Some(name) => Scope::VCluster(named(name)),
         None => Scope::Global,
     }
 }
@@ -120,6 +132,16 @@ impl Client {
 
     fn now(&self) -> Time {
         self.world.now()
+    }
+
+    /// In whose name it asks. Only the cluster itself raises its feature level.
+    fn author(&self, command: &Command) -> Author {
+        match command {
+            Command::RaiseFeatureLevel(_) => {
+                Author { principal: Principal::System { part: "features".into() }, role: Role::System }
+            }
+            _ => author(self.session.holder),
+        }
     }
 
     /// The replica at an address.
@@ -192,13 +214,14 @@ impl Client {
     async fn one_shot(&mut self, command: Command, deadline: Time) -> Outcome {
         let Some(drawn_at) = self.age(deadline).await else { return Outcome::NotApplied(NotApplied::NoQuorum) };
         let request = RequestId::OneShot { id: OneShotId(self.draw.wide()), drawn_at };
-        let request = WriteRequest { request, author: author(self.session.holder), command };
+        let request = WriteRequest { request, author: self.author(&command), command };
         self.carry(&request, deadline).await.unwrap_or(Outcome::Unknown(UnknownWhy::SessionUnknown))
     }
 
     /// Carries out a write: in the session mostly, as a one-shot sometimes.
     pub(crate) async fn write(&mut self, command: Command, deadline: Time) -> Outcome {
-        if self.draw.percent(20) {
+        // A session belongs to whoever opened it, and the cluster opens none.
+        if matches!(command, Command::RaiseFeatureLevel(_)) || self.draw.percent(20) {
             return self.one_shot(command, deadline).await;
         }
         loop {
@@ -219,7 +242,7 @@ impl Client {
             });
             let Some(begun) = begun else { continue };
             let Some((id, number, request)) = begun else { return Outcome::NotApplied(NotApplied::NoQuorum) };
-            let request = WriteRequest { request, author: author(self.session.holder), command: command.clone() };
+            let request = WriteRequest { request, author: self.author(&command), command: command.clone() };
             let outcome = self.carry(&request, deadline).await;
             let gone = matches!(outcome, Some(Outcome::Unknown(UnknownWhy::SessionUnknown)) | None);
             self.session.with(|session| {
@@ -345,14 +368,55 @@ impl Client {
                 let which = self.draw.below(self.world.scenario.load.nodes);
                 Some(EntryDraft { scope: Scope::Node(node(which)), changes, ..draft })
             }
+            Kind::Emergency => {
+                let scope = Scope::Node(node(self.draw.below(self.world.scenario.load.nodes)));
+                let starts = self.draw.percent(50);
+                let entry_type = if starts { EntryType::EmergencyStart } else { EntryType::EmergencyEnd };
+                let emergency_reason = starts.then(|| "the building is on fire".into());
+                Some(EntryDraft { entry_type, scope, emergency_reason, ..draft })
+            }
+            Kind::Malformed => Some(self.malformed(EntryDraft { changes, ..draft })),
+            Kind::Oversized => {
+                // What the cluster's limits leave no room for; so large a value has no place in an entry either.
+                let most = usize::try_from(self.world.scenario.cluster.limits.payload_bytes_max).unwrap_or(usize::MAX);
+                let value = "x".repeat(most.saturating_add(1).min(VALUE_BYTES_MAX + 1));
+                let changes = vec![change(Key::new("kernel:large").expect("a good key"), &value)];
+                Some(EntryDraft { changes, ..draft })
+            }
             Kind::Commit
             | Kind::Rollback
             | Kind::Policy
             | Kind::Read
             | Kind::LocalRead
             | Kind::ReadAtLeast
-            | Kind::Boot => Some(EntryDraft { changes, ..draft }),
+            | Kind::Boot
+            | Kind::Exec
+            | Kind::Abandon => Some(EntryDraft { changes, ..draft }),
         }
+    }
+
+    /// Something the rules refuse, made of something they would take.
+    fn malformed(&mut self, draft: EntryDraft) -> EntryDraft {
+        match self.draw.below(9) {
+            0 => EntryDraft { changes: Vec::new(), ..draft },
+            1 => EntryDraft { changes: [draft.changes.clone(), draft.changes.clone()].concat(), ..draft },
+            2 => EntryDraft { ttl_seconds: Some(TTL_SECONDS_MIN - 1), ..draft },
+            3 => EntryDraft { ttl_seconds: Some(u32::MAX), ..draft },
+            4 => EntryDraft { entry_type: EntryType::PolicyUpdate, ..draft },
+            5 => EntryDraft { entry_type: EntryType::EmergencyStart, changes: Vec::new(), ..draft },
+            6 => EntryDraft { parent: Seq(u64::MAX), ..draft },
+            7 => EntryDraft { based_on: Some(Seq(1)), ..draft },
+            _ => {
+                EntryDraft { scope: Scope::VCluster(VClusterId::new("nobody-knows-it").expect("a good name")), ..draft }
+            }
+        }
+    }
+
+    fn operation(&mut self, mark: &Arc<str>) -> OperationDraft {
+        let kind = [OperationKind::Exec, OperationKind::ShellStart, OperationKind::ShellEnd][self.draw.place(3)];
+        let scope = Scope::Node(node(self.draw.below(self.world.scenario.load.nodes)));
+        let exit_status = (kind == OperationKind::Exec).then_some(0);
+        OperationDraft { kind, scope, detail: mark.clone(), exit_status, occurred_at: None }
     }
 
     fn tell(&self, told: Told) {
@@ -368,7 +432,38 @@ impl Client {
     async fn request(&mut self, kind: Kind, crowd: &Crowd) {
         let deadline = Time(self.now().0 + self.world.scenario.load.patience);
         match kind {
-            Kind::Commit | Kind::Rollback | Kind::Temporary | Kind::Assign | Kind::NodeCommit => {
+            Kind::Malformed | Kind::Oversized => {
+                let mark: Arc<str> = format!("{MARK}c{}-{}", self.id, self.number + 1).into();
+                let Some(draft) = self.draft(kind, &mark) else { return };
+                self.ask(Ask::Refusable { mark });
+                let outcome = self.write(Command::Journal(JournalCommand::AppendEntry(draft)), deadline).await;
+                self.tell(Told::Outcome(outcome));
+            }
+            Kind::Exec => {
+                // As long as a value, so that a story can fill the history without filling the state.
+                let mark = format!("{MARK}c{}-{}", self.id, self.number + 1);
+                let length = usize::try_from(self.world.scenario.load.value_bytes).unwrap_or(0).min(MESSAGE_BYTES_MAX);
+                let mark: Arc<str> = format!("{mark:.<length$}").into();
+                let draft = self.operation(&mark);
+                self.ask(Ask::Operation { mark });
+                let outcome = self.write(Command::Journal(JournalCommand::RecordOperation(draft)), deadline).await;
+                if let Outcome::Applied { reply: Reply::Recorded { sequence }, .. } = &outcome {
+                    self.seen = self.seen.max(*sequence);
+                    crowd.acknowledged.fetch_add(1, Ordering::Relaxed);
+                }
+                self.tell(Told::Outcome(outcome));
+            }
+            Kind::Commit
+            | Kind::Rollback
+            | Kind::Temporary
+            | Kind::Assign
+            | Kind::NodeCommit
+            | Kind::Emergency
+            | Kind::Abandon => {
+                if kind == Kind::Abandon {
+                    // It is never heard of again, nor closed.
+                    self.session.with(|session| *session = None);
+                }
                 let mark: Arc<str> = format!("{MARK}c{}-{}", self.id, self.number + 1).into();
                 let Some(draft) = self.draft(kind, &mark) else { return };
                 let which = (0..=VCLUSTERS.len()).find(|which| scope(*which) == draft.scope);
@@ -384,7 +479,7 @@ impl Client {
                 self.tell(Told::Outcome(outcome));
             }
             Kind::Policy => {
-                let vcluster = VClusterId::new(VCLUSTERS[self.draw.place(VCLUSTERS.len())]).expect("a good name");
+                let vcluster = named(VCLUSTERS[self.draw.place(VCLUSTERS.len())]);
                 let base_window_seconds = u32::try_from(self.draw.between(60, 7_200)).unwrap_or(900);
                 let policy = Policy { base_window_seconds, ..Policy::default() };
                 self.ask(Ask::OtherWrite { what: "policy" });
@@ -413,7 +508,12 @@ impl Client {
                     | Kind::Temporary
                     | Kind::Assign
                     | Kind::NodeCommit
-                    | Kind::Boot => (Ask::LocalRead, Freshness::Local),
+                    | Kind::Boot
+                    | Kind::Emergency
+                    | Kind::Exec
+                    | Kind::Malformed
+                    | Kind::Oversized
+                    | Kind::Abandon => (Ask::LocalRead, Freshness::Local),
                 };
                 self.ask(ask);
                 let told = self.read(freshness, deadline).await;

@@ -1,6 +1,7 @@
 //! A replica's clock: it starts at zero with its process, may drift and freeze; its wall clock may also be set.
 
 use crate::agenda::Agenda;
+use crate::freedom::Freedom;
 use muster_core::clock::Clock;
 use muster_core::ids::{Time, WallTime};
 use std::sync::{Arc, Mutex};
@@ -77,8 +78,8 @@ impl Oscillator {
 
     /// The clock of a process that starts now.
     #[must_use]
-    pub fn start(&self) -> SimClock {
-        SimClock { oscillator: self.clone(), started: self.reading() }
+    pub fn start(&self, freedom: Arc<Freedom>) -> SimClock {
+        SimClock { oscillator: self.clone(), freedom, started: self.reading() }
     }
 }
 
@@ -86,6 +87,7 @@ impl Oscillator {
 #[derive(Clone)]
 pub struct SimClock {
     oscillator: Oscillator,
+    freedom: Arc<Freedom>,
     started: u64,
 }
 
@@ -101,6 +103,8 @@ impl Clock for SimClock {
     }
 
     async fn sleep_until(&self, time: Time) {
+        let asked = self.now();
+        let time = Time(asked.0 + self.freedom.sleep(time.0.saturating_sub(asked.0)));
         loop {
             let (reading, frozen) = {
                 let pace = self.oscillator.pace.lock().expect("nobody panics holding it");

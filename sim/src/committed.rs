@@ -44,6 +44,7 @@ pub struct Committed {
     states: BTreeMap<Index, State>,
     states_max: Option<usize>,
     by_sequence: BTreeMap<Seq, Index>,
+    terms: BTreeMap<Index, Term>,
     applied: Index,
     /// Every step since the last event was taken.
     pub fresh: Vec<Step>,
@@ -83,6 +84,12 @@ impl Committed {
     #[must_use]
     pub fn state(&self, index: Index) -> Option<&State> {
         self.states.get(&index)
+    }
+
+    /// The term of the entry at a position; none if it is not reached yet.
+    #[must_use]
+    pub fn term(&self, index: Index) -> Option<Term> {
+        self.terms.get(&index).copied()
     }
 
     /// The newest state.
@@ -158,6 +165,7 @@ impl Committed {
         }
         self.by_sequence.insert(state.sequence(), entry.index);
         self.applied = entry.index;
+        self.terms.insert(entry.index, entry.term);
         self.states.insert(entry.index, state);
         if self.states.len() > self.states_max.unwrap_or(STATES_MAX) {
             self.states.pop_first();

@@ -181,12 +181,39 @@ struct Content {
     next_inode: u64,
     manners: Manners,
     draw: Draw,
-    /// Where to kill, and after how many such operations.
-    trap: Option<(Point, u64, Ending)>,
+    trap: Option<Trap>,
+    /// Whose traps have sprung.
+    sprung: BTreeSet<Arc<str>>,
     /// Writes under way: what a kill may do in part.
     under_way: BTreeMap<u64, (u64, u64, Vec<u8>)>,
     next_write: u64,
     rot: BTreeSet<(u64, usize, u8)>,
+    /// Operations that take their time just now.
+    at_it: u64,
+}
+
+/// Where to kill, in whose name, and after how many such operations.
+struct Trap {
+    owner: Arc<str>,
+    point: Point,
+    left: u64,
+    ending: Ending,
+}
+
+/// One operation that takes its time, for as long as this lives.
+struct AtIt(Arc<Store>);
+
+impl AtIt {
+    fn new(store: &Arc<Store>) -> Self {
+        store.lock().at_it += 1;
+        Self(store.clone())
+    }
+}
+
+impl Drop for AtIt {
+    fn drop(&mut self) {
+        self.0.lock().at_it -= 1;
+    }
 }
 
 /// A machine's disk. Outlives processes.
@@ -202,9 +229,11 @@ impl Store {
             manners: Manners::default(),
             draw,
             trap: None,
+            sprung: BTreeSet::new(),
             under_way: BTreeMap::new(),
             next_write: 0,
             rot: BTreeSet::new(),
+            at_it: 0,
         }))
     }
 
@@ -217,14 +246,16 @@ impl Store {
         change(&mut self.lock().manners);
     }
 
-    /// Kills the process at the `nth` operation (from 1) that is at `point`.
-    pub fn set_trap(&self, point: Point, nth: u64, ending: Ending) {
-        self.lock().trap = Some((point, nth.max(1), ending));
+    /// Kills the process at the `nth` operation (from 1) that is at `point`, in a fault's name.
+    pub fn set_trap(&self, owner: &Arc<str>, point: Point, nth: u64, ending: Ending) {
+        self.lock().trap = Some(Trap { owner: owner.clone(), point, left: nth.max(1), ending });
     }
 
-    /// Takes a trap away that has not sprung. Whether there was one.
-    pub fn clear_trap(&self) -> bool {
-        self.lock().trap.take().is_some()
+    /// Takes a fault's trap away if it has not sprung, and nobody else's. Whether it has.
+    pub fn clear_trap(&self, owner: &str) -> bool {
+        let mut content = self.lock();
+        content.trap.take_if(|trap| &*trap.owner == owner);
+        content.sprung.contains(owner)
     }
 
     /// The process is gone: of each write under way a first part may be in the cache.
@@ -290,6 +321,12 @@ impl Store {
             inode.lose_power(draw);
         }
         content.rot.retain(|(inode, _, _)| reachable.contains(inode));
+    }
+
+    /// Whether it has something to do.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.lock().at_it > 0
     }
 
     /// Forgets everything.
@@ -369,6 +406,30 @@ impl Store {
         content.rot.insert((number, at, bit));
         inode.rot(at, bit);
         Some((path.to_string_lossy().into_owned(), at))
+    }
+
+    /// Gives the files whose path contains `part` a header of another format, as a newer version would have written it. The
+    /// places of format and checksum are the same in every format. Gives the first one's name.
+    pub fn set_format(&self, part: &str, format: u32) -> Option<String> {
+        let mut content = self.lock();
+        let content = &mut *content;
+        let mut first = None;
+        for (path, directory) in &content.image.directories {
+            for (name, number) in &directory.names {
+                let path = path.join(name);
+                let Some(inode) = content.image.inodes.get_mut(number) else { continue };
+                if !path.to_string_lossy().contains(part) || !inode.cache().starts_with(b"MUSTER") {
+                    continue;
+                }
+                inode.change_first_sector(|bytes| {
+                    bytes[8..12].copy_from_slice(&format.to_le_bytes());
+                    let sum = crc32fast::hash(&bytes[..SECTOR - 4]);
+                    bytes[SECTOR - 4..SECTOR].copy_from_slice(&sum.to_le_bytes());
+                });
+                first.get_or_insert(path.to_string_lossy().into_owned());
+            }
+        }
+        first
     }
 
     /// How many bytes its files have.
@@ -451,6 +512,9 @@ impl SimDisk {
 
     /// A process that is gone waits for ever; its tasks are about to be dropped.
     async fn die(&self, ending: Ending) -> ! {
+        if let Some(beside) = self.world.beside().filter(|_| ending == Ending::PowerLost) {
+            beside.kill(self.life.replica, ending.clone());
+        }
         self.world.kill(self.life.replica, ending);
         std::future::pending::<()>().await;
         unreachable!("a killed process is never polled")
@@ -464,15 +528,17 @@ impl SimDisk {
     }
 
     fn springs(content: &mut Content, op: DiskOp, path: &Path, after: bool) -> Option<Ending> {
-        let (point, left, _) = content.trap.as_mut()?;
-        if !point.is_at(op, path, after) {
+        let trap = content.trap.as_mut()?;
+        if !trap.point.is_at(op, path, after) {
             return None;
         }
-        *left -= 1;
-        if *left > 0 {
+        trap.left -= 1;
+        if trap.left > 0 {
             return None;
         }
-        content.trap.take().map(|(_, _, ending)| ending)
+        let Trap { owner, ending, .. } = content.trap.take()?;
+        content.sprung.insert(owner);
+        Some(ending)
     }
 
     fn meet(&self, op: DiskOp, path: &Path) -> Meets {
@@ -544,8 +610,15 @@ impl SimDisk {
 
     async fn wait(&self, op: DiskOp) {
         let agenda: &Agenda = &self.world.agenda;
-        let nanos = self.duration(op);
+        let mut nanos = self.duration(op);
         if nanos > 0 {
+            // Who shares the device shares its time.
+            if let Some(beside) = self.world.beside()
+                && beside.is_disk_busy(self.life.replica)
+            {
+                nanos *= 2;
+            }
+            let _at_it = AtIt::new(&self.store);
             agenda.sleep(nanos).await;
         }
         while self.store.lock().manners.stalled {

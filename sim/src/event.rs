@@ -90,6 +90,16 @@ pub enum Ask {
         /// The text by which the record is recognised.
         mark: Arc<str>,
     },
+    /// A write that must not be applied, whatever becomes of it; its record would be recognised by this text.
+    Refusable {
+        /// The text.
+        mark: Arc<str>,
+    },
+    /// An exec or shell to be recorded: in the audit log, then as an entry, both recognised by this text.
+    Operation {
+        /// The text.
+        mark: Arc<str>,
+    },
     /// A write that makes no record by which it could be recognised.
     OtherWrite {
         /// What.
@@ -220,6 +230,13 @@ pub enum Event {
         envelope: Arc<Envelope>,
         /// Why.
         why: Lost,
+    },
+    /// A message that no replica sent arrives as from one.
+    Forged {
+        /// Where, whatever its address.
+        at: ReplicaId,
+        /// The message.
+        envelope: Arc<Envelope>,
     },
     /// Records are handed to the log.
     Append {
@@ -487,6 +504,14 @@ impl Event {
                 out.numbers([15, u64::from(*client), *number]);
                 match ask {
                     Ask::Write { mark } => out.text(mark),
+                    Ask::Refusable { mark } => {
+                        out.number(4);
+                        out.text(mark);
+                    }
+                    Ask::Operation { mark } => {
+                        out.number(5);
+                        out.text(mark);
+                    }
                     Ask::OtherWrite { what } => out.text(what),
                     Ask::Read => out.number(1),
                     Ask::LocalRead => out.number(2),
@@ -543,6 +568,10 @@ impl Event {
                 out.number(18);
                 out.text(name);
             }
+            Self::Forged { at, envelope } => {
+                out.numbers([20, at.0]);
+                out.bytes(&codec::encode_envelope(envelope));
+            }
         }
     }
 
@@ -559,6 +588,7 @@ impl Event {
             | Self::View { replica, .. }
             | Self::Disk { replica, .. }
             | Self::Kept { replica, .. }
+            | Self::Forged { at: replica, .. }
             | Self::Inspected { replica, .. } => Some(*replica),
             Self::Send { envelope, .. } => Some(envelope.from),
             Self::Deliver { envelope, .. } | Self::Drop { envelope, .. } => Some(envelope.to),
@@ -684,6 +714,9 @@ impl fmt::Display for Event {
             Self::Drop { id, envelope, why } => {
                 write!(f, "drop #{id} from r{} ({why:?}) {}", envelope.from, Said(&envelope.message))
             }
+            Self::Forged { envelope, .. } => {
+                write!(f, "forged, as from r{} {}", envelope.from, Said(&envelope.message))
+            }
             Self::Append { records, .. } => write!(f, "append{}", Records(records)),
             Self::Durable { records, .. } => write!(f, "durable{}", Records(records)),
             Self::Records { first, records, .. } => {
@@ -718,6 +751,8 @@ impl fmt::Display for Event {
                 write!(f, "c{client} asks {number}: ")?;
                 match ask {
                     Ask::Write { mark } => write!(f, "write {mark}"),
+                    Ask::Refusable { mark } => write!(f, "bad write {mark}"),
+                    Ask::Operation { mark } => write!(f, "operation {mark}"),
                     Ask::OtherWrite { what } => write!(f, "{what}"),
                     Ask::Read => write!(f, "read"),
                     Ask::LocalRead => write!(f, "local read"),

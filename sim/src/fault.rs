@@ -3,11 +3,13 @@
 //! Who is meant is looked up when a fault begins and kept until it ends, so that what was broken is what is mended. A fault
 //! that nothing can be done to (no leader, say) is told and does nothing.
 
+use crate::disk::Point;
 use crate::draw::Draw;
 use crate::event::{Ending, Event};
-use crate::network::{End, Quality};
+use crate::hostile;
+use crate::network::{self, End, Quality};
 use crate::replica;
-use crate::scenario::{DiskChange, Fault, FaultItem, LinkChange, MS, Pick, SECOND, Way};
+use crate::scenario::{Back, DiskChange, Fault, FaultItem, LinkChange, MS, Pick, SECOND, Way};
 use crate::world::World;
 use muster_core::ids::ReplicaId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +35,12 @@ struct Active {
     directions: Vec<(End, End)>,
     /// Whether the directions are cut at the moment.
     cut: bool,
+    /// Whether a crash came to its point.
+    reached: bool,
 }
+
+/// The format of what a newer version writes.
+pub const NEWER_FORMAT: u32 = 9;
 
 impl Faults {
     /// No faults yet.
@@ -145,7 +152,8 @@ impl Faults {
             return;
         }
         let victims = self.pick(&crate::scenario::whom(&item.fault));
-        let mut active = Active { fault: item.fault.clone(), victims, directions: Vec::new(), cut: false };
+        let mut active =
+            Active { fault: item.fault.clone(), victims, directions: Vec::new(), cut: false, reached: false };
         match &item.fault {
             Fault::Cut { from, to, way, .. } => active.directions = self.directions(from, to, *way),
             Fault::Ring => active.directions = self.ring(),
@@ -158,7 +166,10 @@ impl Faults {
             | Fault::Rot { .. }
             | Fault::Wipe { .. }
             | Fault::Rewind { .. }
-            | Fault::Clock { .. } => {}
+            | Fault::Clock { .. }
+            | Fault::Hostile { .. }
+            | Fault::Driver { .. }
+            | Fault::Downgrade { .. } => {}
         }
         let names: Vec<String> = active.victims.iter().map(|id| format!("r{id}")).collect();
         let what = format!("{} on {}", crate::scenario::fault_text(&item.fault), names.join(" "));
@@ -192,8 +203,11 @@ impl Faults {
         let Some(whole) = whole else { return };
         if whole {
             self.set(id, false);
-            self.active.lock().expect("nobody panics holding it").remove(id);
-            self.world.emit(&Event::Fault { id: id.clone(), begins: false, what: String::new() });
+            let ended = self.active.lock().expect("nobody panics holding it").remove(id);
+            let missed = ended
+                .is_some_and(|active| matches!(active.fault, Fault::Crash { point: Some(_), .. }) && !active.reached);
+            let what = if missed { "its point was never reached".into() } else { String::new() };
+            self.world.emit(&Event::Fault { id: id.clone(), begins: false, what });
             return;
         }
         // A part of it ends: split it into what is mended and what stays.
@@ -205,7 +219,7 @@ impl Faults {
             let (open, shut): (Vec<_>, Vec<_>) = active.directions.iter().partition(|(a, b)| free(a) && free(b));
             active.victims = stay;
             active.directions = shut;
-            Active { fault: active.fault.clone(), victims: healed, directions: open, cut: active.cut }
+            Active { fault: active.fault.clone(), victims: healed, directions: open, cut: active.cut, reached: false }
         });
         let Some(mended) = mended else { return };
         let part: Arc<str> = format!("{id}/healed").into();
@@ -222,7 +236,15 @@ impl Faults {
         }
         drop(machines);
         self.set(&part, false);
-        self.active.lock().expect("nobody panics holding it").remove(&part);
+        let part = self.active.lock().expect("nobody panics holding it").remove(&part);
+        if part.is_some_and(|part| part.reached) {
+            self.reached(id);
+        }
+    }
+
+    fn reached(&self, id: &Arc<str>) {
+        self.active(id, |active| active.reached = true);
+        self.world.note_reached_point(&name_of(id));
     }
 
     /// Ends everything for these replicas; the others stay as broken as they are, and nothing breaks any more.
@@ -281,6 +303,11 @@ impl Faults {
                 let mut wire = self.world.wire();
                 let quality = on.then(|| worse(wire.usual(), change));
                 wire.change(id, quality);
+                drop(wire);
+                // The cable is the same.
+                if let Some(beside) = self.world.beside() {
+                    beside.wire().change(id, quality);
+                }
             }
             Fault::Disk { how, .. } => {
                 for victim in &victims {
@@ -292,18 +319,27 @@ impl Faults {
                     for victim in &victims {
                         let store = self.world.machines().get(victim).map(|machine| machine.store.clone());
                         if let Some((file, at)) = store.and_then(|store| store.rot(file, *last)) {
-                            self.world.note_disk_fault(*victim, &format!("a bit of {file} at {at} rotted"));
+                            self.world.note_loss(*victim, &format!("a bit of {file} at {at} rotted"));
                         }
                     }
                 }
             }
-            Fault::Wipe { .. } => {
+            Fault::Wipe { back, .. } => {
                 for victim in &victims {
                     if on {
                         self.hold(id, *victim, Ending::Killed);
-                        let store = self.world.machines().get(victim).map(|machine| machine.store.clone());
-                        store.inspect(|store| store.wipe());
-                        self.world.note_amnesia(*victim, "its disk was wiped");
+                        if *back == Back::Amnesiac {
+                            self.world.note_amnesia(*victim, "its disk was wiped");
+                        } else {
+                            self.world.note_forgets(*victim, "its disk was wiped");
+                        }
+                        if let Some(machine) = self.world.machines().get_mut(victim) {
+                            machine.store.wipe();
+                            machine.back = Some(*back);
+                            if *back == Back::Stranger {
+                                machine.identity.incarnation.0 ^= 1 << 127;
+                            }
+                        }
                     } else {
                         self.release(id, *victim);
                     }
@@ -328,20 +364,75 @@ impl Faults {
                     }
                 }
             }
+            Fault::Hostile { every, .. } => {
+                if on {
+                    self.hostile(id, *every);
+                }
+            }
+            Fault::Driver { late, early, .. } => {
+                let machines = self.world.machines();
+                for machine in victims.iter().filter_map(|victim| machines.get(victim)) {
+                    machine.freedom.set(if on { *late } else { 0 }, if on { *early } else { 0 });
+                }
+            }
+            Fault::Downgrade { file, .. } => {
+                for victim in &victims {
+                    self.downgrade(*victim, file, on);
+                }
+            }
         }
     }
 
     /// A process dies, and its machine stays down as long as the fault lasts.
     fn hold(&self, id: &Arc<str>, victim: ReplicaId, why: Ending) {
-        if let Some(machine) = self.world.machines().get_mut(&victim) {
-            machine.held_down.insert(id.clone());
+        // A host that loses power carries the other group's process as well.
+        let beside = self.world.beside().filter(|_| why == Ending::PowerLost);
+        for world in [Some(self.world.clone()), beside].into_iter().flatten() {
+            if let Some(machine) = world.machines().get_mut(&victim) {
+                machine.held_down.insert(id.clone());
+            }
+            world.kill(victim, why.clone());
         }
-        self.world.kill(victim, why);
     }
 
     fn release(&self, id: &Arc<str>, victim: ReplicaId) {
-        if let Some(machine) = self.world.machines().get_mut(&victim) {
-            machine.held_down.remove(id);
+        for world in [Some(self.world.clone()), self.world.beside()].into_iter().flatten() {
+            if let Some(machine) = world.machines().get_mut(&victim) {
+                machine.held_down.remove(id);
+            }
+            replica::start(&world, victim, None);
+        }
+    }
+
+    /// Forged messages, until the fault ends.
+    fn hostile(self: &Arc<Self>, id: &Arc<str>, every: u64) {
+        let (me, id) = (self.clone(), id.clone());
+        let pause = self.draw(|draw| draw.around(every));
+        self.world.agenda.after(pause.max(MS), move || {
+            if me.world.is_over() {
+                return;
+            }
+            if let Some(victims) = me.active(&id, |active| active.victims.clone()) {
+                for victim in victims {
+                    let forged = me.draw(|draw| hostile::forge(&me.world, draw, victim));
+                    if let Some(envelope) = forged {
+                        network::forge(&me.world, victim, envelope);
+                    }
+                }
+                me.hostile(&id, every);
+            }
+        });
+    }
+
+    /// Starts a replica on what a newer version left, and again when the newer version is back.
+    fn downgrade(self: &Arc<Self>, victim: ReplicaId, file: &str, on: bool) {
+        self.world.kill(victim, Ending::Killed);
+        let store = self.world.machines().get(&victim).map(|machine| machine.store.clone());
+        let Some(store) = store else { return };
+        let found = store.set_format(file, if on { NEWER_FORMAT } else { muster_storage::FORMAT });
+        self.world.note_downgrade(victim, on && found.is_some());
+        if on && found.is_some() {
+            self.world.note_disk_fault(victim, "a newer version wrote its files");
         }
         replica::start(&self.world, victim, None);
     }
@@ -351,7 +442,7 @@ impl Faults {
         id: &Arc<str>,
         victims: &[ReplicaId],
         on: bool,
-        point: Option<crate::disk::Point>,
+        point: Option<Point>,
         nth: u64,
         power: bool,
     ) {
@@ -361,15 +452,17 @@ impl Faults {
             let Some(store) = store else { continue };
             match (on, point) {
                 (true, None) => self.hold(id, *victim, why()),
-                (true, Some(crate::disk::Point::Recovery)) => {
+                (true, Some(Point::Recovery)) => {
                     // Dies now, and again while it recovers.
                     self.world.kill(*victim, why());
-                    store.set_trap(crate::disk::Point::Recovery, nth, why());
+                    store.set_trap(&name_of(id), Point::Recovery, nth, why());
                     replica::start(&self.world, *victim, None);
                 }
-                (true, Some(point)) => store.set_trap(point, nth, why()),
+                (true, Some(point)) => store.set_trap(&name_of(id), point, nth, why()),
                 (false, _) => {
-                    store.clear_trap();
+                    if point.is_some() && store.clear_trap(&name_of(id)) {
+                        self.reached(id);
+                    }
                     self.release(id, *victim);
                 }
             }
@@ -398,12 +491,14 @@ impl Faults {
     }
 
     fn pause(&self, victim: ReplicaId, on: bool) {
-        let node = self.world.machines().get(&victim).map(|machine| machine.node);
-        let Some(node) = node else { return };
-        if on {
-            self.world.runtime.pause(node);
-        } else {
-            self.world.runtime.resume(node);
+        for world in [Some(self.world.clone()), self.world.beside()].into_iter().flatten() {
+            let node = world.machines().get(&victim).map(|machine| machine.node);
+            let Some(node) = node else { continue };
+            if on {
+                world.runtime.pause(node);
+            } else {
+                world.runtime.resume(node);
+            }
         }
     }
 
@@ -458,11 +553,25 @@ impl Faults {
     fn disk(&self, victim: ReplicaId, how: &DiskChange, on: bool) {
         let store = self.world.machines().get(&victim).map(|machine| machine.store.clone());
         let Some(store) = store else { return };
-        let damages = how.full || how.read_error_ppm + how.write_error_ppm + how.sync_error_ppm + how.misdirect_ppm > 0;
+        let fails = how.full || how.read_error_ppm + how.write_error_ppm + how.sync_error_ppm > 0;
         if on && how.misdirect_ppm > 0 {
-            self.world.note_amnesia(victim, "its disk wrote to other places");
-        } else if on && damages {
+            self.world.note_forgets(victim, "its writes went astray");
+        } else if on && fails {
             self.world.note_disk_fault(victim, "its disk failed");
+        }
+        let beside = self.world.beside();
+        let beside =
+            beside.as_ref().and_then(|beside| beside.machines().get(&victim).map(|machine| machine.store.clone()));
+        if let Some(beside) = beside {
+            // The device is the same, the directories are not.
+            beside.behave(|manners| {
+                if how.slow > 0 {
+                    manners.slow = if on { how.slow } else { 1 };
+                }
+                if how.stalled {
+                    manners.stalled = on;
+                }
+            });
         }
         store.behave(|manners| {
             let ppm = |value: u32| if on { value } else { 0 };
@@ -493,6 +602,11 @@ impl Faults {
             replica::start(&self.world, victim, None);
         }
     }
+}
+
+/// A fault's name; a part of one that was split has it before the stroke.
+fn name_of(id: &str) -> Arc<str> {
+    id.split('/').next().unwrap_or(id).into()
 }
 
 fn plus(time: muster_core::ids::Time, nanos: u64) -> muster_core::ids::Time {

@@ -29,6 +29,7 @@ pub mod shrink;
 pub mod swarm;
 
 pub mod agenda;
+mod amnesia;
 pub mod audit;
 pub mod client;
 pub mod clock;
@@ -38,6 +39,8 @@ pub mod disk;
 pub mod draw;
 pub mod event;
 pub mod fault;
+pub mod freedom;
+mod hostile;
 pub mod logs;
 pub mod network;
 pub mod oracles;

@@ -20,6 +20,7 @@ use muster_core::network::{FetchError, Network};
 use muster_core::overlay;
 use muster_core::peer::{Envelope, Lane};
 use muster_core::request::{AdminOutcome, AdminRequest, Freshness, Outcome, WriteRequest};
+use muster_core::service::allow_write;
 use muster_core::storage::Library as _;
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
@@ -189,6 +190,12 @@ impl Wire {
         self.cuts.contains_key(&(from, to))
     }
 
+    /// Whether something is on its way from one replica to another, on either lane.
+    pub(crate) fn is_busy(&self, (from, to): (ReplicaId, ReplicaId), now: Time) -> bool {
+        let lanes = [Lane::Control, Lane::Bulk];
+        lanes.iter().any(|lane| self.links.get(&(from, to, *lane)).is_some_and(|link| link.busy_until > now))
+    }
+
     fn latency(&mut self) -> u64 {
         let mean = self.quality().latency_us * 1_000;
         mean / 2 + self.draw.around(mean / 2)
@@ -214,6 +221,9 @@ impl SimNetwork {
 fn transmit(world: &Arc<World>, id: u64, envelope: &Arc<Envelope>, frame: Bytes, again: bool) {
     let now = world.now();
     let lane = envelope.message.lane();
+    let key = (envelope.from, envelope.to, lane);
+    // Who shares the cable shares what it carries.
+    let shared = world.beside().is_some_and(|beside| beside.wire().is_busy((key.0, key.1), now));
     let mut wire = world.wire();
     let quality = wire.quality();
     let size = frame.len() as u64 + 32;
@@ -225,8 +235,7 @@ fn transmit(world: &Arc<World>, id: u64, envelope: &Arc<Envelope>, frame: Bytes,
         drop(wire);
         return world.emit(&Event::Drop { id, envelope: envelope.clone(), why: Lost::Loss });
     }
-    let key = (envelope.from, envelope.to, lane);
-    let nanos = size * 1_000_000_000 / quality.bytes_per_second.max(1);
+    let nanos = size * 1_000_000_000 * (1 + u64::from(shared)) / quality.bytes_per_second.max(1);
     let queue_nanos = quality.queue_bytes * 1_000_000_000 / quality.bytes_per_second.max(1);
     let link = wire.links.entry(key).or_default();
     let free = link.busy_until.max(now);
@@ -307,6 +316,24 @@ fn arrive(world: &Arc<World>, id: u64, sent: &Arc<Envelope>, frame: &[u8]) {
         }
         Err(error) => panic!("a message with a good checksum does not decode: {error}"),
     }
+}
+
+/// A message that nobody sent arrives at a replica, as if from a peer: through the codec, and past every link.
+pub(crate) fn forge(world: &Arc<World>, at: ReplicaId, envelope: Envelope) {
+    let Some((handle, _)) = world.front(at) else { return };
+    let body = codec::encode_envelope(&envelope);
+    let envelope = Arc::new(envelope);
+    world.emit(&Event::Forged { at, envelope });
+    match codec::decode_envelope(&body) {
+        Ok(envelope) => handle.deliver(envelope),
+        Err(error) => panic!("what was encoded does not decode: {error}"),
+    }
+    // A member of a newer version may say the same in its own way.
+    let mut newer = body.to_vec();
+    newer[0] = codec::FORMAT + 1;
+    let (found, known) = (newer[0].to_string(), codec::FORMAT.to_string());
+    let told = codec::decode_envelope(&newer).map_or_else(|error| error.to_string(), |_| String::new());
+    assert!(told.contains(&found) && told.contains(&known), "a message of format {found} is told as {told:?}");
 }
 
 impl Network for SimNetwork {
@@ -436,7 +463,10 @@ where
 pub async fn write(world: &Arc<World>, to: ReplicaId, write: WriteRequest, forward: bool) -> Result<Outcome, Broken> {
     connect(world, End::Clients, to, move |world, life| async move {
         match world.front(life.replica) {
-            Some((handle, _)) => handle.write(write, forward).await,
+            Some((handle, _)) => match allow_write(&write, &handle.view().state) {
+                Ok(()) => handle.write(write, forward).await,
+                Err(refusal) => Outcome::Refused(refusal),
+            },
             None => std::future::pending().await,
         }
     })

@@ -6,7 +6,9 @@ use crate::clock::SimClock;
 use crate::disk::{ROOT, SimDisk};
 use crate::event::{Ending, Event};
 use crate::fault::RESTART_NANOS;
+use crate::freedom::Freedom;
 use crate::network::SimNetwork;
+use crate::scenario::Back;
 use crate::watch::{Watched, views};
 use crate::world::{Life, World};
 use muster_core::clock::Clock as _;
@@ -55,8 +57,8 @@ pub fn start(world: &Arc<World>, id: ReplicaId, first: Option<Member>) {
     let Some(node) = world.runtime.get_node(birth.node) else { return };
     let world = world.clone();
     drop(node.spawn(async move {
-        let (life, disk, clock) = (birth.life, birth.disk, birth.clock);
-        let task = process(world.clone(), life.clone(), disk, clock, first);
+        let life = birth.life;
+        let task = process(world.clone(), life.clone(), birth.disk, birth.clock, birth.freedom, first);
         let outcome = madsim::task::spawn_local(task).await;
         let (why, again) = match outcome {
             Ok(Ok(())) => (Ending::Ended, true),
@@ -81,21 +83,24 @@ async fn process(
     life: Arc<Life>,
     disk: SimDisk,
     clock: SimClock,
+    freedom: Arc<Freedom>,
     first: Option<Member>,
 ) -> Result<(), StorageError> {
     let id = life.replica;
     let root = Path::new(ROOT);
-    let (identity, store, first, is_made) = {
+    let (identity, store, first, is_made, back) = {
         let mut machines = world.machines();
         let machine = machines.get_mut(&id).expect("a process runs on a machine");
         machine.first = machine.first.take().or(first);
-        (machine.identity.clone(), machine.store.clone(), machine.first.clone(), machine.is_made)
+        (machine.identity.clone(), machine.store.clone(), machine.first.clone(), machine.is_made, machine.back)
     };
+    // Somebody who wiped a disk may make a directory on it by hand; nothing here does so by itself.
+    let by_hand = matches!(back, Some(Back::Stranger | Back::Amnesiac));
     let opened = match muster_storage::open(disk.clone(), root, wal_options(&world)).await {
         // What was left half-made is made again, as by whoever makes or joins a cluster. A directory that was made once and is
         // empty now was lost.
-        Err(StorageError::Empty { .. }) if !is_made => {
-            let snapshot = first.map(|member| first_snapshot(&identity, member));
+        Err(StorageError::Empty { .. }) if !is_made || by_hand => {
+            let snapshot = first.filter(|_| !by_hand).map(|member| first_snapshot(&identity, member));
             muster_storage::init(disk.clone(), root, &identity, snapshot, wal_options(&world)).await?;
             muster_storage::open(disk, root, wal_options(&world)).await?
         }
@@ -127,8 +132,8 @@ async fn process(
         machine.library = Some(opened.library);
     }
     world.spawn(views(world.clone(), life.clone(), handle.clone()));
-    let log = Watched::new(opened.wal, world.clone(), life.clone());
-    let archive = Watched::new(opened.archive, world.clone(), life.clone());
+    let log = Watched::new(opened.wal, world.clone(), life.clone(), freedom.clone());
+    let archive = Watched::new(opened.archive, world.clone(), life.clone(), freedom);
     drop(madsim::task::spawn_local(driver::run_log(log, assembly.log)));
     drop(madsim::task::spawn_local(driver::run_archive(archive, assembly.archive)));
     drop(madsim::task::spawn_local(driver::run_fetch(assembly.fetch, network.clone(), clock.clone())));

@@ -159,6 +159,9 @@ impl Search {
     }
 
     fn cluster(&mut self) {
+        if self.best.story.neighbour.is_some() {
+            self.tries(|story| story.neighbour = None);
+        }
         for learners in 0..self.best.story.cluster.learners {
             if self.tries(|story| story.cluster.learners = learners) {
                 break;
@@ -179,6 +182,9 @@ impl Search {
                 story.expect.acknowledged = 0;
                 story.expect.marks.clear();
             });
+        }
+        if self.best.story.load.slow_subscribers > 0 {
+            self.tries(|story| story.load.slow_subscribers = 0);
         }
         while self.best.story.load.clients > 0 && self.tries(|story| story.load.clients /= 2) {}
         while self.best.story.load.rate > 1 && self.tries(|story| story.load.rate /= 2) {}

@@ -22,6 +22,8 @@ pub struct Subscriber {
     draw: Draw,
     number: u64,
     reached: Seq,
+    /// How long it pauses after every answer, about.
+    pause: u64,
 }
 
 impl Subscriber {
@@ -29,7 +31,14 @@ impl Subscriber {
     #[must_use]
     pub fn new(world: Arc<World>, id: ClientId) -> Self {
         let draw = world.draw("subscriber", u64::from(id));
-        Self { world, id, draw, number: 0, reached: Seq(0) }
+        Self { world, id, draw, number: 0, reached: Seq(0), pause: MS }
+    }
+
+    /// One that takes its time over what it reads, until all is quiet: what waits for it waits on the disk it reads from, and it
+    /// goes on where it stopped, however far the journal is by then.
+    #[must_use]
+    pub fn slow(world: Arc<World>, id: ClientId) -> Self {
+        Self { pause: SECOND, ..Self::new(world, id) }
     }
 
     /// Follows until all is quiet and it has seen everything.
@@ -68,7 +77,13 @@ impl Subscriber {
                 self.world.agenda.sleep(20 * MS).await;
             }
             // At the end of what there is, what comes meanwhile comes together.
-            let pause = if self.reached >= all { self.draw.around(100 * MS) } else { MS };
+            let pause = if self.reached >= all {
+                self.draw.around(100 * MS)
+            } else if self.pause > MS && !crowd.quiet.load(Ordering::Relaxed) {
+                self.draw.around(self.pause)
+            } else {
+                MS
+            };
             self.world.agenda.sleep(pause).await;
         }
         crowd.behind.fetch_sub(1, Ordering::Relaxed);

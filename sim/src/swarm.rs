@@ -47,6 +47,11 @@ fn text(seed: u64) -> Result<String, std::fmt::Error> {
         })
         .collect();
     writeln!(out, "mix = {{ {} }}", shares.join(", "))?;
+    writeln!(out, "slow_subscribers = {}", draw.below(3))?;
+    if draw.percent(6) {
+        let voters = draw.between(1, voters);
+        writeln!(out, "[neighbour]\nvoters = {voters}\nclients = {}\nrate = {}", draw.below(3), draw.between(1, 30))?;
+    }
     let run = draw.between(4, 24);
     let patience = if wan { 30 } else { 12 };
     writeln!(out, "[time]\nrun = \"{run}s\"\nheal = \"{patience}s\"\n[expect]\nleader_within = \"{patience}s\"")?;
@@ -67,7 +72,11 @@ fn text(seed: u64) -> Result<String, std::fmt::Error> {
             writeln!(out, "[[operation]]\nid = \"operator-{number}\"\nat = \"{at}ms\"\n{what}")?;
         }
     }
-    let budget = if draw.percent(15) { "beyond" } else { "standard" };
+    let budget = match draw.below(100) {
+        0..15 => "beyond",
+        15..50 => "outage",
+        _ => "standard",
+    };
     writeln!(out, "[nemesis]\nbudget = \"{budget}\"\nevery = \"{}ms\"", draw.between(200, 4_000))?;
     Ok(out)
 }

@@ -377,10 +377,7 @@ fn run_all(run: &Run, json: bool) -> Result<bool, Vec<Problem>> {
             let always = times == runs && *runs > 1;
             good &= !always;
             if always && !json {
-                print(&format!(
-                    "{}: none of {runs} runs reached the mark {mark}, which the story wants",
-                    file.display()
-                ));
+                print(&format!("{}: none of {runs} runs reached {mark}, which the story wants", file.display()));
             }
         }
     }

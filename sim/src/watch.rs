@@ -1,8 +1,9 @@
 //! Looks over the shoulder of a process: what it hands to its log and archive, and when that is done, become events.
 //!
-//! Passes everything through unchanged and at once; production has the parts below without this one.
+//! Passes everything through unchanged, and at once unless a fault wants it late; production has the parts below without this one.
 
 use crate::event::Event;
+use crate::freedom::Freedom;
 use crate::world::{Life, World};
 use bytes::Bytes;
 use muster_core::front::Handle;
@@ -16,13 +17,22 @@ pub struct Watched<P> {
     part: P,
     world: Arc<World>,
     life: Arc<Life>,
+    freedom: Arc<Freedom>,
 }
 
 impl<P> Watched<P> {
     /// Watches a part.
     #[must_use]
-    pub fn new(part: P, world: Arc<World>, life: Arc<Life>) -> Self {
-        Self { part, world, life }
+    pub fn new(part: P, world: Arc<World>, life: Arc<Life>, freedom: Arc<Freedom>) -> Self {
+        Self { part, world, life, freedom }
+    }
+
+    /// As late as the driver must bear, before something is begun or told.
+    async fn dawdle(&self) {
+        let nanos = self.freedom.lateness();
+        if nanos > 0 {
+            self.world.agenda.sleep(nanos).await;
+        }
     }
 
     fn tell(&self, event: &Event) {
@@ -37,8 +47,10 @@ impl<L: LogStore> LogStore for Watched<L> {
         let (replica, run) = (self.life.replica, self.life.run);
         let shared: Arc<[LogRecord]> = records.into();
         self.tell(&Event::Append { replica, run, records: shared.clone() });
+        self.dawdle().await;
         self.part.append(records).await?;
         self.tell(&Event::Durable { replica, run, records: shared });
+        self.dawdle().await;
         Ok(())
     }
 
@@ -51,13 +63,18 @@ impl<A: Archive> Archive for Watched<A> {
     async fn extend(&mut self, first: Seq, records: Vec<Bytes>) -> Result<(), StorageError> {
         let (replica, run) = (self.life.replica, self.life.run);
         self.tell(&Event::Records { replica, run, first, records: records.clone().into() });
-        self.part.extend(first, records).await
+        self.dawdle().await;
+        self.part.extend(first, records).await?;
+        self.dawdle().await;
+        Ok(())
     }
 
     async fn save(&mut self, meta: SnapshotMeta, pages: Pages) -> Result<(SnapshotMeta, Index), StorageError> {
+        self.dawdle().await;
         let (meta, oldest) = self.part.save(meta, pages).await?;
         let (replica, run) = (self.life.replica, self.life.run);
         self.tell(&Event::Snapshot { replica, run, installed: false, meta: Arc::new(meta.clone()) });
+        self.dawdle().await;
         Ok((meta, oldest))
     }
 
@@ -70,13 +87,16 @@ impl<A: Archive> Archive for Watched<A> {
     }
 
     async fn install(&mut self, meta: &SnapshotMeta, open: Vec<Bytes>) -> Result<(), StorageError> {
+        self.dawdle().await;
         self.part.install(meta, open).await?;
         let (replica, run) = (self.life.replica, self.life.run);
         self.tell(&Event::Snapshot { replica, run, installed: true, meta: Arc::new(meta.clone()) });
+        self.dawdle().await;
         Ok(())
     }
 
     async fn fill(&mut self, segment: Segment, records: Vec<Bytes>) -> Result<(), StorageError> {
+        self.dawdle().await;
         self.part.fill(segment, records).await
     }
 

@@ -6,20 +6,22 @@
 //! - the first violation counts; the run ends after it.
 
 use crate::agenda::Agenda;
+use crate::amnesia::Amnesia;
 use crate::clock::{Oscillator, SimClock};
 use crate::committed::Committed;
 use crate::disk::{SimDisk, Store};
 use crate::draw::Draw;
 use crate::event::{Ending, Event, Fingerprint, Hash, Run};
+use crate::freedom::Freedom;
 use crate::network::Wire;
 use crate::oracles::{self, Oracle, Violation};
-use crate::scenario::Scenario;
+use crate::scenario::{Back, Scenario};
 use crate::storm::StormFacts;
 use madsim::runtime::Handle as Runtime;
 use madsim::task::NodeId;
 use muster_core::admission::{BootAdmission, BootLimits};
 use muster_core::front::{Handle, View};
-use muster_core::ids::{Index, ReplicaId, Term, Time};
+use muster_core::ids::{GroupId, Index, ReplicaId, Term, Time};
 use muster_core::log::{HardState, LogRecord};
 use muster_core::members::Member;
 use muster_core::replica::Limits;
@@ -110,10 +112,16 @@ pub struct Facts {
     pub faults: BTreeMap<Arc<str>, String>,
     /// Every fault there was so far.
     pub past_faults: BTreeSet<Arc<str>>,
-    /// Replicas whose disk was made to forget or to fail, by the fault's words.
+    /// Replicas whose disk was made to forget or to fail, by the fault's words: they may stop by themselves.
     pub disk_faults: BTreeMap<ReplicaId, String>,
-    /// Replicas whose disk was made to forget what it had said to be durable.
+    /// Those of them whose disk lost for good something that it was told to keep.
+    pub forgot: BTreeSet<ReplicaId>,
+    /// Those that may not know it: what they promised before says nothing about them.
     pub forgets: BTreeSet<ReplicaId>,
+    /// Replicas that started on a file of a newer version.
+    pub downgraded: BTreeSet<ReplicaId>,
+    /// Faults whose crash came to its point.
+    pub reached_points: BTreeSet<Arc<str>>,
     /// Places reached.
     pub marks: BTreeSet<&'static str>,
     /// What replicas are told to hold.
@@ -189,6 +197,7 @@ impl Facts {
             Event::Send { .. }
             | Event::Deliver { .. }
             | Event::Drop { .. }
+            | Event::Forged { .. }
             | Event::Records { .. }
             | Event::Snapshot { .. }
             | Event::Disk { .. }
@@ -205,6 +214,12 @@ impl Facts {
     #[must_use]
     pub fn newest_view(&self) -> Option<&Arc<View>> {
         self.replicas.values().filter_map(|facts| facts.view.as_ref()).max_by_key(|view| view.status.applied)
+    }
+
+    /// Whether some replica published that the entry of a term at a position is committed.
+    #[must_use]
+    pub fn was_committed(&self, index: Index, term: Term) -> bool {
+        self.committed.term(index) == Some(term)
     }
 }
 
@@ -231,7 +246,17 @@ struct Record {
     facts: Facts,
     oracles: Vec<Box<dyn Oracle>>,
     found: Option<Found>,
+    /// Why the run ended without a judgement.
+    excused: Option<String>,
+    amnesia: Amnesia,
     trace: Option<Trace>,
+}
+
+impl Record {
+    fn new(facts: Facts, trace: Option<Trace>) -> Self {
+        let (hash, amnesia) = (Hash::new(), Amnesia::default());
+        Self { hash, facts, oracles: oracles::all(), found: None, excused: None, amnesia, trace }
+    }
 }
 
 /// One process of a replica: whether it lives. Devices of a dead one do nothing.
@@ -264,6 +289,10 @@ pub struct Machine {
     pub store: Arc<Store>,
     /// Its clock.
     pub oscillator: Oscillator,
+    /// How its devices use the driver's contract.
+    pub freedom: Arc<Freedom>,
+    /// As whom it starts on an empty disk, if it was wiped.
+    pub back: Option<Back>,
     /// The newest process.
     pub life: Arc<Life>,
     /// The newest process' front, while it serves.
@@ -285,6 +314,7 @@ pub(crate) struct Birth {
     pub(crate) life: Arc<Life>,
     pub(crate) disk: SimDisk,
     pub(crate) clock: SimClock,
+    pub(crate) freedom: Arc<Freedom>,
     pub(crate) node: NodeId,
 }
 
@@ -308,6 +338,9 @@ pub struct World {
     pub(crate) wire: Mutex<Wire>,
     record: Mutex<Record>,
     over: AtomicBool,
+    /// The other group on the same hosts, if there is one.
+    beside: Mutex<Option<Arc<World>>>,
+    group: GroupId,
 }
 
 impl World {
@@ -319,7 +352,7 @@ impl World {
     pub fn new(seed: u64, scenario: Scenario, trace: Option<Trace>) -> Arc<Self> {
         let storm = scenario.storm.map(StormFacts::new);
         let facts = Facts { limits: scenario.cluster.limits, storm, ..Facts::default() };
-        let record = Record { hash: Hash::new(), facts, oracles: oracles::all(), found: None, trace };
+        let record = Record::new(facts, trace);
         Arc::new(Self {
             seed,
             scenario,
@@ -331,7 +364,41 @@ impl World {
             wire: Mutex::new(Wire::new(seed)),
             record: Mutex::new(record),
             over: AtomicBool::new(false),
+            beside: Mutex::new(None),
+            group: GroupId(1),
         })
+    }
+
+    /// A world of its own on the hosts of this one: hosts and links have twice as much to do, and nothing else is shared.
+    #[must_use]
+    pub fn neighbour(self: &Arc<Self>, seed: u64, scenario: Scenario) -> Arc<Self> {
+        let facts = Facts { limits: scenario.cluster.limits, ..Facts::default() };
+        let neighbour = Arc::new(Self {
+            seed,
+            scenario,
+            agenda: self.agenda.clone(),
+            runtime: self.runtime.clone(),
+            here: self.runtime.create_node().name("neighbour").build().id(),
+            began: Mutex::new(Time(0)),
+            machines: Mutex::new(BTreeMap::new()),
+            wire: Mutex::new(Wire::new(seed)),
+            record: Mutex::new(Record::new(facts, None)),
+            over: AtomicBool::new(false),
+            beside: Mutex::new(Some(self.clone())),
+            group: GroupId(2),
+        });
+        *self.beside.lock().expect("nobody panics holding it") = Some(neighbour.clone());
+        neighbour
+    }
+
+    /// The other group on the same hosts.
+    pub(crate) fn beside(&self) -> Option<Arc<Self>> {
+        self.beside.lock().expect("nobody panics holding it").clone()
+    }
+
+    /// The group that lives here.
+    pub(crate) const fn group(&self) -> GroupId {
+        self.group
     }
 
     /// Simulated time.
@@ -375,6 +442,11 @@ impl World {
             trace(record.facts.step, now, event);
         }
         record.facts.take(event);
+        if let Some(why) = record.amnesia.look(&record.facts, event) {
+            record.excused = Some(why);
+            self.over.store(true, Ordering::Relaxed);
+            return;
+        }
         let mut found = None;
         for oracle in &mut record.oracles {
             if let Err(violation) = oracle.on_event(&record.facts, event) {
@@ -384,9 +456,20 @@ impl World {
             }
         }
         if let Some(found) = found {
-            record.found = Some(found);
             self.over.store(true, Ordering::Relaxed);
+            record.found = Some(found);
         }
+    }
+
+    /// Takes over what was found in the other group: the run is one.
+    pub(crate) fn adopt(&self, other: &Self) {
+        let Some(found) = other.found() else { return };
+        let mut record = self.record();
+        let step = record.hash.events;
+        let saw = format!("in the second group (its step {}): {}", found.step, found.violation.saw);
+        let violation = Violation { saw, ..found.violation };
+        record.found.get_or_insert(Found { violation, step, ..found });
+        self.over.store(true, Ordering::Relaxed);
     }
 
     /// A property that the runner itself judges does not hold.
@@ -424,6 +507,8 @@ impl World {
         self.agenda.clear();
         let machines = std::mem::take(&mut *self.machines());
         drop(machines);
+        let beside = self.beside.lock().expect("nobody panics holding it").take();
+        drop(beside);
     }
 
     /// Lets the oracles judge the run as a whole.
@@ -467,15 +552,55 @@ impl World {
         look(&self.record().facts)
     }
 
-    /// Notes that a replica's disk was made to fail or to forget.
+    /// Why nothing more was demanded of the run.
+    #[must_use]
+    pub fn excused(&self) -> Option<String> {
+        self.record().excused.clone()
+    }
+
+    /// Notes that a replica's disk was made to fail, and may stop it.
     pub fn note_disk_fault(&self, replica: ReplicaId, words: &str) {
         self.record().facts.disk_faults.insert(replica, words.to_owned());
     }
 
-    /// Notes that a replica's disk was made to forget what it had said to be durable.
-    pub fn note_amnesia(&self, replica: ReplicaId, words: &str) {
-        self.note_disk_fault(replica, words);
+    /// Notes that a replica's disk lost something for good.
+    pub fn note_loss(&self, replica: ReplicaId, words: &str) {
+        let mut record = self.record();
+        record.facts.disk_faults.insert(replica, words.to_owned());
+        record.facts.forgot.insert(replica);
+    }
+
+    /// Notes that a replica's disk loses what it promised with, and that it may not find out.
+    pub fn note_forgets(&self, replica: ReplicaId, words: &str) {
+        self.note_loss(replica, words);
         self.record().facts.forgets.insert(replica);
+    }
+
+    /// Notes that a replica is about to forget what it promised, without knowing that it did.
+    pub fn note_amnesia(&self, replica: ReplicaId, words: &str) {
+        self.note_forgets(replica, words);
+        let line = {
+            let mut record = self.record();
+            let record = &mut *record;
+            record.amnesia.forget(&record.facts, replica)
+        };
+        self.emit(&Event::Log { error: false, line: line.into() });
+    }
+
+    /// Notes that a crash came to its point.
+    pub fn note_reached_point(&self, fault: &Arc<str>) {
+        self.record().facts.reached_points.insert(fault.clone());
+    }
+
+    /// Notes that a replica starts on a file of a newer version, or does not any more.
+    pub fn note_downgrade(&self, replica: ReplicaId, on: bool) {
+        let mut record = self.record();
+        let facts = &mut record.facts;
+        if on {
+            facts.downgraded.insert(replica);
+        } else {
+            facts.downgraded.remove(&replica);
+        }
     }
 
     /// The cluster begins with this state.
@@ -507,6 +632,8 @@ impl World {
             address,
             store: Arc::new(Store::new(self.draw("disk", id.0))),
             oscillator: Oscillator::new(self.agenda.clone()),
+            freedom: Arc::new(Freedom::new(self.draw("freedom", id.0))),
+            back: None,
             life,
             handle: None,
             admission: self.admission(id, 0),
@@ -531,6 +658,11 @@ impl World {
     #[must_use]
     pub fn replicas(&self) -> Vec<ReplicaId> {
         self.machines().keys().copied().collect()
+    }
+
+    /// Whether the disk of a replica's directory has something to do.
+    pub(crate) fn is_disk_busy(&self, id: ReplicaId) -> bool {
+        self.machines().get(&id).is_some_and(|machine| machine.store.is_busy())
     }
 
     /// Whether a replica's process runs.
@@ -570,7 +702,8 @@ impl World {
         machine.life = life.clone();
         Some(Birth {
             disk: SimDisk::new(self.clone(), machine.store.clone(), life.clone()),
-            clock: machine.oscillator.start(),
+            clock: machine.oscillator.start(machine.freedom.clone()),
+            freedom: machine.freedom.clone(),
             node: machine.node,
             life,
         })

@@ -53,14 +53,51 @@ fn overlapping_contradictory_faults_are_refused() {
         one("a", "1s", "crash = { who = 2 }\ndown = \"5s\""),
         one("b", "3s", "pause = { who = 2 }\nfor = \"1s\"")
     );
-    refuses(&text, 7, "b and a (line 2) both decide whether replica 2 runs");
+    refuses(&text, 7, "b and a (line 2) both decide of replica 2 whether it runs, at the same time");
+    let both = |a: &str, b: &str, words: &str| {
+        let text = format!("about = \"x\"\n{}{}", one("a", "1s", a), one("b", "2s", b));
+        refuses(&text, 7, words);
+    };
+    let (all, two) = ("crash = { who = \"all\" }\ndown = \"5s\"", "crash_loop = { who = 2 }\nfor = \"1s\"");
+    both(all, two, "both decide of replica 2 whether it runs");
+    let slow = |times: u32| format!("disk = {{ who = 2, slow = {times} }}\nfor = \"5s\"");
+    both(&slow(3), &slow(9), "both decide of replica 2 how slow its disk is");
+    both("link = { loss = 3 }\nfor = \"5s\"", "link = { late = 3 }\nfor = \"5s\"", "both decide how links are");
 }
 
 #[test]
 fn more_than_the_budget_allows_is_refused() {
-    let fault = "[[fault]]\nid = \"a\"\nat = \"1s\"\nwipe = { who = 1 }\ndown = \"1s\"\n";
-    refuses(&format!("about = \"x\"\n{fault}"), 2, "more than the standard budget allows");
+    let fault = "[[fault]]\nid = \"a\"\nat = \"1s\"\nwipe = { who = 1, back = \"amnesiac\" }\ndown = \"1s\"\n";
+    refuses(&format!("about = \"x\"\n{fault}"), 2, "a makes a voter forget what it promised");
+    refuses(&format!("about = \"x\"\n{fault}[nemesis]\nbudget = \"outage\"\n"), 2, "a makes a voter forget");
     assert_eq!(problems(&format!("about = \"x\"\n{fault}[nemesis]\nbudget = \"beyond\"\n")), Vec::<String>::new());
+    let one = |id: &str, what: &str| format!("[[fault]]\nid = \"{id}\"\nat = \"1s\"\n{what}\nfor = \"1s\"\n");
+    let two = one("a", "pause = { who = 1 }") + &one("b", "cut = { from = 2, to = \"others\" }");
+    let words = "at 1s a and b can leave no voter that reaches more than 1 of 3: the standard budget allows at most 1";
+    refuses(&format!("about = \"x\"\n{two}"), 7, words);
+    assert_eq!(problems(&format!("about = \"x\"\n[cluster]\nvoters = 5\n{two}")), Vec::<String>::new());
+    assert_eq!(problems(&format!("about = \"x\"\n{two}[nemesis]\nbudget = \"outage\"\n")), Vec::<String>::new());
+    let wiped =
+        |who: u64| format!("[[fault]]\nid = \"w{who}\"\nat = \"{who}s\"\nwipe = {{ who = {who} }}\ndown = \"1s\"\n");
+    let (both, outage) = (wiped(1) + &wiped(2), "[nemesis]\nbudget = \"outage\"\n");
+    refuses(&format!("about = \"x\"\n{both}{outage}"), 7, "damages one more disk of a voter than the budget allows");
+}
+
+#[test]
+fn a_second_group_on_hosts_that_are_not_there_is_refused() {
+    refuses("about = \"x\"\n[neighbour]\nvoters = 5\n", 2, "5 voters on 3 hosts: expected at most 3");
+}
+
+#[test]
+fn what_no_rule_can_refuse_is_not_expected_to_be() {
+    let text = "about = \"x\"\n[[operation]]\nid = \"a\"\nat = \"1s\"\ntransfer = 2\nrefused = true\n";
+    refuses(text, 2, "refused is for join, promote, demote, remove and raise");
+}
+
+#[test]
+fn what_is_about_a_point_needs_one() {
+    let text = "about = \"x\"\n[[fault]]\nid = \"a\"\nat = \"1s\"\ncrash = { who = 1, nth = 3 }\ndown = \"1s\"\n";
+    refuses(text, 5, "nth and may_miss are about a point");
 }
 
 #[test]

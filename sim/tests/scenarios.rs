@@ -16,9 +16,12 @@ const FIXED: [u64; 2] = [1, 2];
 /// Every so manieth story is played in a second process too.
 const SAMPLE: usize = 5;
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is in a workspace")
+}
+
 fn stories() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is in a workspace").join("scenarios");
-    let mut folders = vec![root];
+    let mut folders = vec![root().join("scenarios")];
     let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
@@ -61,12 +64,13 @@ fn every_story_holds_at_fixed_seeds_and_a_fresh_one() {
                             continue;
                         }
                     };
-                    let mut missed = story.expect.marks.clone();
+                    let mut missed = story.wanted();
                     for seed in FIXED.into_iter().chain([fresh]) {
                         let report = play(&story, seed, None);
                         missed.retain(|mark| report.missed.contains(mark));
                         if report.found.is_some() {
-                            failures.lock().expect("no worker panics").push(failure(&file, &report));
+                            let from_here = file.strip_prefix(root()).unwrap_or(&file);
+                            failures.lock().expect("no worker panics").push(failure(from_here, &report));
                         }
                         if number % SAMPLE == 0 && seed == FIXED[0] {
                             let other = elsewhere(binary, &file, seed);
@@ -81,7 +85,11 @@ fn every_story_holds_at_fixed_seeds_and_a_fresh_one() {
                         }
                     }
                     if !missed.is_empty() {
-                        let line = format!("{}: no seed reached {}", file.display(), missed.join(", "));
+                        let line = format!(
+                            "{}: no seed reached {}",
+                            file.display(),
+                            missed.into_iter().collect::<Vec<_>>().join(", ")
+                        );
                         failures.lock().expect("no worker panics").push(line);
                     }
                 }

@@ -49,6 +49,9 @@ crash = { who = "all" }
 id = "harmless-5"
 at = "2500ms"
 snapshot = "leader"
+[nemesis]
+budget = "outage"
+every = "0s"
 [expect]
 leader_within = "1ms"
 "#;

@@ -27,7 +27,7 @@ use std::path::Path;
 pub(crate) const SECTOR: usize = 512;
 
 /// The format that this binary writes, and the newest it reads.
-pub(crate) const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 1;
 
 const MAGIC: usize = 0;
 const VERSION: usize = MAGIC + 8;

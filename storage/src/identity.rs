@@ -1,4 +1,4 @@
-//! Who a data directory belongs to, and that only one process uses it.
+//! Who a data directory belongs to.
 //!
 //! The file `identity` is a header (`file.rs`) and one frame with the identity (`muster_core::codec::log`). It is written
 //! beside before anything else is made and renamed last, so there are three kinds of directories: with `identity`, a
@@ -6,12 +6,9 @@
 
 use crate::disk::{Disk, beside, printed, read_whole};
 use crate::file::{FileKind, Header, Owner, REPLACE, SECTOR, damaged, frame};
-use crate::real::refused;
 use muster_core::codec::CodecError;
 use muster_core::codec::log::{decode_identity, encode_identity};
 use muster_core::storage::{Identity, StorageError};
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The file's name.
@@ -65,32 +62,4 @@ pub(crate) async fn read<D: Disk>(disk: &D, root: &Path) -> Result<Option<Identi
         return Err(wrong("it names another replica than its header".into()));
     }
     Ok(Some(identity))
-}
-
-/// The sole use of a data directory, until it is dropped or the process ends.
-#[derive(Debug)]
-pub struct Lock {
-    _held: File,
-}
-
-impl Lock {
-    /// Takes the lock of an existing directory.
-    ///
-    /// # Errors
-    /// [`StorageError::Locked`] if another process has it, [`StorageError::Empty`] if there is no such directory.
-    pub fn take(root: &Path) -> Result<Self, StorageError> {
-        let path = root.join("lock");
-        let file = match OpenOptions::new().write(true).create(true).truncate(false).open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(StorageError::Empty { directory: printed(root) });
-            }
-            Err(error) => return Err(refused(&path, "open", &error)),
-        };
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _held: file }),
-            Err(TryLockError::WouldBlock) => Err(StorageError::Locked { directory: printed(root) }),
-            Err(TryLockError::Error(error)) => Err(refused(&path, "lock", &error)),
-        }
-    }
 }

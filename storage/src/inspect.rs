@@ -143,7 +143,8 @@ pub async fn inspect<D: Disk>(disk: &D, root: &Path) -> Result<Inspection, Stora
     };
     let owner = identity.as_ref().map(Owner::of);
     let places = Places::of(root);
-    let (wal, position) = inspect_wal(disk, &wal_of(root), owner.as_ref(), &mut problems).await?;
+    let (wal, mut position) = inspect_wal(disk, &wal_of(root), owner.as_ref(), &mut problems).await?;
+    position.settle(&snapshot::positions(disk, &places.snapshots).await?);
     let snapshots = inspect_snapshots(disk, &places, owner.as_ref(), &mut problems).await?;
     let newest = snapshots.iter().rev().find_map(|found| found.meta.as_ref());
     let manifest = newest.map(|meta| &meta.history[..]).unwrap_or_default();
@@ -196,11 +197,8 @@ async fn inspect_wal<D: Disk>(
                 segment.torn = scanned.torn.map(|torn| torn.batch);
                 for batch in &scanned.batches {
                     let head = batch.head;
-                    let position = position.get_or_insert(Position {
-                        hard_state: head.hard_state,
-                        start: head.last,
-                        last: head.last,
-                    });
+                    let position = position.get_or_insert_with(|| Position::before(&head));
+                    position.begin_batch();
                     let mut records = Vec::new();
                     for placed in &batch.records {
                         if let Err(problem) = position.follow(&placed.record) {

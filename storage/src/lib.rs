@@ -14,15 +14,17 @@ mod history;
 mod identity;
 pub mod inspect;
 mod library;
+mod lock;
 mod open;
 mod snapshot;
 mod wal;
 
 pub use archive::FileArchive;
 pub use disk::Disk;
-pub use identity::Lock;
+pub use file::FORMAT;
 pub use inspect::{Inspection, inspect};
 pub use library::FileLibrary;
+pub use lock::Lock;
 pub use open::{Opened, Repaired, init, open, repair};
 pub use real::{RealDisk, RealFile, ready};
 pub use wal::{Wal, WalOptions};

@@ -109,7 +109,8 @@ pub async fn open<D: Disk>(disk: D, root: &Path, options: WalOptions) -> Result<
     let newest = snapshots.last().map(|kept| kept.meta.clone());
     let position = newest.as_ref().map(|meta| (meta.index, meta.term));
     let keep_after = position.map_or(Index(0), |(index, _)| index);
-    let replayed = replay(&disk, &wal_directory, &owner, Access::Write, keep_after, options.tail_bytes).await?;
+    let kept: Vec<_> = snapshots.iter().map(|kept| (kept.meta.index, kept.meta.term)).collect();
+    let replayed = replay(&disk, &wal_directory, &owner, Access::Write, &kept, keep_after, options.tail_bytes).await?;
     let oldest = snapshots.first().map(|kept| kept.meta.index);
     let is_beyond = is_beyond(&wal_directory, &replayed, oldest, position)?;
 
@@ -168,7 +169,8 @@ pub async fn repair<D: Disk>(disk: D, root: &Path) -> Result<Vec<Repaired>, Stor
     let identity = read_identity(&disk, root).await?;
     let owner = Owner::of(&identity);
     let places = Places::of(root);
-    let replayed = replay(&disk, &wal_of(root), &owner, Access::Read, Index(0), 0).await?;
+    let kept = snapshot::positions(&disk, &places.snapshots).await?;
+    let replayed = replay(&disk, &wal_of(root), &owner, Access::Read, &kept, Index(0), 0).await?;
 
     let mut repaired = Vec::new();
     let mut moved = Vec::new();

@@ -41,6 +41,12 @@ pub(crate) fn position_of(name: &str) -> Option<(Index, Term)> {
     (name_of(position.0, position.1) == name).then_some(position)
 }
 
+/// The positions of the snapshots in a directory, by their names.
+pub(crate) async fn positions<D: Disk>(disk: &D, directory: &Path) -> Result<Vec<(Index, Term)>, StorageError> {
+    let names = disk.list(directory).await?.unwrap_or_default();
+    Ok(names.iter().filter_map(|name| position_of(name)).collect())
+}
+
 /// The snapshots in a directory, oldest first.
 pub(crate) async fn list<D: Disk>(disk: &D, directory: &Path) -> Result<Vec<PathBuf>, StorageError> {
     let names = disk.list(directory).await?.unwrap_or_default();

@@ -106,6 +106,37 @@ fn snapshots_cut_history_and_let_the_log_go() {
 }
 
 #[test]
+fn entries_that_replace_some_of_purged_segments_are_read_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("data");
+    let journal = Journal::new();
+    begin(&root, &journal, common::SMALL);
+    let mut opened = ready(open(RealDisk, &root, common::SMALL)).unwrap();
+    for index in 2..=9 {
+        let commit = (index - 1).min(3);
+        ready(opened.wal.append(&[hard_state(1, 3, commit), entries([entry(1, index, 600)])])).unwrap();
+    }
+    // Another leader's entries take the place of what was not committed, from a segment of their own on. The hard state that comes
+    // with them knows of more than was committed here before.
+    let replacing: Vec<_> = (4..=7).map(|index| entry(2, index, 30_000)).collect();
+    ready(opened.wal.append(&[hard_state(2, 1, 6), entries(replacing)])).unwrap();
+    ready(opened.wal.append(&[entries([entry(2, 8, 10)])])).unwrap();
+    let mut oldest = Index(0);
+    for index in 5..=7 {
+        (_, oldest) = ready(opened.archive.save(journal.meta(index, 2), pages(index))).unwrap();
+    }
+    assert_eq!(oldest, Index(5));
+    ready(opened.wal.purge(oldest)).unwrap();
+    drop(opened);
+
+    let opened = ready(open(RealDisk, &root, common::SMALL)).unwrap();
+    assert_eq!(opened.recovered.log_start, (Index(4), Term(2)), "the first entry that is not of a purged segment");
+    let last = opened.recovered.entries.last().map(|last| (last.index, last.term));
+    assert_eq!(last, Some((Index(8), Term(2))));
+    assert_eq!(opened.recovered.entries.len(), 4);
+}
+
+#[test]
 fn an_installed_snapshot_takes_the_place_of_everything_older() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("data");

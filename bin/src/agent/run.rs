@@ -110,6 +110,9 @@ async fn serve(config: &AgentConfig, until_stdin_closes: bool, span: &Span) -> R
 
     let host_thread = thread("host-loop", span, move || block_on(driver::run_host(host, host_ends)))?;
     let store_thread = thread("store", span, move || block_on(driver::run_store(store, store_ends)))?;
+    if let Some(tls) = &tls {
+        tokio::spawn(tls.clone().keep_fresh().instrument(span.clone()));
+    }
     let link = Link::new(config.servers.clone(), options(tls.clone()), author);
     let journal = driver::run_journal(config.node.clone(), Arc::from(address.as_str()), link, Boottime, journal);
     let journal = tokio::spawn(journal.instrument(span.clone()));

@@ -40,7 +40,7 @@ pub(super) struct Cluster {
 }
 
 /// How long the certificates of `dev` count: it makes them anew whenever it starts.
-const CERTIFICATE_DAYS: u64 = 90;
+const CERTIFICATE_LIFE: Duration = certs::days(90);
 
 impl Cluster {
     /// Writes the configuration files, or reads those that an earlier run left there.
@@ -50,7 +50,7 @@ impl Cluster {
         let authority = if certs.join("ca.pem").exists() {
             Authority::open(&certs)?
         } else {
-            Authority::init(&certs, "dev", 3_650)?
+            Authority::init(&certs, "dev", certs::days(3_650))?
         };
         let mut replicas = Vec::new();
         let mut first = None;
@@ -106,6 +106,11 @@ impl Cluster {
     /// The context file for verbs.
     pub(super) fn context(&self) -> PathBuf {
         self.dir.join("context.toml")
+    }
+
+    /// Makes a certificate, or renews the one that an earlier run left.
+    pub(super) fn certify(&self, role: &str, name: &str) -> Result<KeyFiles, Failure> {
+        certify(&Authority::open(&self.dir.join("certs"))?, role, name)
     }
 
     /// How its clients behave.
@@ -287,9 +292,9 @@ fn certify(authority: &Authority, role: &str, name: &str) -> Result<KeyFiles, Fa
         key: stem.with_extension("key"),
     };
     if keys.certificate.exists() {
-        authority.renew(&keys.certificate, CERTIFICATE_DAYS)?;
+        authority.renew(&keys.certificate, CERTIFICATE_LIFE)?;
     } else {
-        authority.issue(&credential, &certs::hosts_of(&credential, Vec::new()), CERTIFICATE_DAYS, &stem)?;
+        authority.issue(&credential, &certs::hosts_of(&credential, Vec::new()), CERTIFICATE_LIFE, &stem)?;
     }
     Ok(keys)
 }

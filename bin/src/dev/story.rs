@@ -221,7 +221,7 @@ async fn boots(teller: &mut Teller, cluster: &Cluster, client: &Client) -> Resul
     let replica = Client::connect(vec![learner], cluster.options()).await?;
     teller.begin();
     for (name, overridden, value) in
-        [("gpu017", "kernel:vm.nr_hugepages", "8192"), ("cpu042", "network:mtu.mgmt0", "1500")]
+        [("gpu017", "kernel:vm.nr_hugepages", "8192"), ("cpu042", "network:mgmt0.mtu", "1500")]
     {
         let boot = replica.boot(&BootAsk { node: node(name), known: None, at_least: sequence }).await?;
         let settings = assemble(&boot)?.effective;
@@ -267,8 +267,7 @@ async fn kill_the_leader(
     let parent = head(client, &own).await?;
     teller.begin();
     cluster.kill(killed).await?;
-    let sequence =
-        commit(client, &own, parent, ("services:tuned", "profile=latency"), "goes on without a leader").await?;
+    let sequence = commit(client, &own, parent, ("services:tuned", "running"), "goes on without a leader").await?;
     let what = format!("{} is dead (kill -9); the next commit is acknowledged as {sequence}", cluster.name(killed));
     teller.done("kill", &what, object!({ "killed": cluster.name(killed), "sequence": sequence.0 }))?;
 

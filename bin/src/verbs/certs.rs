@@ -11,7 +11,7 @@ use serde_json::{Value, json as object};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// How long certificates count if nothing is said, in days.
 const CA_DAYS: u64 = 3_650;
@@ -26,7 +26,7 @@ pub(crate) fn certs(verb: CertsVerb, json: bool) -> Result<(), Failure> {
             let credential = Credential::new(authority.cluster(), &role, &name).map_err(|error| {
                 Failure::usage(error.problem, "roles: admin, operator:VCLUSTER, viewer:VCLUSTER, agent, replica")
             })?;
-            issue(&authority, &credential, hosts, days, out.unwrap_or_else(|| dir.join(stem(&credential))), json)
+            issue(&authority, &credential, hosts, days, &out.unwrap_or_else(|| dir.join(stem(&credential))), json)
         }
         CertsVerb::Renew { files, dir, days } => renew(&files, dir.as_deref(), days, json),
         CertsVerb::Show { files } => describe_all(&files, json),
@@ -41,8 +41,8 @@ fn now() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs())
 }
 
-fn init(dir: &Path, cluster: &str, days: u64, json: bool) -> Result<(), Failure> {
-    let authority = Authority::init(dir, cluster, days)?;
+fn init(dir: &Path, cluster: &str, life: u64, json: bool) -> Result<(), Failure> {
+    let authority = Authority::init(dir, cluster, days(life))?;
     let certificate = authority.certificate().display().to_string();
     let dir = dir.display();
     let out = format!(
@@ -81,6 +81,11 @@ fn is_machine(credential: &Credential) -> bool {
     }
 }
 
+/// So many days.
+pub(crate) const fn days(days: u64) -> Duration {
+    Duration::from_secs(days * 86_400)
+}
+
 pub(crate) fn days_of(credential: &Credential) -> u64 {
     if is_machine(credential) { MACHINE_DAYS } else { PERSON_DAYS }
 }
@@ -89,15 +94,15 @@ fn issue(
     authority: &Authority,
     credential: &Credential,
     hosts: Vec<String>,
-    days: Option<u64>,
-    stem: PathBuf,
+    life: Option<u64>,
+    stem: &Path,
     json: bool,
 ) -> Result<(), Failure> {
     if !is_machine(credential) && !hosts.is_empty() {
         return Err(Failure::usage("a person's certificate names no host", "leave --host out"));
     }
     let hosts = hosts_of(credential, hosts);
-    let issued = authority.issue(credential, &hosts, days.unwrap_or_else(|| days_of(credential)), &stem)?;
+    let issued = authority.issue(credential, &hosts, days(life.unwrap_or_else(|| days_of(credential))), stem)?;
     let (ca, certificate, key) =
         (authority.certificate().display().to_string(), issued.certificate.display(), issued.key.display());
     let next = if is_machine(credential) {
@@ -119,7 +124,7 @@ fn issue(
     show(json, &value, &out)
 }
 
-fn renew(files: &[PathBuf], dir: Option<&Path>, days: Option<u64>, json: bool) -> Result<(), Failure> {
+fn renew(files: &[PathBuf], dir: Option<&Path>, life: Option<u64>, json: bool) -> Result<(), Failure> {
     let mut values: Vec<Value> = Vec::new();
     let mut out = String::new();
     for file in files {
@@ -131,11 +136,11 @@ fn renew(files: &[PathBuf], dir: Option<&Path>, days: Option<u64>, json: bool) -
                 let problem = format!("{} is another CA than {}", file.display(), authority.certificate().display());
                 return Err(Failure::error(problem, "renew a CA where its key is"));
             }
-            authority.renew_ca(days.unwrap_or(CA_DAYS))?
+            authority.renew_ca(days(life.unwrap_or(CA_DAYS)))?
         } else {
             let credential = describe(file)?.into_iter().find_map(|described| described.holder.ok());
             let usual = credential.as_ref().map_or(PERSON_DAYS, days_of);
-            authority.renew(file, days.unwrap_or(usual))?.not_after
+            authority.renew(file, days(life.unwrap_or(usual)))?.not_after
         };
         let _ = writeln!(out, "{} counts until {}", file.display(), when(not_after));
         values.push(object!({ "certificate": file.display().to_string(), "not_after": when(not_after) }));

@@ -454,20 +454,25 @@ fn agent_args(agent: Option<String>, write: &WriteArgs) -> AgentArgs {
     AgentArgs { agent, client: write.client.clone(), author: write.author.clone() }
 }
 
-/// Emergencies: at the node's agent, which holds its rollbacks from then on; in the journal alone where no agent is known.
+/// Emergencies: at the node's agent, which holds its rollbacks from then on; or, when told so, in the journal alone.
 pub(crate) async fn emergency(verb: EmergencyVerb, json: bool) -> Result<(), Failure> {
-    let (node, agent, write) = match &verb {
-        EmergencyVerb::Start { node, agent, write, .. } | EmergencyVerb::End { node, agent, write, .. } => {
-            (node.clone(), agent.clone(), write.clone())
-        }
-    };
-    let found =
-        if write.request_id.is_some() { Found::NoneKnown } else { look(&agent_args(agent, &write), &node).await? };
-    let Found::Agent(agent) = found else {
-        if let EmergencyVerb::End { force: true, .. } = &verb {
-            return Err(Failure::usage("no agent is known that could be forced", "leave --force out"));
-        }
+    let (EmergencyVerb::Start { node, agent, write, journal_only, .. }
+    | EmergencyVerb::End { node, agent, write, journal_only, .. }) = &verb;
+    if *journal_only {
         return super::write::emergency(verb, json).await;
+    }
+    if write.request_id.is_some() {
+        return Err(Failure::usage("an agent asks again by itself", "give --request-id with --journal-only"));
+    }
+    let node = node.clone();
+    let agent = match look(&agent_args(agent.clone(), write), &node).await? {
+        Found::Agent(agent) => agent,
+        Found::NoneKnown => {
+            return Err(Failure::error(
+                format!("no agent has told the journal of {node} lately: nobody there would heed it"),
+                "start it or name it with --agent; or record it all the same with --journal-only",
+            ));
+        }
     };
     let request = match &verb {
         EmergencyVerb::Start { reason, .. } => Request::EmergencyStart { reason: Arc::from(reason.as_str()) },

@@ -3,6 +3,8 @@
 //! Replicas end with the test, whatever happens: each stops when its standard input closes, and is killed when dropped.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of the harness")]
 
+pub mod agent;
+
 use serde_json::Value;
 use std::fs::File;
 use std::net::TcpListener;
@@ -52,6 +54,7 @@ fn run(command: &mut Command) -> Ended {
         .env_remove("MUSTER_AUTHOR")
         .env_remove("MUSTER_ROLE")
         .env_remove("MUSTER_CONTEXT")
+        .env_remove("MUSTER_AGENT")
         .env_remove("MUSTER_TLS_CA")
         .env_remove("MUSTER_TLS_CERT")
         .env_remove("MUSTER_TLS_KEY")
@@ -68,10 +71,13 @@ fn run(command: &mut Command) -> Ended {
 fn muster_at(servers: &str, args: &[&str]) -> Ended {
     let client = !["init", "join", "replace", "server", "inspect", "repair"].contains(&args[0]);
     let mut command = Command::new(MUSTER);
-    command.args(args);
+    let mut all = args.to_vec();
     if client {
-        command.args(["--server", servers]);
+        // What follows a bare -- belongs to somebody else.
+        let at = all.iter().position(|arg| *arg == "--").unwrap_or(all.len());
+        all.splice(at..at, ["--server", servers]);
     }
+    command.args(all);
     run(&mut command)
 }
 

@@ -89,6 +89,15 @@ impl Shared {
     }
 }
 
+/// A request that counts until it is answered, or nobody waits for the answer any more.
+struct Asked<'a>(&'a AtomicUsize);
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Talks to an agent's machine from the same process.
 #[derive(Clone)]
 pub struct Handle {
@@ -102,11 +111,10 @@ impl Handle {
             self.shared.asked.fetch_sub(1, Ordering::Relaxed);
             return Some(Reply::Refused(super::operator::Refused::Busy));
         }
+        let _asked = Asked(&self.shared.asked);
         let (answer, reply) = oneshot::channel();
         self.shared.put(Event::Asked { author, request, answer });
-        let reply = reply.await.ok();
-        self.shared.asked.fetch_sub(1, Ordering::Relaxed);
-        reply
+        reply.await.ok()
     }
 
     /// The newest report.

@@ -166,6 +166,10 @@ pub struct Emergency {
     pub deadline: BootTime,
     /// Whether that alert was given.
     pub alerted: bool,
+    /// The event that tells the journal.
+    pub event: u64,
+    /// Where the journal recorded it, once it did: only what is recorded later can end it there.
+    pub recorded: Option<Seq>,
 }
 
 /// A key that was changed here and in the journal: it stands still until somebody decides, or the grace period is over.
@@ -284,6 +288,8 @@ pub struct Ledger {
     pub emergency: Option<Emergency>,
     /// The keys that were changed here and in the journal.
     pub conflicts: BTreeMap<Key, Conflict>,
+    /// Whether the journal may take the node for drifted.
+    pub told_drift: bool,
     /// What the host is being changed for.
     pub doing: Option<Doing>,
     /// The commit whose answer is not known.
@@ -306,6 +312,7 @@ impl Ledger {
             last_window: 0,
             emergency: None,
             conflicts: BTreeMap::new(),
+            told_drift: false,
             doing: None,
             commit: None,
             spool: Spool { delivered: 0, last: 0, attempt: None },

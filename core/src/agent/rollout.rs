@@ -382,15 +382,17 @@ impl Rollout {
             .filter(|(_, place)| matches!(place, Place::Setting | Place::Holding { .. }))
             .map(|(node, _)| node.clone())
             .collect();
-        touched.into_iter().for_each(|node| self.roll_back(node, 0));
+        for node in touched {
+            self.roll_back(node, 0);
+        }
     }
 
     fn widen(&mut self, reached: usize) {
         let next = self.settings.next(reached, self.order.len());
         self.effects.told.push(format!("setting {} nodes ({next} of {})", next - reached, self.order.len()));
-        for node in self.order[reached..next].to_vec() {
+        for node in &self.order[reached..next] {
             self.places.insert(node.clone(), Place::Setting);
-            self.effects.tasks.push(Task::Set(node));
+            self.effects.tasks.push(Task::Set(node.clone()));
         }
         self.phase = Phase::Widening { reached: next };
     }

@@ -19,7 +19,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
+use core::fmt::{self, Write as _};
 
 /// Longest value of a kernel parameter: what one read or write of it moves.
 pub const PARAMETER_BYTES_MAX: usize = 4_095;
@@ -204,7 +204,8 @@ fn percent_encoded(path: &str) -> String {
     for c in path.chars() {
         if c.is_control() || c.is_whitespace() || c == '=' || c == '%' {
             for byte in c.encode_utf8(&mut [0; 4]).bytes() {
-                out.push_str(&format!("%{byte:02X}"));
+                // A string takes whatever is written to it.
+                let _ = write!(out, "%{byte:02X}");
             }
         } else {
             out.push(c);

@@ -132,6 +132,8 @@ mirror_struct!(
         since: WallTime1,
         deadline: BootTime1,
         alerted: bool,
+        event: u64,
+        recorded: Option<Seq1>,
     }
 );
 mirror_struct!(
@@ -185,6 +187,7 @@ mirror_struct!(
         last_window: u64,
         emergency: Option<Emergency1>,
         conflicts: Pairs<Key1, Conflict1>,
+        told_drift: bool,
         doing: Option<Doing1>,
         commit: Option<PendingCommit1>,
         spool: Spool1,

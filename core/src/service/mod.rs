@@ -21,7 +21,9 @@ use crate::ids::{NodeId, ReplicaName, VClusterId};
 use crate::journal::entry::{Author, Role};
 use crate::journal::key::Scope;
 use crate::journal::live::Journal;
-use crate::request::Refusal;
+use crate::limits::FEATURE_DOOR;
+use crate::request::{Refusal, WriteRequest};
+use crate::state::State;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -133,7 +135,7 @@ impl<'a> Who<'a> {
         }
     }
 
-    const fn rule(self, row: &Row) -> Rule {
+    const fn rule(self, row: Row) -> Rule {
         match self {
             Self::Admin => row.admin,
             Self::Operator(_) => row.operator,
@@ -208,6 +210,18 @@ pub fn allow_author(author: &Author, operation: &Operation, fleet: &impl Fleet) 
     decide(Who::of(author), operation, fleet)
 }
 
+/// [`allow_author`] for a write where it arrives: what can never be allowed is refused before it costs anybody anything. What
+/// hangs on where a node is, a replica may know wrongly; apply decides that, where it asks the door itself.
+///
+/// # Errors
+/// The refusal.
+pub fn allow_write(write: &WriteRequest, state: &State) -> Result<(), Refusal> {
+    match allow_author(&write.author, &Operation::of_command(&write.command), &state.journal) {
+        Err(denied) if denied.may_change && state.feature_level() >= FEATURE_DOOR => Ok(()),
+        answer => answer.map_err(Refusal::from),
+    }
+}
+
 /// [`allow`] for whoever shows nothing, at a listener that was opened for nobody but them (`boot.anonymous`). It allows what the
 /// table marks so, and nothing else.
 ///
@@ -229,18 +243,17 @@ pub fn shows(caller: &Caller, scope: &Scope, fleet: &impl Fleet) -> bool {
 }
 
 fn decide(who: Who<'_>, operation: &Operation, fleet: &impl Fleet) -> Result<(), Denied> {
-    let rule = who.rule(&operation.kind.row());
+    let rule = who.rule(operation.kind.row());
     let (allowed, may_change) = match (rule, &operation.about) {
-        (Rule::Yes, _) => (true, false),
+        // A question about nothing in particular is answered, and its answer filtered by `shows`.
+        (Rule::Yes, _) | (Rule::Counts, About::Cluster) => (true, false),
         // Where it is set, there is a listener of its own: see `allow_anonymous`.
-        (Rule::No | Rule::WhereSet, _) => (false, false),
+        (Rule::No | Rule::WhereSet, _) | (Rule::Own, About::Cluster) | (Rule::Counts, About::Member(_)) => {
+            (false, false)
+        }
         (Rule::Own, About::Scope(scope)) => (who.owns(scope, fleet), who.hangs_on_fleet(scope)),
         (Rule::Own, About::Member(name)) => (matches!(who, Who::Replica(own) if own == name), false),
-        (Rule::Own, About::Cluster) => (false, false),
         (Rule::Counts, About::Scope(scope)) => (who.heeds(scope, fleet), who.hangs_on_fleet(scope)),
-        // The answer is filtered by `shows`.
-        (Rule::Counts, About::Cluster) => (true, false),
-        (Rule::Counts, About::Member(_)) => (false, false),
     };
     if allowed { Ok(()) } else { Err(denied(who, operation, may_change)) }
 }

@@ -372,8 +372,10 @@ impl World {
         let asked = self.asked.remove(&ticket);
         match (asked, reply) {
             (Some(Request::Set { changes, .. }), Reply::Set { window, .. }) => {
+                let suspended = self.disk.ledger().is_some_and(|ledger| suspended(&ledger));
+                let window = window.as_ref().filter(|_| !suspended);
                 for (key, _) in changes {
-                    match window.as_ref().filter(|window| window.frozen.is_none()) {
+                    match window.filter(|window| window.frozen.is_none()) {
                         Some(window) => self.promised.insert(key, self.now.boot.plus_seconds(window.seconds_left + 1)),
                         None => self.promised.remove(&key),
                     };
@@ -441,15 +443,15 @@ impl World {
         let ledger = &save.ledger;
         if let Some(window) = &ledger.window {
             let (deadline, may_move) = self.windows.entry(window.number).or_insert((window.deadline, false));
-            if window.deadline > *deadline && !*may_move {
+            // One that is over may thaw, and is over then.
+            if window.deadline > (*deadline).max(self.now.boot) && !*may_move {
                 assert!(self.extensions > 0, "window {} moved later", window.number);
                 self.extensions -= 1;
             }
             *deadline = window.deadline;
             *may_move = window.frozen.is_some();
         }
-        let frozen = ledger.window.as_ref().is_some_and(|window| window.frozen.is_some());
-        if frozen || ledger.emergency.is_some() || !ledger.conflicts.is_empty() {
+        if suspended(ledger) {
             self.promised.clear();
         }
     }
@@ -662,6 +664,12 @@ impl World {
             assert!(event.is_none(), "{event:?} is recorded twice, the second time at {}", record.sequence());
         }
     }
+}
+
+/// Whether what was told of windows is put off.
+fn suspended(ledger: &Ledger) -> bool {
+    let frozen = ledger.window.as_ref().is_some_and(|window| window.frozen.is_some());
+    frozen || ledger.emergency.is_some() || !ledger.conflicts.is_empty()
 }
 
 pub fn set(changes: &[(&str, &str)], consent: Consent) -> Request {

@@ -13,8 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 use muster_core::ids::NodeId;
 use muster_core::journal::entry::{Author, Principal, Role};
 use muster_core::journal::key::Scope;
-use muster_core::limits::FEATURE_DOOR;
-use muster_core::request::{Refusal, WriteRequest};
+use muster_core::request::Refusal;
 use muster_core::service::{Caller, Denied, Kind, Operation, allow, allow_author, shows};
 use muster_core::state::State;
 use std::sync::Arc;
@@ -42,12 +41,11 @@ impl Access {
         let Some(Proof(shown)) = extensions.get::<Proof>().cloned() else {
             return Ok(Self { caller: Caller::Nobody, shown: None });
         };
-        let caller = match &shown {
-            Some(shown) => shown.credential.caller().clone(),
-            None => {
-                let principal = Principal::Claimed { name: Arc::from("anybody") };
-                Caller::Author(Author { principal, role: Role::Admin })
-            }
+        let caller = if let Some(shown) = &shown {
+            shown.credential.caller().clone()
+        } else {
+            let principal = Principal::Claimed { name: Arc::from("anybody") };
+            Caller::Author(Author { principal, role: Role::Admin })
         };
         let access = Self { caller, shown };
         access.is_in_force()?;
@@ -99,14 +97,6 @@ impl Access {
                 "replica {name} writes nothing here: it takes a person's or an agent's certificate"
             ))),
             (Caller::Nobody, _) => Err(forbidden("somebody without a certificate writes nothing")),
-        }
-    }
-
-    /// The door for a write in this name. What hangs on where a node is, this replica may know wrongly: apply decides it.
-    pub(crate) fn may_write(write: &WriteRequest, state: &State) -> Result<(), Refusal> {
-        match allow_author(&write.author, &Operation::of_command(&write.command), &state.journal) {
-            Err(denied) if denied.may_change && state.feature_level() >= FEATURE_DOOR => Ok(()),
-            answer => answer.map_err(Refusal::from),
         }
     }
 

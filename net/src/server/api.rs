@@ -18,7 +18,7 @@ use muster_core::query::{Answer, Query, answer};
 use muster_core::request::{
     AdminRequest, Command, Freshness, NotApplied, Outcome, RaftRole, Refusal, Reply, RequestId, WriteRequest,
 };
-use muster_core::service::{Kind, Operation, allow_author};
+use muster_core::service::{Kind, Operation, allow_author, allow_write};
 use muster_core::state::State;
 use muster_core::storage::Library;
 use prost::Message;
@@ -100,7 +100,7 @@ impl<L: Library> Writer<L> {
         self.access
             .is_in_force()
             .map_err(|status| Outcome::Refused(Refusal::Forbidden { problem: status.message().into() }))?;
-        Access::may_write(&write, &self.replica.handle.view().state).map_err(Outcome::Refused)?;
+        allow_write(&write, &self.replica.handle.view().state).map_err(Outcome::Refused)?;
         Ok((write, forward))
     }
 

@@ -20,7 +20,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use x509_parser::prelude::GeneralName;
 
-const DAY: u64 = 86_400;
 /// Clocks differ: what is made now counts since a little earlier.
 const CLOCKS_APART: u64 = 300;
 
@@ -43,16 +42,12 @@ pub struct Issued {
     pub shown: Shown,
 }
 
-fn seconds_of(days: u64) -> u64 {
-    days.saturating_mul(DAY)
-}
-
 fn failed(file: &Path, error: &rcgen::Error) -> KeyError {
     wrong(file, format!("it could not be made: {error}"))
 }
 
 /// Parameters that all certificates have in common.
-fn params(common_name: &str, days: u64) -> CertificateParams {
+fn params(common_name: &str, life: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
@@ -60,7 +55,7 @@ fn params(common_name: &str, days: u64) -> CertificateParams {
     let now = now_seconds();
     let epoch = date_time_ymd(1970, 1, 1);
     params.not_before = epoch + Duration::from_secs(now.saturating_sub(CLOCKS_APART));
-    params.not_after = epoch + Duration::from_secs(now + seconds_of(days));
+    params.not_after = epoch + Duration::from_secs(now) + life;
     let mut serial = crate::client::random_id().0.to_be_bytes();
     // Positive, and of a fixed length.
     serial[0] = serial[0] & 0x7f | 0x40;
@@ -68,8 +63,8 @@ fn params(common_name: &str, days: u64) -> CertificateParams {
     params
 }
 
-fn ca_params(cluster: &str, days: u64) -> CertificateParams {
-    let mut params = params(&format!("{CA_NAME}{cluster}"), days);
+fn ca_params(cluster: &str, life: Duration) -> CertificateParams {
+    let mut params = params(&format!("{CA_NAME}{cluster}"), life);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     params
@@ -78,17 +73,16 @@ fn ca_params(cluster: &str, days: u64) -> CertificateParams {
 /// How the CA of a cluster is called, followed by the cluster's name.
 const CA_NAME: &str = "Muster CA of ";
 
-fn holder_params(credential: &Credential, hosts: &[String], days: u64) -> Result<CertificateParams, String> {
-    let mut params = params(credential.name(), days);
+fn holder_params(credential: &Credential, hosts: &[String], life: Duration) -> Result<CertificateParams, String> {
+    let mut params = params(credential.name(), life);
     let uri = credential.uri().try_into().map_err(|error: rcgen::Error| error.to_string())?;
     params.subject_alt_names.push(SanType::URI(uri));
     for host in hosts {
-        params.subject_alt_names.push(match host.parse::<IpAddr>() {
-            Ok(ip) => SanType::IpAddress(ip),
-            Err(_) => {
-                let name = host.as_str().try_into();
-                SanType::DnsName(name.map_err(|_| format!("{host:?} is no host name or IP address"))?)
-            }
+        params.subject_alt_names.push(if let Ok(ip) = host.parse::<IpAddr>() {
+            SanType::IpAddress(ip)
+        } else {
+            let name = host.as_str().try_into();
+            SanType::DnsName(name.map_err(|_| format!("{host:?} is no host name or IP address"))?)
         });
     }
     params.use_authority_key_identifier_extension = true;
@@ -134,7 +128,7 @@ impl Authority {
     ///
     /// # Errors
     /// [`KeyError`].
-    pub fn init(dir: &Path, cluster: &str, days: u64) -> Result<Self, KeyError> {
+    pub fn init(dir: &Path, cluster: &str, life: Duration) -> Result<Self, KeyError> {
         let (certificate, key) = (dir.join("ca.pem"), dir.join("ca.key"));
         // The same rules that names in certificates have.
         Credential::new(cluster, "admin", "a").map_err(|_| {
@@ -145,7 +139,7 @@ impl Authority {
             return Err(wrong(&certificate, "there is a CA already: renew it, or take another directory"));
         }
         let pair = KeyPair::generate().map_err(|error| failed(&key, &error))?;
-        let signed = ca_params(cluster, days).self_signed(&pair).map_err(|error| failed(&certificate, &error))?;
+        let signed = ca_params(cluster, life).self_signed(&pair).map_err(|error| failed(&certificate, &error))?;
         write_new(&key, &pair.serialize_pem(), true)?;
         write_new(&certificate, &signed.pem(), false)?;
         Self::open(dir)
@@ -187,7 +181,13 @@ impl Authority {
     ///
     /// # Errors
     /// [`KeyError`]; what is there already is not touched.
-    pub fn issue(&self, credential: &Credential, hosts: &[String], days: u64, stem: &Path) -> Result<Issued, KeyError> {
+    pub fn issue(
+        &self,
+        credential: &Credential,
+        hosts: &[String],
+        life: Duration,
+        stem: &Path,
+    ) -> Result<Issued, KeyError> {
         let named = |extension: &str| {
             let mut name = stem.as_os_str().to_owned();
             name.push(extension);
@@ -198,7 +198,7 @@ impl Authority {
             return Err(wrong(&certificate, "it is there already: renew it with `muster certs renew`"));
         }
         let params =
-            self.bounded(holder_params(credential, hosts, days).map_err(|problem| wrong(&certificate, problem))?);
+            self.bounded(holder_params(credential, hosts, life).map_err(|problem| wrong(&certificate, problem))?);
         let pair = KeyPair::generate().map_err(|error| failed(&key, &error))?;
         let signed = params.signed_by(&pair, &self.issuer).map_err(|error| failed(&certificate, &error))?;
         write_new(&key, &pair.serialize_pem(), true)?;
@@ -217,7 +217,7 @@ impl Authority {
     ///
     /// # Errors
     /// [`KeyError`]; the old one stays then.
-    pub fn renew(&self, certificate: &Path, days: u64) -> Result<Shown, KeyError> {
+    pub fn renew(&self, certificate: &Path, life: Duration) -> Result<Shown, KeyError> {
         let der = certificates(certificate)?.remove(0);
         let shown = Shown::read(&der).map_err(|problem| wrong(certificate, problem))?;
         if shown.credential.cluster() != self.cluster {
@@ -227,7 +227,7 @@ impl Authority {
         let parsed = parse(&der).map_err(|problem| wrong(certificate, problem))?;
         let hosts = hosts(&parsed);
         let key = SubjectPublicKeyInfo::from_der(parsed.public_key().raw).map_err(|error| wrong(certificate, error))?;
-        let params = holder_params(&shown.credential, &hosts, days).map_err(|problem| wrong(certificate, problem))?;
+        let params = holder_params(&shown.credential, &hosts, life).map_err(|problem| wrong(certificate, problem))?;
         let signed = self.bounded(params).signed_by(&key, &self.issuer).map_err(|error| failed(certificate, &error))?;
         replace(certificate, &signed.pem())?;
         Shown::read(signed.der()).map_err(|problem| wrong(certificate, problem))
@@ -237,8 +237,8 @@ impl Authority {
     ///
     /// # Errors
     /// [`KeyError`]; the old one stays then.
-    pub fn renew_ca(&mut self, days: u64) -> Result<u64, KeyError> {
-        let params = ca_params(&self.cluster, days);
+    pub fn renew_ca(&mut self, life: Duration) -> Result<u64, KeyError> {
+        let params = ca_params(&self.cluster, life);
         let signed = params.self_signed(self.issuer.key()).map_err(|error| failed(&self.certificate, &error))?;
         replace(&self.certificate, &signed.pem())?;
         self.not_after = super::shown::expires(signed.der()).map_err(|problem| wrong(&self.certificate, problem))?;

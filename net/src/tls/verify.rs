@@ -15,8 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible, RootCertStore,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -44,6 +43,11 @@ impl std::error::Error for Unfit {}
 
 fn unfit(problem: String) -> Error {
     CertificateError::Other(OtherError(Arc::new(Unfit(problem)))).into()
+}
+
+/// No older version is ever negotiated, so nobody asks for its signatures.
+fn only_tls13() -> Error {
+    Error::General("only TLS 1.3 is spoken here".to_owned())
 }
 
 fn shown_to(cluster: &str, certificate: &CertificateDer<'_>) -> Result<Shown, Error> {
@@ -117,7 +121,7 @@ impl ClientCertVerifier for ClientVerifier {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(PeerIncompatible::Tls13RequiredForQuic))
+        Err(only_tls13())
     }
 
     fn verify_tls13_signature(
@@ -177,7 +181,7 @@ impl ServerCertVerifier for ServerVerifier {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(PeerIncompatible::Tls13RequiredForQuic))
+        Err(only_tls13())
     }
 
     fn verify_tls13_signature(

@@ -189,7 +189,7 @@ pub fn member(id: u64, peer_address: &str, client_address: &str) -> Member {
         peer_address: peer_address.into(),
         client_address: client_address.into(),
         wish: MemberWish::Learner,
-        feature_level: 1,
+        feature_level: muster_core::limits::FEATURE_LEVEL,
     }
 }
 
@@ -201,8 +201,11 @@ pub struct Sockets {
 
 impl Sockets {
     pub async fn bind() -> Self {
-        let clients = Listener::bind("127.0.0.1:0", "clients", &Protection::Loopback).await.unwrap();
-        let peers = Listener::bind("127.0.0.1:0", "peers", &Protection::Loopback).await.unwrap();
+        Self::protected(&Protection::Loopback).await
+    }
+    pub async fn protected(protection: &Protection) -> Self {
+        let clients = Listener::bind("127.0.0.1:0", "clients", protection).await.unwrap();
+        let peers = Listener::bind("127.0.0.1:0", "peers", protection).await.unwrap();
         Self { clients, peers }
     }
     pub fn client_address(&self) -> String {
@@ -359,7 +362,7 @@ pub async fn join(client: &Client, number: u64) -> Running {
         peer_address: sockets.peer_address().into(),
         client_address: sockets.client_address().into(),
         wish: MemberWish::Learner,
-        feature_level: 1,
+        feature_level: muster_core::limits::FEATURE_LEVEL,
     };
     let admitted = client.admit(&admission, &author()).await.unwrap();
     assert_eq!(client.admit(&admission, &author()).await.unwrap().replica, admitted.replica);

@@ -446,6 +446,7 @@ impl Page<'_> {
                 };
                 (at(*replica), "life bad", why.into())
             }
+            Event::Forged { at: to, envelope } => (at(*to), "disk bad", format!("forged, as from r{}", envelope.from)),
             Event::Append { replica, records, .. } => (at(*replica), "disk", format!("append {}", log(records))),
             Event::Durable { replica, records, .. } => (at(*replica), "disk", format!("durable {}", log(records))),
             Event::Snapshot { replica, meta, installed, .. } => {

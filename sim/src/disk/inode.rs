@@ -74,6 +74,15 @@ impl Inode {
                 .all(|(sector, apart)| !apart.dirty && *apart.durable == *sector_of(&self.cache, *sector))
     }
 
+    /// Its first sector, changed in the cache and durably.
+    pub(super) fn change_first_sector(&mut self, change: impl FnOnce(&mut [u8])) {
+        let Some(first) = self.cache.get_mut(..SECTOR) else { return };
+        change(first);
+        if let Some(apart) = self.apart.get_mut(&0) {
+            apart.durable.copy_from_slice(first);
+        }
+    }
+
     pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -171,7 +180,13 @@ impl Inode {
 
     /// Flips a stored bit, and what reads see of it.
     pub(super) fn rot(&mut self, at: usize, bit: u8) {
-        if let Some(apart) = self.apart.get_mut(&(at / SECTOR)) {
+        let sector = at / SECTOR;
+        if at >= self.cache.len() {
+            // Reads end before it.
+            let now = || Apart { durable: sector_of(&self.cache, sector), dirty: false, versions: Vec::new() };
+            self.apart.entry(sector).or_insert_with(now);
+        }
+        if let Some(apart) = self.apart.get_mut(&sector) {
             apart.durable[at % SECTOR] ^= bit;
         }
         self.flip(at, bit);

@@ -51,12 +51,21 @@ impl Oracle for AcknowledgedWrites {
     }
     fn on_event(&mut self, _: &Facts, event: &Event) -> Result<(), Violation> {
         match event {
-            Event::Call { client, number, ask: Ask::Write { mark } } => {
+            Event::Call { client, number, ask: Ask::Refusable { mark } } => {
+                self.asked.insert((*client, *number), mark.clone());
+                self.told.insert(mark.clone(), Promise::Never("nothing yet, but it must be refused".into()));
+                Ok(())
+            }
+            Event::Call { client, number, ask: Ask::Write { mark } | Ask::Operation { mark } } => {
                 self.asked.insert((*client, *number), mark.clone());
                 Ok(())
             }
             Event::Answer { client, number, told: Told::Outcome(outcome) } => {
                 let Some(mark) = self.asked.remove(&(*client, *number)) else { return Ok(()) };
+                if let (Some(Promise::Never(_)), Outcome::Applied { .. }) = (self.told.get(&mark), outcome) {
+                    let expected = format!("write {mark}, which breaks the rules, to be refused");
+                    return Err(Violation::new(expected, format!("{outcome:?}")));
+                }
                 let promise = match outcome {
                     Outcome::Applied { reply: Reply::Recorded { sequence }, .. } => Promise::Applied(*sequence),
                     Outcome::Applied { .. } | Outcome::Unknown(_) => return Ok(()),

@@ -41,7 +41,7 @@ impl Oracle for DurableOnAQuorum {
         let status = &view.status;
         let now = (*run, status.configuration.clone());
         let before = self.before.insert(*replica, now).filter(|(known, _)| known == run);
-        if status.role != RaftRole::Leader || status.commit <= self.judged || !facts.disk_faults.is_empty() {
+        if status.role != RaftRole::Leader || status.commit <= self.judged || !facts.forgets.is_empty() {
             return Ok(());
         }
         self.judged = status.commit;

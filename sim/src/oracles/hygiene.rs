@@ -3,7 +3,9 @@
 
 use super::{Oracle, Violation, must};
 use crate::event::{Ending, Event};
+use crate::fault::NEWER_FORMAT;
 use crate::world::Facts;
+use muster_storage::FORMAT;
 
 #[derive(Default)]
 pub(super) struct Hygiene;
@@ -21,6 +23,16 @@ impl Oracle for Hygiene {
                 let explained = !facts.disk_faults.is_empty() && line.contains("storage failed");
                 must(explained, || "no error without a disk fault".into(), || line.to_string())
             }
+            // An older version stops on a newer one's files, before it changes any, and says which versions those are.
+            Event::Stop { replica, why: Ending::Fault(problem), .. } if facts.downgraded.contains(replica) => must(
+                problem.contains(&format!("format {NEWER_FORMAT}")) && problem.contains(&format!("up to {FORMAT}")),
+                || format!("replica {replica} to name format {NEWER_FORMAT} and the newest that it knows, {FORMAT}"),
+                || format!("it stop: {problem}"),
+            ),
+            Event::Start { replica, .. } if facts.downgraded.contains(replica) => Err(Violation::new(
+                format!("replica {replica} to refuse a file of format {NEWER_FORMAT}"),
+                "it start on it",
+            )),
             Event::Stop { replica, why: Ending::Fault(problem), .. } => must(
                 facts.disk_faults.contains_key(replica),
                 || format!("replica {replica}, whose disk kept what it was told to keep, to go on"),

@@ -40,6 +40,8 @@ impl Oracle for Linearizable {
                 let append = match ask {
                     Ask::Write { mark } => Some(mark.clone()),
                     Ask::OtherWrite { .. }
+                    | Ask::Refusable { .. }
+                    | Ask::Operation { .. }
                     | Ask::Read
                     | Ask::LocalRead
                     | Ask::ReadAtLeast { .. }

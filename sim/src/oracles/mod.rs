@@ -5,11 +5,13 @@
 
 mod acknowledged_writes;
 mod applied_in_order;
+mod audit_log;
 mod boots;
 mod bounds;
 mod committed_never_changes;
 mod durable_on_a_quorum;
 mod expiry;
+mod features;
 mod full_copies;
 mod history_chain;
 mod hygiene;
@@ -27,6 +29,7 @@ mod sessions_at_most_once;
 mod storm;
 mod subscriptions;
 mod terms_and_votes;
+mod who_may;
 
 use crate::event::Event;
 use crate::world::Facts;
@@ -100,6 +103,7 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<log_alone::LogAlone>::default(),
         Box::<sessions_at_most_once::SessionsAtMostOnce>::default(),
         Box::<expiry::Expiry>::default(),
+        Box::<features::Features>::default(),
         Box::<overlays::Overlays>::default(),
         Box::<boots::Boots>::default(),
         Box::<subscriptions::Subscriptions>::default(),
@@ -107,7 +111,9 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<kept_snapshots::KeptSnapshots>::default(),
         Box::<bounds::Bounds>::default(),
         Box::<history_chain::HistoryChain>::default(),
+        Box::<who_may::WhoMay>::default(),
         Box::<acknowledged_writes::AcknowledgedWrites>::default(),
+        Box::<audit_log::AuditLog>::default(),
         Box::<linearizable::Linearizable>::default(),
         Box::<local_reads::LocalReads>::default(),
         Box::<hygiene::Hygiene>::default(),

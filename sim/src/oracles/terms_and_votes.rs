@@ -15,7 +15,7 @@ impl TermsAndVotes {
         let last = self.0.entry(replica).or_insert(next);
         let before = *last;
         *last = next;
-        if facts.disk_faults.contains_key(&replica) {
+        if facts.forgets.contains(&replica) {
             return Ok(());
         }
         must(

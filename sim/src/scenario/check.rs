@@ -1,6 +1,6 @@
 //! What can be wrong with a story whose every key is known: who is not there, what contradicts, what breaks too much.
 
-use super::{Budget, Fault, FaultItem, Operation, Pick, Problem, Scenario};
+use super::{Fault, FaultItem, Operation, Pick, Problem, Scenario};
 use std::collections::BTreeMap;
 
 /// Whom a fault is about.
@@ -12,29 +12,43 @@ pub(crate) fn whom(fault: &Fault) -> Vec<Pick> {
         | Fault::SlowProcess { who, .. }
         | Fault::Disk { who, .. }
         | Fault::Rot { who, .. }
-        | Fault::Wipe { who }
+        | Fault::Wipe { who, .. }
         | Fault::Rewind { who, .. }
-        | Fault::Clock { who, .. } => who.clone(),
+        | Fault::Clock { who, .. }
+        | Fault::Hostile { who, .. }
+        | Fault::Driver { who, .. }
+        | Fault::Downgrade { who, .. } => who.clone(),
         Fault::Cut { from, to, .. } => from.iter().chain(to).copied().collect(),
         Fault::Ring | Fault::Link(_) => Vec::new(),
     }
 }
 
-/// Whether a fault decides if its victims' processes run.
-fn takes_down(fault: &Fault) -> bool {
+/// What a fault decides alone while it lasts: two at once would contradict each other, and the end of one undo the other.
+fn decides(fault: &Fault) -> Vec<&'static str> {
+    let which = |all: &[(bool, &'static str)]| all.iter().filter(|(on, _)| *on).map(|(_, what)| *what).collect();
     match fault {
         Fault::Crash { .. }
         | Fault::CrashLoop { .. }
         | Fault::Pause { .. }
         | Fault::SlowProcess { .. }
         | Fault::Wipe { .. }
-        | Fault::Rewind { .. } => true,
-        Fault::Cut { .. }
-        | Fault::Ring
-        | Fault::Link(_)
-        | Fault::Disk { .. }
-        | Fault::Rot { .. }
-        | Fault::Clock { .. } => false,
+        | Fault::Rewind { .. }
+        | Fault::Downgrade { .. } => vec!["whether it runs"],
+        Fault::Disk { how, .. } => which(&[
+            (how.slow > 0, "how slow its disk is"),
+            (how.stalled, "whether its disk stalls"),
+            (how.full, "whether its disk is full"),
+            (how.read_error_ppm > 0, "how often its reads fail"),
+            (how.write_error_ppm > 0, "how often its writes fail"),
+            (how.sync_error_ppm > 0, "how often its syncs fail"),
+            (how.misdirect_ppm > 0, "how often its writes go astray"),
+        ]),
+        Fault::Clock { drift_ppm, freeze, .. } => {
+            which(&[(*drift_ppm != 0, "how fast its clock goes"), (*freeze, "whether its clock goes")])
+        }
+        Fault::Link(_) => vec!["how links are"],
+        Fault::Driver { .. } => vec!["how its devices keep the driver's contract"],
+        Fault::Hostile { .. } | Fault::Cut { .. } | Fault::Ring | Fault::Rot { .. } => Vec::new(),
     }
 }
 
@@ -43,11 +57,46 @@ fn overlap(a: &FaultItem, b: &FaultItem) -> bool {
     a.at < end(b) && b.at < end(a)
 }
 
+/// How two faults contradict each other, if they do.
+fn contradiction(a: &FaultItem, b: &FaultItem) -> Option<String> {
+    if !overlap(a, b) {
+        return None;
+    }
+    let theirs = decides(&b.fault);
+    let what = decides(&a.fault).into_iter().find(|what| theirs.contains(what))?;
+    let (ours, theirs) = (whom(&a.fault), whom(&b.fault));
+    let both =
+        |pick: &&Pick| matches!(pick, Pick::Replica(_)) && (theirs.contains(pick) || theirs.contains(&Pick::All));
+    let whose = if matches!(a.fault, Fault::Link(_)) {
+        String::new()
+    } else if let Some(Pick::Replica(number)) = ours.iter().find(both) {
+        format!(" of replica {number}")
+    } else if ours.contains(&Pick::All) {
+        match theirs.iter().find(|pick| matches!(pick, Pick::Replica(_) | Pick::All))? {
+            Pick::Replica(number) => format!(" of replica {number}"),
+            Pick::All | Pick::Leader | Pick::Follower | Pick::Others | Pick::Clients => " of everybody".into(),
+        }
+    } else {
+        return None;
+    };
+    let line = if a.line > 0 { format!(" (line {})", a.line) } else { String::new() };
+    Some(format!(
+        "{} and {}{line} both decide{whose} {what}, at the same time: expected one after the other",
+        b.id, a.id
+    ))
+}
+
+/// What is wrong with one more fault beside others.
+pub(super) fn beside(story: &Scenario, others: &[FaultItem], item: &FaultItem) -> Option<String> {
+    let mut contradictions = others.iter().filter_map(|other| contradiction(other, item));
+    contradictions.next().or_else(|| super::atlas::too_much(story, others, item))
+}
+
 /// Everything that is wrong.
 pub(super) fn problems(file: &str, story: &Scenario) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut wrong = |line: usize, problem: String| problems.push(Problem { file: file.to_owned(), line, problem });
-    let joins = story.operations.iter().filter(|item| matches!(item.operation, Operation::Join(_))).count() as u64;
+    let joins = story.operations.iter().filter(|item| matches!(item.operation, Operation::Join { .. })).count() as u64;
     let first = story.cluster.voters + story.cluster.learners;
     let everybody = first + joins;
     let run = story.time.run;
@@ -82,28 +131,8 @@ pub(super) fn problems(file: &str, story: &Scenario) -> Vec<Problem> {
             | Operation::Snapshot(pick) => {
                 there(item.line, &item.id, pick);
             }
-            Operation::Transfer(0) | Operation::Join(_) => {}
+            Operation::Transfer(0) | Operation::Join { .. } | Operation::Raise(_) => {}
             Operation::Transfer(to) => there(item.line, &item.id, &Pick::Replica(*to)),
-        }
-    }
-
-    for (place, a) in story.faults.iter().enumerate() {
-        for b in &story.faults[place + 1..] {
-            if !(takes_down(&a.fault) && takes_down(&b.fault) && overlap(a, b)) {
-                continue;
-            }
-            let theirs = whom(&b.fault);
-            let both =
-                whom(&a.fault).into_iter().find(|pick| matches!(pick, Pick::Replica(_)) && theirs.contains(pick));
-            if let Some(Pick::Replica(number)) = both {
-                wrong(
-                    b.line,
-                    format!(
-                        "{} and {} (line {}) both decide whether replica {number} runs, at the same time",
-                        b.id, a.id, a.line
-                    ),
-                );
-            }
         }
     }
 
@@ -122,35 +151,16 @@ pub(super) fn problems(file: &str, story: &Scenario) -> Vec<Problem> {
             wrong(0, "a storm needs clients, whose commits are compared with those before it".to_owned());
         }
     }
-    if story.budget() == Budget::Standard {
-        for item in &story.faults {
-            let forgets = matches!(item.fault, Fault::Wipe { .. } | Fault::Rewind { .. });
-            let voters_only = |pick: &Pick| match pick {
-                Pick::Replica(number) => *number <= story.cluster.voters,
-                Pick::Leader | Pick::Follower | Pick::All | Pick::Others | Pick::Clients => true,
-            };
-            if forgets && whom(&item.fault).iter().any(voters_only) {
-                wrong(
-                    item.line,
-                    format!(
-                        "{} makes a voter forget, which is more than the standard budget allows: expected a learner, or \
-                         [nemesis] budget = \"beyond\"",
-                        item.id
-                    ),
-                );
-            }
-            let rots = matches!(item.fault, Fault::Rot { .. });
-            let damaged: usize = story.faults.iter().filter(|item| matches!(item.fault, Fault::Rot { .. })).count();
-            let bearable = usize::try_from((story.cluster.voters - 1) / 2).unwrap_or(0);
-            if rots && (damaged > bearable || whom(&item.fault).contains(&Pick::All)) {
-                wrong(
-                    item.line,
-                    format!(
-                        "{} damages more disks than the standard budget allows: expected at most {bearable}",
-                        item.id
-                    ),
-                );
-            }
+    if let Some(neighbour) = story.neighbour.filter(|neighbour| neighbour.voters > first) {
+        let voters = neighbour.voters;
+        wrong(
+            neighbour.line,
+            format!("the second group has {voters} voters on {first} hosts: expected at most {first}"),
+        );
+    }
+    for (place, item) in story.faults.iter().enumerate() {
+        if let Some(problem) = beside(story, &story.faults[..place], item) {
+            wrong(item.line, problem);
         }
     }
     problems

@@ -3,6 +3,7 @@
 //! One TOML file, one story. `read` checks everything before anything runs; [`nemesis`] adds faults drawn from the seed, so that
 //! what is played is always a story with every fault written out, and can be written as a file of its own.
 
+mod atlas;
 mod check;
 mod nemesis;
 mod read;
@@ -11,11 +12,13 @@ mod write;
 pub(crate) use check::whom;
 pub use nemesis::Nemesis;
 pub use read::Problem;
+pub(crate) use read::usual_mix;
 pub(crate) use write::{fault as fault_text, operation as operation_text};
 
 use crate::disk::Point;
 use muster_core::members::MemberWish;
 use muster_core::replica::{Limits, Timing};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,6 +36,8 @@ pub struct Scenario {
     pub about: String,
     /// Who plays.
     pub cluster: Cluster,
+    /// Who lives on the same hosts and must not notice.
+    pub neighbour: Option<Neighbour>,
     /// What is asked.
     pub load: Load,
     /// How long.
@@ -85,6 +90,23 @@ pub struct Cluster {
     pub limits: Limits,
     /// The length of a log segment.
     pub segment_bytes: u64,
+    /// The highest feature level that replicas say they support.
+    pub feature_level: u32,
+}
+
+/// A second, unrelated group on the same hosts: a process, a directory and ports of its own on each of the first `voters`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// How many replicas, all of them voters.
+    pub voters: u64,
+    /// How many clients of its own.
+    pub clients: u32,
+    /// Operations per simulated second, all its clients together.
+    pub rate: u64,
+    /// Whether nothing of the story is to reach it: its leader and its term stay.
+    pub undisturbed: bool,
+    /// The line in the file.
+    pub line: usize,
 }
 
 /// What is asked.
@@ -106,6 +128,8 @@ pub struct Load {
     pub patience: u64,
     /// Who follow the journal from its beginning.
     pub subscribers: u32,
+    /// Who follow it too, and take their time.
+    pub slow_subscribers: u32,
     /// Of how many nodes is spoken.
     pub nodes: u64,
 }
@@ -133,11 +157,21 @@ pub enum Kind {
     NodeCommit,
     /// Boots a node from any replica, sometimes not before what the client saw last.
     Boot,
+    /// Begins an emergency on a node, or ends it.
+    Emergency,
+    /// Records an exec, or a shell's start or end, on a node.
+    Exec,
+    /// Asks for something that the rules refuse: a field is missing, out of bounds or misplaced.
+    Malformed,
+    /// Commits a value that is too large.
+    Oversized,
+    /// Opens a session, commits in it and never comes back.
+    Abandon,
 }
 
 impl Kind {
     /// Every kind with its word.
-    pub const ALL: [(&'static str, Self); 10] = [
+    pub const ALL: [(&'static str, Self); 15] = [
         ("commit", Self::Commit),
         ("rollback", Self::Rollback),
         ("policy", Self::Policy),
@@ -148,6 +182,11 @@ impl Kind {
         ("assign", Self::Assign),
         ("node_commit", Self::NodeCommit),
         ("boot", Self::Boot),
+        ("emergency", Self::Emergency),
+        ("exec", Self::Exec),
+        ("malformed", Self::Malformed),
+        ("oversized", Self::Oversized),
+        ("abandon", Self::Abandon),
     ];
 }
 
@@ -174,8 +213,11 @@ pub struct Expect {
 /// How much may break at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Budget {
-    /// The run stays correct and recovers.
+    /// At most a minority of voters is unable at once, whatever the reasons, and no disk of more than a minority forgets: the run
+    /// stays correct and recovers.
     Standard,
+    /// Any number may be unable at once, but no more disks forget: the run stays correct and recovers once a quorum is healed.
+    Outage,
     /// It may become unavailable, but never silently wrong.
     Beyond,
 }
@@ -221,6 +263,8 @@ pub enum Fault {
         nth: u64,
         /// Whether power is lost with it.
         power: bool,
+        /// Whether the story is good without the point ever being reached.
+        may_miss: bool,
     },
     /// Processes die again and again.
     CrashLoop {
@@ -278,6 +322,8 @@ pub enum Fault {
     Wipe {
         /// Whose.
         who: Vec<Pick>,
+        /// As whom it comes back.
+        back: Back,
     },
     /// A process dies and its disk is as it was so long before.
     Rewind {
@@ -297,6 +343,54 @@ pub enum Fault {
         /// It stands still.
         freeze: bool,
     },
+    /// Messages that no honest replica would send, well-formed, arrive as from peers.
+    Hostile {
+        /// At whom.
+        who: Vec<Pick>,
+        /// About how often.
+        every: u64,
+    },
+    /// Devices use every freedom that the driver's contract leaves them: what is done is told late, and clocks wake too early.
+    Driver {
+        /// Whose.
+        who: Vec<Pick>,
+        /// How late at most.
+        late: u64,
+        /// Of so many sleeps in a hundred the driver is woken too early.
+        early: u64,
+    },
+    /// A process starts again after a newer version wrote a file; when the fault ends the newer version is back.
+    Downgrade {
+        /// Whose.
+        who: Vec<Pick>,
+        /// A file whose path contains this.
+        file: String,
+    },
+}
+
+impl Fault {
+    /// Whether its victims are down while it lasts.
+    #[must_use]
+    pub const fn is_down(&self) -> bool {
+        matches!(self, Self::Crash { .. } | Self::Wipe { .. } | Self::Rewind { .. })
+    }
+}
+
+/// As whom a replica with an empty disk comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Back {
+    /// As nobody: a server with an empty directory stops, and says what to do.
+    Empty,
+    /// Under its old id in a new life of its directory, as if somebody had made one by hand.
+    Stranger,
+    /// Exactly as it was, but for all it knew: more than Raft can bear.
+    Amnesiac,
+}
+
+impl Back {
+    /// Every way with its word.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("empty", Self::Empty), ("stranger", Self::Stranger), ("amnesiac", Self::Amnesiac)];
 }
 
 /// How links get worse; what is absent stays.
@@ -358,7 +452,12 @@ pub struct FaultItem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// A new replica joins.
-    Join(MemberWish),
+    Join {
+        /// To become what.
+        wish: MemberWish,
+        /// The feature level it says it supports; the cluster's if absent.
+        feature_level: Option<u32>,
+    },
     /// A learner becomes a voter.
     Promote(Pick),
     /// A voter becomes a learner.
@@ -369,6 +468,8 @@ pub enum Operation {
     Transfer(u64),
     /// A snapshot is taken.
     Snapshot(Pick),
+    /// The feature level is raised.
+    Raise(u32),
 }
 
 /// An operation of a story.
@@ -380,6 +481,8 @@ pub struct OperationItem {
     pub at: u64,
     /// What.
     pub operation: Operation,
+    /// Whether it must be refused; any outcome is good if absent.
+    pub refused: Option<bool>,
     /// The line in the file; 0 if it was drawn.
     pub line: usize,
 }
@@ -415,9 +518,20 @@ impl Scenario {
             drawn.faults.extend(nemesis.faults(seed, self));
             drawn.faults.sort_by_key(|item| item.at);
             // What may break more must still be allowed to when the drawn story is read again.
-            drawn.nemesis = (nemesis.budget == Budget::Beyond).then_some(Nemesis { every: 0, ..nemesis });
+            drawn.nemesis = (nemesis.budget != Budget::Standard).then_some(Nemesis { every: 0, ..nemesis });
         }
         drawn
+    }
+
+    /// What a run is to reach, in words: the marks that the story wants, and the points where its crashes happen.
+    #[must_use]
+    pub fn wanted(&self) -> BTreeSet<String> {
+        let points = self
+            .faults
+            .iter()
+            .filter(|item| matches!(item.fault, Fault::Crash { point: Some(_), may_miss: false, .. }));
+        let marks = self.expect.marks.iter().map(|mark| mark_of(mark));
+        marks.chain(points.map(|item| point_of(&item.id))).collect()
     }
 
     /// The budget the story keeps to.
@@ -425,4 +539,14 @@ impl Scenario {
     pub fn budget(&self) -> Budget {
         self.nemesis.as_ref().map_or(Budget::Standard, |nemesis| nemesis.budget)
     }
+}
+
+/// How a report calls a mark.
+pub(crate) fn mark_of(mark: &str) -> String {
+    format!("the mark {mark}")
+}
+
+/// How a report calls the point at which a crash happens.
+pub(crate) fn point_of(fault: &str) -> String {
+    format!("the point of the fault {fault}")
 }

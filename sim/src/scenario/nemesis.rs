@@ -1,9 +1,9 @@
 //! Random faults, drawn from the seed as items like those of a file: each run draws which kinds are on, how strong, and when.
 //!
-//! In the standard budget at most a minority of voters is disturbed at once, but for crashes and cuts that end soon, and no
-//! disk forgets.
+//! What is drawn keeps to the story's budget (`atlas.rs`): in the standard one at most a minority of voters is unable at once,
+//! the faults that the story itself names included. Only beyond it disks forget.
 
-use super::{Budget, DiskChange, Fault, FaultItem, LinkChange, MS, Pick, SECOND, Scenario, Way};
+use super::{Back, Budget, DiskChange, Fault, FaultItem, LinkChange, MS, Pick, SECOND, Scenario, Way};
 use crate::disk::Point;
 use crate::draw::Draw;
 
@@ -17,7 +17,7 @@ pub struct Nemesis {
 }
 
 /// The kinds, so that a run can draw which are on.
-const KINDS: u64 = 13;
+const KINDS: u64 = 18;
 
 impl Nemesis {
     /// The faults of a seed.
@@ -40,25 +40,22 @@ impl Nemesis {
             let lasts = 50 * MS + draw.around(2 * SECOND);
             let lasts = lasts.min(story.time.run - at) / MS * MS;
             let fault = draw_fault(&mut draw, kind, story);
-            let lasts = (!matches!(fault, Fault::Rot { .. })).then_some(lasts);
             let id = format!("nemesis-{}", faults.len() + 1);
-            faults.push(FaultItem { id: id.into(), at: at / MS * MS, lasts, fault, line: 0 });
+            faults.push(FaultItem { id: id.into(), at: at / MS * MS, lasts: Some(lasts), fault, line: 0 });
             at += draw.around(every) + 10 * MS;
         }
-        if faults.is_empty() {
-            let fault = draw_fault(&mut draw, on[0], story);
-            let lasts = Some(SECOND);
-            faults.push(FaultItem { id: "nemesis-1".into(), at: 500 * MS, lasts, fault, line: 0 });
-        }
-        // One fault at a time decides whether a replica runs: later ones that overlap are left out.
-        let mut kept: Vec<FaultItem> = Vec::new();
+        // What contradicts an earlier one, or would break more than the budget allows, is left out.
+        let mut kept: Vec<FaultItem> = story.faults.clone();
         for item in faults {
-            let mut trial = story.clone();
-            trial.nemesis = None;
-            trial.faults = kept.iter().chain([&item]).cloned().collect();
-            if super::check::problems("", &trial).is_empty() {
+            if super::check::beside(story, &kept, &item).is_none() {
                 kept.push(item);
             }
+        }
+        let mut kept = kept.split_off(story.faults.len());
+        if kept.is_empty() {
+            // Something always happens, and a clock hurts no budget.
+            let fault = Fault::Clock { who: vec![Pick::Leader], step_ms: 3_600_000, drift_ppm: 0, freeze: false };
+            kept.push(FaultItem { id: "nemesis-1".into(), at: 0, lasts: Some(SECOND), fault, line: 0 });
         }
         kept
     }
@@ -86,12 +83,12 @@ fn some(draw: &mut Draw, story: &Scenario) -> Vec<Pick> {
 fn draw_fault(draw: &mut Draw, kind: u64, story: &Scenario) -> Fault {
     let who = one(draw, story);
     match kind {
-        0 => Fault::Crash { who, point: None, nth: 1, power: draw.percent(50) },
+        0 => Fault::Crash { who, point: None, nth: 1, power: draw.percent(50), may_miss: false },
         1 => {
             let point = Point::ALL[draw.place(Point::ALL.len())].1;
-            Fault::Crash { who, point: Some(point), nth: draw.between(1, 12), power: draw.percent(50) }
+            Fault::Crash { who, point: Some(point), nth: draw.between(1, 12), power: draw.percent(50), may_miss: true }
         }
-        2 => Fault::Crash { who: vec![Pick::All], point: None, nth: 1, power: draw.percent(50) },
+        2 => Fault::Crash { who: vec![Pick::All], point: None, nth: 1, power: draw.percent(50), may_miss: false },
         3 => Fault::CrashLoop { who, every: (100 * MS + draw.around(SECOND)) / MS * MS, power: draw.percent(50) },
         4 => Fault::Pause { who },
         5 => Fault::SlowProcess { who, percent: draw.between(5, 80) },
@@ -120,6 +117,27 @@ fn draw_fault(draw: &mut Draw, kind: u64, story: &Scenario) -> Fault {
             how.stalled = draw.percent(15);
             Fault::Disk { who, how }
         }
+        12 => {
+            let mut how = DiskChange::default();
+            match draw.below(4) {
+                0 => how.full = true,
+                1 => how.sync_error_ppm = u32_below(draw, 100_000) + 1_000,
+                2 => how.write_error_ppm = u32_below(draw, 20_000) + 1_000,
+                _ => how.read_error_ppm = u32_below(draw, 100_000) + 1_000,
+            }
+            Fault::Disk { who, how }
+        }
+        13 => Fault::Hostile { who, every: draw.between(5, 200) * MS },
+        14 => Fault::Driver { who, late: draw.between(0, 60) * MS, early: draw.between(1, 60) },
+        15 if story.budget() == Budget::Beyond && story.cluster.voters > 1 => {
+            let back = [Back::Empty, Back::Stranger, Back::Amnesiac][draw.place(3)];
+            if draw.percent(60) {
+                Fault::Wipe { who, back }
+            } else {
+                Fault::Rewind { who, by: draw.between(1, 3_000) * MS }
+            }
+        }
+        15 | 16 => Fault::Downgrade { who, file: ["wal", "snap", "history"][draw.place(3)].into() },
         _ => Fault::Clock {
             who,
             step_ms: draw.between(0, 7_200_000).cast_signed() - 3_600_000,

@@ -1,12 +1,13 @@
 //! From TOML to a story: every key is known, every value possible, or an error names file, line, key and what is accepted.
 
 use super::{
-    Budget, Cluster, DiskChange, Expect, Fault, FaultItem, Kind, LinkChange, Load, MS, Nemesis, Operation,
-    OperationItem, Pick, SECOND, Scenario, Storm, Times, Way,
+    Back, Budget, Cluster, DiskChange, Expect, Fault, FaultItem, Kind, LinkChange, Load, MS, Neighbour, Nemesis,
+    Operation, OperationItem, Pick, SECOND, Scenario, Storm, Times, Way,
 };
 use crate::disk::Point;
 use muster_core::admission::BootLimits;
 use muster_core::ids::ReplicaId;
+use muster_core::limits::FEATURE_LEVEL;
 use muster_core::members::MemberWish;
 use muster_core::replica::{Limits, Timing};
 use std::fmt;
@@ -293,6 +294,7 @@ pub(super) fn scenario(file: &str, name: &str, text: &str) -> Result<Scenario, V
     let about = keys.text(page_ref, "about");
     let about = keys.need(page_ref, "about", about).unwrap_or_default();
     let cluster = cluster(page_ref, keys.take("cluster"));
+    let neighbour = keys.take("neighbour").and_then(|value| neighbour(page_ref, value));
     let load = load(page_ref, keys.take("load"));
     let time = times(page_ref, keys.take("time"));
     let faults = list(page_ref, keys.take("fault"), "fault", fault);
@@ -305,7 +307,19 @@ pub(super) fn scenario(file: &str, name: &str, text: &str) -> Result<Scenario, V
         page.problems.sort_by_key(|problem| problem.line);
         return Err(page.problems);
     }
-    Ok(Scenario { name: name.to_owned(), about, cluster, load, time, faults, operations, nemesis, storm, expect })
+    Ok(Scenario {
+        name: name.to_owned(),
+        about,
+        cluster,
+        neighbour,
+        load,
+        time,
+        faults,
+        operations,
+        nemesis,
+        storm,
+        expect,
+    })
 }
 
 fn list<T>(
@@ -332,8 +346,15 @@ fn cluster(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Cluster {
         snapshot_patience_ms: 3_000,
         ..Limits::default()
     };
-    let mut cluster =
-        Cluster { voters: 3, learners: 0, timing_name: "lan", timing: Timing::LAN, limits, segment_bytes: 64 << 10 };
+    let mut cluster = Cluster {
+        voters: 3,
+        learners: 0,
+        timing_name: "lan",
+        timing: Timing::LAN,
+        limits,
+        segment_bytes: 64 << 10,
+        feature_level: FEATURE_LEVEL,
+    };
     let Some(mut keys) = value.and_then(|value| Keys::of(page, value, "cluster")) else { return cluster };
     if let Some(voters) = keys.number(page, "voters", 1..=9) {
         cluster.voters = voters;
@@ -375,12 +396,27 @@ fn cluster(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Cluster {
     if let Some(bytes) = keys.number(page, "segment_bytes", 4_096..=16 << 20) {
         cluster.segment_bytes = bytes;
     }
+    if let Some(level) = keys.number(page, "feature_level", 1..=99) {
+        cluster.feature_level = u32::try_from(level).unwrap_or(FEATURE_LEVEL);
+    }
     keys.done(page);
     cluster
 }
 
-fn load(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Load {
-    let mix = vec![
+fn neighbour(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<Neighbour> {
+    let line = page.line(value.span().start);
+    let mut keys = Keys::of(page, value, "neighbour")?;
+    let voters = keys.number(page, "voters", 1..=9).unwrap_or(3);
+    let clients = keys.number(page, "clients", 0..=1_000).unwrap_or(2);
+    let rate = keys.number(page, "rate", 1..=100_000).unwrap_or(20);
+    let undisturbed = keys.yes(page, "undisturbed");
+    keys.done(page);
+    Some(Neighbour { voters, clients: u32::try_from(clients).unwrap_or(u32::MAX), rate, undisturbed, line })
+}
+
+/// What is asked if a story does not say.
+pub(crate) fn usual_mix() -> Vec<(Kind, u64)> {
+    vec![
         (Kind::Commit, 12),
         (Kind::Rollback, 2),
         (Kind::Policy, 1),
@@ -390,7 +426,11 @@ fn load(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Load {
         (Kind::Assign, 1),
         (Kind::NodeCommit, 1),
         (Kind::Boot, 3),
-    ];
+    ]
+}
+
+fn load(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Load {
+    let mix = usual_mix();
     let mut load = Load {
         clients: 6,
         together: 1,
@@ -400,6 +440,7 @@ fn load(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Load {
         keys: 20,
         patience: 12 * SECOND,
         subscribers: 1,
+        slow_subscribers: 0,
         nodes: 4,
     };
     let Some(mut keys) = value.and_then(|value| Keys::of(page, value, "load")) else { return load };
@@ -423,6 +464,9 @@ fn load(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Load {
     }
     if let Some(count) = keys.number(page, "subscribers", 0..=1_000) {
         load.subscribers = u32::try_from(count).unwrap_or(u32::MAX);
+    }
+    if let Some(count) = keys.number(page, "slow_subscribers", 0..=1_000) {
+        load.slow_subscribers = u32::try_from(count).unwrap_or(u32::MAX);
     }
     if let Some(patience) = keys.span(page, "patience") {
         load.patience = patience;
@@ -480,7 +524,8 @@ fn expect(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Expect {
     expect
 }
 
-const BUDGETS: [(&str, Budget); 2] = [("standard", Budget::Standard), ("beyond", Budget::Beyond)];
+const BUDGETS: [(&str, Budget); 3] =
+    [("standard", Budget::Standard), ("outage", Budget::Outage), ("beyond", Budget::Beyond)];
 
 fn nemesis(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<Nemesis> {
     let mut keys = Keys::of(page, value, "nemesis")?;
@@ -538,7 +583,7 @@ fn fault(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<FaultItem> {
     }
     let fault = faults.pop();
     if let Some(fault) = &fault {
-        let dies = matches!(fault, Fault::Crash { .. } | Fault::Wipe { .. } | Fault::Rewind { .. });
+        let dies = fault.is_down();
         if keys.has("down") && !dies {
             page.wrong(keys.at, "down is for crash, wipe and rewind: expected `for`");
         }
@@ -553,7 +598,7 @@ fn fault(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<FaultItem> {
 
 type ReadFault = fn(&mut Page<'_>, &mut Keys<'_, '_>) -> Option<Fault>;
 
-const FAULTS: [(&str, ReadFault); 12] = [
+const FAULTS: [(&str, ReadFault); 15] = [
     ("crash", crash),
     ("crash_loop", crash_loop),
     ("pause", |page, keys| Some(Fault::Pause { who: who(page, keys)? })),
@@ -570,7 +615,10 @@ const FAULTS: [(&str, ReadFault); 12] = [
         let last = keys.yes(page, "last");
         Some(Fault::Rot { who: who(page, keys)?, file, last })
     }),
-    ("wipe", |page, keys| Some(Fault::Wipe { who: who(page, keys)? })),
+    ("wipe", |page, keys| {
+        let back = keys.word(page, "back", &Back::ALL).unwrap_or(Back::Empty);
+        Some(Fault::Wipe { who: who(page, keys)?, back })
+    }),
     ("rewind", |page, keys| {
         let by = keys.span(page, "by");
         let by = keys.need(page, "by", by)?;
@@ -581,6 +629,16 @@ const FAULTS: [(&str, ReadFault); 12] = [
         let drift_ppm = keys.signed(page, "drift_ppm", 500_000).unwrap_or(0);
         let freeze = keys.yes(page, "freeze");
         Some(Fault::Clock { who: who(page, keys)?, step_ms, drift_ppm, freeze })
+    }),
+    ("hostile", |page, keys| {
+        let every = keys.span(page, "every").unwrap_or(20 * MS);
+        Some(Fault::Hostile { who: who(page, keys)?, every: every.max(MS) })
+    }),
+    ("driver", driver),
+    ("downgrade", |page, keys| {
+        let file = keys.text(page, "file");
+        let file = keys.need(page, "file", file)?;
+        Some(Fault::Downgrade { who: who(page, keys)?, file })
     }),
 ];
 
@@ -593,7 +651,20 @@ fn crash(page: &mut Page<'_>, keys: &mut Keys<'_, '_>) -> Option<Fault> {
     let point = keys.word(page, "point", &Point::ALL);
     let nth = keys.number(page, "nth", 1..=1_000_000).unwrap_or(1);
     let power = keys.yes(page, "power");
-    Some(Fault::Crash { who: who(page, keys)?, point, nth, power })
+    let may_miss = keys.yes(page, "may_miss");
+    if point.is_none() && (keys.has("nth") || keys.has("may_miss")) {
+        page.wrong(keys.at, "nth and may_miss are about a point: expected `point` too");
+    }
+    Some(Fault::Crash { who: who(page, keys)?, point, nth, power, may_miss })
+}
+
+fn driver(page: &mut Page<'_>, keys: &mut Keys<'_, '_>) -> Option<Fault> {
+    let late = keys.span(page, "late").unwrap_or(0);
+    let early = keys.number(page, "early", 0..=100).unwrap_or(0);
+    if late == 0 && early == 0 {
+        page.wrong(keys.at, "the driver's devices do nothing unusual: expected late, early or both");
+    }
+    Some(Fault::Driver { who: who(page, keys)?, late, early })
 }
 
 fn crash_loop(page: &mut Page<'_>, keys: &mut Keys<'_, '_>) -> Option<Fault> {
@@ -662,13 +733,27 @@ fn operation(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<OperationItem>
         match value.get_ref() {
             DeValue::Table(_) => {
                 if let Some(mut inner) = Keys::of(page, value, "join") {
-                    if let Some(of) = inner.number(page, "replaces", 1..=99) {
-                        found.push(Operation::Join(MemberWish::Replacement { of: ReplicaId(of) }));
+                    let level = inner.number(page, "feature_level", 0..=99);
+                    let feature_level = level.and_then(|level| u32::try_from(level).ok());
+                    let of = inner.number(page, "replaces", 1..=99);
+                    let wish = inner.word(page, "as", &wishes);
+                    match (of, wish) {
+                        (Some(of), None) => {
+                            let wish = MemberWish::Replacement { of: ReplicaId(of) };
+                            found.push(Operation::Join { wish, feature_level });
+                        }
+                        (None, Some(wish)) => found.push(Operation::Join { wish, feature_level }),
+                        (Some(_), Some(_)) | (None, None) => {
+                            page.wrong(inner.at, "a join in a table has either `replaces` or `as`");
+                        }
                     }
                     inner.done(page);
                 }
             }
-            _ => found.extend(keys.word(page, "join", &wishes).map(Operation::Join)),
+            _ => {
+                let wish = keys.word(page, "join", &wishes);
+                found.extend(wish.map(|wish| Operation::Join { wish, feature_level: None }));
+            }
         }
     }
     let one: [(&'static str, Make); 4] = [
@@ -683,17 +768,23 @@ fn operation(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<OperationItem>
         }
     }
     found.extend(keys.number(page, "transfer", 0..=99).map(Operation::Transfer));
-    keys.accepted.push("join");
+    let level = keys.number(page, "raise", 1..=99);
+    found.extend(level.and_then(|level| u32::try_from(level).ok()).map(Operation::Raise));
+    let refused = keys.has("refused").then(|| keys.yes(page, "refused"));
+    if refused.is_some() && matches!(found.first(), Some(Operation::Transfer(_) | Operation::Snapshot(_))) {
+        page.wrong(keys.at, "refused is for join, promote, demote, remove and raise: the rules refuse nothing else");
+    }
+    keys.accepted.extend(["join", "refused"]);
     if found.len() != 1 {
         page.wrong(
             keys.at,
             format!(
-                "an operation does {} things: expected one of join, promote, demote, remove, transfer, snapshot",
+                "an operation does {} things: expected one of join, promote, demote, remove, transfer, snapshot, raise",
                 found.len()
             ),
         );
     }
     keys.done(page);
     let (id, at) = named?;
-    Some(OperationItem { id, at, operation: found.pop()?, line })
+    Some(OperationItem { id, at, operation: found.pop()?, refused, line })
 }

@@ -1,6 +1,6 @@
 //! From a story to TOML: what was drawn can be kept, edited and played again.
 
-use super::{Fault, Kind, MS, Operation, Pick, SECOND, Scenario, Way};
+use super::{Back, Fault, Kind, MS, Operation, Pick, SECOND, Scenario, Way};
 use muster_core::members::MemberWish;
 use std::fmt::Write as _;
 
@@ -38,10 +38,11 @@ fn percent(ppm: u32) -> String {
 /// A fault's kind and table.
 pub(crate) fn fault(fault: &Fault) -> String {
     match fault {
-        Fault::Crash { who, point, nth, power } => {
+        Fault::Crash { who, point, nth, power, may_miss } => {
             let point = point.map_or(String::new(), |point| format!(", point = \"{}\", nth = {nth}", point.word()));
             let power = if *power { ", power = true" } else { "" };
-            format!("crash = {{ who = {}{point}{power} }}", picks(who))
+            let may_miss = if *may_miss && !point.is_empty() { ", may_miss = true" } else { "" };
+            format!("crash = {{ who = {}{point}{power}{may_miss} }}", picks(who))
         }
         Fault::CrashLoop { who, every, power } => {
             let power = if *power { ", power = true" } else { "" };
@@ -102,7 +103,10 @@ pub(crate) fn fault(fault: &Fault) -> String {
             let last = if *last { ", last = true" } else { "" };
             format!("rot = {{ who = {}, file = {file:?}{last} }}", picks(who))
         }
-        Fault::Wipe { who } => format!("wipe = {{ who = {} }}", picks(who)),
+        Fault::Wipe { who, back } => {
+            let back = Back::ALL.iter().find(|(_, other)| other == back).map_or("", |(word, _)| word);
+            format!("wipe = {{ who = {}, back = \"{back}\" }}", picks(who))
+        }
         Fault::Rewind { who, by } => format!("rewind = {{ who = {}, by = \"{}\" }}", picks(who), time(*by)),
         Fault::Clock { who, step_ms, drift_ppm, freeze } => {
             format!(
@@ -110,20 +114,32 @@ pub(crate) fn fault(fault: &Fault) -> String {
                 picks(who)
             )
         }
+        Fault::Hostile { who, every } => format!("hostile = {{ who = {}, every = \"{}\" }}", picks(who), time(*every)),
+        Fault::Driver { who, late, early } => {
+            let late = if *late > 0 { format!(", late = \"{}\"", time(*late)) } else { String::new() };
+            format!("driver = {{ who = {}{late}, early = {early} }}", picks(who))
+        }
+        Fault::Downgrade { who, file } => format!("downgrade = {{ who = {}, file = {file:?} }}", picks(who)),
     }
 }
 
 /// An operation's key and value.
 pub(crate) fn operation(operation: &Operation) -> String {
     match operation {
-        Operation::Join(MemberWish::Voter) => "join = \"voter\"".into(),
-        Operation::Join(MemberWish::Learner) => "join = \"learner\"".into(),
-        Operation::Join(MemberWish::Replacement { of }) => format!("join = {{ replaces = {of} }}"),
+        Operation::Join { wish, feature_level } => {
+            let level = feature_level.map_or(String::new(), |level| format!(", feature_level = {level}"));
+            match wish {
+                MemberWish::Voter => format!("join = {{ as = \"voter\"{level} }}"),
+                MemberWish::Learner => format!("join = {{ as = \"learner\"{level} }}"),
+                MemberWish::Replacement { of } => format!("join = {{ replaces = {of}{level} }}"),
+            }
+        }
         Operation::Promote(who) => format!("promote = {}", pick(*who)),
         Operation::Demote(who) => format!("demote = {}", pick(*who)),
         Operation::Remove(who) => format!("remove = {}", pick(*who)),
         Operation::Transfer(to) => format!("transfer = {to}"),
         Operation::Snapshot(who) => format!("snapshot = {}", pick(*who)),
+        Operation::Raise(level) => format!("raise = {level}"),
     }
 }
 
@@ -148,11 +164,16 @@ impl Scenario {
         writeln!(out, "appends_inflight_max = {}", limits.appends_inflight_max)?;
         writeln!(out, "writes_waiting_max = {}", limits.writes_waiting_max)?;
         writeln!(out, "reads_waiting_max = {}", limits.reads_waiting_max)?;
-        writeln!(out, "segment_bytes = {}\n", cluster.segment_bytes)?;
+        writeln!(out, "segment_bytes = {}\nfeature_level = {}\n", cluster.segment_bytes, cluster.feature_level)?;
+        if let Some(neighbour) = &self.neighbour {
+            writeln!(out, "[neighbour]\nvoters = {}\nclients = {}", neighbour.voters, neighbour.clients)?;
+            writeln!(out, "rate = {}\nundisturbed = {}\n", neighbour.rate, neighbour.undisturbed)?;
+        }
         writeln!(out, "[load]\nclients = {}\nrate = {}\nvalue_bytes = {}", load.clients, load.rate, load.value_bytes)?;
         let word = |kind: &Kind| Kind::ALL.iter().find(|(_, other)| other == kind).map_or("", |(word, _)| word);
         let mix: Vec<String> = load.mix.iter().map(|(kind, share)| format!("{} = {share}", word(kind))).collect();
         writeln!(out, "together = {}\nnodes = {}\nsubscribers = {}", load.together, load.nodes, load.subscribers)?;
+        writeln!(out, "slow_subscribers = {}", load.slow_subscribers)?;
         writeln!(
             out,
             "keys = {}\npatience = \"{}\"\nmix = {{ {} }}\n",
@@ -164,17 +185,20 @@ impl Scenario {
         for item in &self.faults {
             writeln!(out, "\n[[fault]]\nid = {:?}\nat = \"{}\"\n{}", &*item.id, time(item.at), fault(&item.fault))?;
             if let Some(lasts) = item.lasts {
-                let dies = matches!(item.fault, Fault::Crash { .. } | Fault::Wipe { .. } | Fault::Rewind { .. });
-                writeln!(out, "{} = \"{}\"", if dies { "down" } else { "for" }, time(lasts))?;
+                writeln!(out, "{} = \"{}\"", if item.fault.is_down() { "down" } else { "for" }, time(lasts))?;
             }
         }
         for item in &self.operations {
             writeln!(out, "\n[[operation]]\nid = {:?}\nat = \"{}\"", &*item.id, time(item.at))?;
             writeln!(out, "{}", operation(&item.operation))?;
+            if let Some(refused) = item.refused {
+                writeln!(out, "refused = {refused}")?;
+            }
         }
         if let Some(nemesis) = &self.nemesis {
             let budget = match nemesis.budget {
                 super::Budget::Standard => "standard",
+                super::Budget::Outage => "outage",
                 super::Budget::Beyond => "beyond",
             };
             writeln!(out, "\n[nemesis]\nbudget = \"{budget}\"\nevery = \"{}\"", time(nemesis.every))?;

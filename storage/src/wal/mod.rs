@@ -205,6 +205,7 @@ impl<D: Disk> LogStore for Wal<D> {
             return Ok(());
         }
         let mut position = self.position;
+        position.begin_batch();
         for record in records {
             if let Err(problem) = position.follow(record) {
                 panic!("asked to append what no log can hold: {problem}");

@@ -1,5 +1,10 @@
 //! Where a log stands: what replaying records one after the other comes to, entries' data apart.
+//!
+//! A log whose first segments were purged begins where its first batch says that the log stood. What stood there need not have
+//! been committed: a later batch may replace entries of segments that are gone. All that is left of those segments then lies
+//! before the replacement, and some kept snapshot has it.
 
+use super::batch::BatchHead;
 use muster_core::ids::{Index, Term};
 use muster_core::log::{HardState, LogRecord};
 
@@ -12,15 +17,50 @@ pub(crate) struct Position {
     pub(crate) start: (Index, Term),
     /// The last position.
     pub(crate) last: (Index, Term),
+    /// Whether the log began earlier, in segments that are gone.
+    midway: bool,
+    /// What was committed for sure before the batch that is being followed.
+    committed: Index,
+    /// The entry with which `start` was moved back; the term before it is not known.
+    replaced: Option<(Index, Term)>,
 }
 
 impl Position {
+    /// Where the log stood before a batch, which is the first one that is left.
+    pub(crate) fn before(head: &BatchHead) -> Self {
+        Self {
+            hard_state: head.hard_state,
+            start: head.last,
+            last: head.last,
+            midway: head.before > 0,
+            ..Self::default()
+        }
+    }
+
+    /// The records of another batch follow.
+    pub(crate) fn begin_batch(&mut self) {
+        self.committed = self.hard_state.commit;
+    }
+
+    /// Finds the term of a start that was moved back, among the positions of kept snapshots. Without one there the log begins
+    /// after the entry that replaced another: a snapshot beyond it has that.
+    pub(crate) fn settle(&mut self, snapshots: &[(Index, Term)]) {
+        if let Some(entry) = self.replaced.take() {
+            let known = snapshots.iter().find(|(index, _)| *index == self.start.0);
+            self.start = known.copied().unwrap_or(entry);
+        }
+    }
+
     /// Moves on by a record, or tells why it does not fit.
     pub(crate) fn follow(&mut self, record: &LogRecord) -> Result<(), String> {
         match record {
             LogRecord::HardState(state) => self.hard_state = *state,
             LogRecord::Entries(entries) => {
                 for entry in entries {
+                    if self.midway && entry.index <= self.start.0 && entry.index > self.committed {
+                        self.start = (Index(entry.index.0 - 1), Term(0));
+                        self.replaced = Some((entry.index, entry.term));
+                    }
                     if entry.index <= self.start.0 || entry.index > self.last.0.next() {
                         return Err(format!(
                             "entry {} does not follow a log that begins after {} and ends at {}",
@@ -33,6 +73,7 @@ impl Position {
             LogRecord::Reset { index, term } => {
                 self.start = (*index, *term);
                 self.last = (*index, *term);
+                (self.midway, self.replaced) = (false, None);
             }
         }
         Ok(())

@@ -96,17 +96,19 @@ pub(crate) async fn load<D: Disk>(
     Ok(Loaded { file, bytes })
 }
 
-/// Reads a whole log. Of the entries at or before `keep_after` only the last `tail_bytes` bytes are kept.
+/// Reads a whole log. Of the entries at or before `keep_after` only the last `tail_bytes` bytes are kept. `snapshots` are the
+/// positions of those that are kept.
 pub(crate) async fn replay<D: Disk>(
     disk: &D,
     directory: &Path,
     owner: &Owner,
     access: Access,
+    snapshots: &[(Index, Term)],
     keep_after: Index,
     tail_bytes: usize,
 ) -> Result<Replay<D::File>, StorageError> {
     let numbers = segments(disk, directory).await?;
-    let mut reader = Reader::new(directory, keep_after, tail_bytes);
+    let mut reader = Reader::new(directory, snapshots, keep_after, tail_bytes);
     for (&number, expected) in numbers.iter().zip(numbers.first().copied().unwrap_or(1)..) {
         if number != expected {
             return Err(damaged(
@@ -124,6 +126,7 @@ pub(crate) async fn replay<D: Disk>(
 
 struct Reader<'a, F> {
     directory: &'a Path,
+    snapshots: &'a [(Index, Term)],
     keep_after: Index,
     tail_bytes: usize,
     position: Option<Position>,
@@ -144,9 +147,10 @@ struct Reader<'a, F> {
 }
 
 impl<'a, F> Reader<'a, F> {
-    fn new(directory: &'a Path, keep_after: Index, tail_bytes: usize) -> Self {
+    fn new(directory: &'a Path, snapshots: &'a [(Index, Term)], keep_after: Index, tail_bytes: usize) -> Self {
         Self {
             directory,
+            snapshots,
             keep_after,
             tail_bytes,
             position: None,
@@ -208,16 +212,15 @@ impl<'a, F> Reader<'a, F> {
             } else {
                 self.start = head.last;
             }
-            let position = self.position.get_or_insert(Position {
-                hard_state: head.hard_state,
-                start: head.last,
-                last: head.last,
-            });
+            let position = self.position.get_or_insert_with(|| Position::before(&head));
+            position.begin_batch();
             if batch.number <= head.before {
                 return Err(wrong(path, sector, format!("batch {} follows batch {}", batch.number, head.before)));
             }
             for placed in batch.records {
+                let start = position.start;
                 position.follow(&placed.record).map_err(|problem| wrong(path, sector, problem))?;
+                position.settle(self.snapshots);
                 note(&mut self.holdings, &placed.record);
                 match placed.record {
                     LogRecord::HardState(_) => {}
@@ -227,7 +230,16 @@ impl<'a, F> Reader<'a, F> {
                         self.start = (index, term);
                     }
                     LogRecord::Entries(entries) => {
+                        if position.start != start {
+                            // All that is here so far is replaced, and some that was in segments that are gone.
+                            self.entries.clear();
+                            self.old_bytes = 0;
+                            self.start = position.start;
+                        }
                         for entry in entries {
+                            if position.start != start && entry.index == self.start.0 {
+                                continue;
+                            }
                             while let Some(last) = self.entries.pop_back_if(|last| last.index >= entry.index) {
                                 self.old_bytes -= old_bytes(&last, self.keep_after);
                             }

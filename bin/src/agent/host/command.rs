@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// How long a question may take.
 pub(super) const SHORT: Duration = Duration::from_secs(20);
 /// How long work may take: a package is fetched, a server is asked.
-pub(super) const LONG: Duration = Duration::from_secs(600);
+pub(super) const LONG: Duration = Duration::from_mins(10);
 
 /// Runs a program to its end and gives what it printed; its last words if it failed.
 pub(super) fn run(program: &str, arguments: &[&str], limit: Duration) -> Result<String, String> {

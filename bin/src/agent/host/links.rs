@@ -36,9 +36,9 @@ impl Network {
 
     fn of(&self, link: &Link) -> Vec<(IpAddr, u8)> {
         let lasting =
-            |address: &&Address| address.link == link.index && address.permanent && !is_link_local(address.address);
+            |address: &&Address| address.link == link.index && address.permanent && !is_link_local(address.ip);
         let mut list: Vec<_> =
-            self.addresses.iter().filter(lasting).map(|address| (address.address, address.prefix)).collect();
+            self.addresses.iter().filter(lasting).map(|address| (address.ip, address.prefix)).collect();
         list.sort_unstable();
         list
     }

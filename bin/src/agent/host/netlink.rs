@@ -64,7 +64,7 @@ pub(super) struct Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Address {
     pub(super) link: u32,
-    pub(super) address: IpAddr,
+    pub(super) ip: IpAddr,
     pub(super) prefix: u8,
     /// Whether it stays until it is taken away; others are a DHCP client's or a router's.
     pub(super) permanent: bool,
@@ -110,7 +110,7 @@ pub(super) fn links() -> Result<Vec<Link>, Errno> {
         let mut link = Link { index: u32_at(body, 4)?, up: u32_at(body, 8)? & UP != 0, ..Link::default() };
         for (kind, value) in attributes(body.get(LINK_HEADER..)?) {
             match kind {
-                LINK_NAME => link.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
+                LINK_NAME => String::from_utf8_lossy(value).trim_end_matches('\0').clone_into(&mut link.name),
                 LINK_MTU => link.mtu = u32_at(value, 0)?,
                 LINK_QUEUE => link.queue = u32_at(value, 0)?,
                 LINK_MAC => link.mac = value.to_vec(),
@@ -138,12 +138,7 @@ pub(super) fn addresses() -> Result<Vec<Address>, Errno> {
             }
         }
         let link = u32_at(body, 4)?;
-        found.push(Address {
-            link,
-            address: local.or(peer)?,
-            prefix: *body.get(1)?,
-            permanent: flags & PERMANENT != 0,
-        });
+        found.push(Address { link, ip: local.or(peer)?, prefix: *body.get(1)?, permanent: flags & PERMANENT != 0 });
         Some(())
     })?;
     Ok(found)

@@ -8,6 +8,7 @@ use muster_core::agent::host::Observed;
 use muster_core::agent::value;
 use muster_core::journal::key::{Dimension, Key, Setting};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -77,7 +78,8 @@ pub(super) fn trace(root: &Root) -> String {
     );
     for file in files {
         if let Ok(metadata) = std::fs::metadata(root.outside(&file)) {
-            trace.push_str(&format!("{} {}.{};", metadata.ino(), metadata.mtime(), metadata.mtime_nsec()));
+            // A string takes whatever is written to it.
+            let _ = write!(trace, "{} {}.{};", metadata.ino(), metadata.mtime(), metadata.mtime_nsec());
         }
     }
     trace

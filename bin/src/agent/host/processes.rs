@@ -42,6 +42,11 @@ pub(super) fn stat(pid: u32) -> Option<Stat> {
     (!stat.zombie).then_some(stat)
 }
 
+/// The living processes of a group.
+pub(super) fn in_group(group: u32) -> impl Iterator<Item = u32> {
+    all().into_iter().filter(move |pid| stat(*pid).is_some_and(|stat| stat.group == group))
+}
+
 /// Whether this very process lives.
 pub(super) fn lives(life: Life) -> bool {
     stat(life.pid).is_some_and(|stat| stat.life == life)

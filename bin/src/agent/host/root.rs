@@ -118,14 +118,13 @@ impl Root {
     /// The directory a managed path lies in, made with all above it if `make` says so.
     pub(super) fn place(&self, path: &str, make: bool) -> Result<Place, Lost> {
         let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+        // By its spelling first: a directory that is missing inside an excluded one is neither looked for nor made.
+        self.refuse_excluded(path, &self.outside(path))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let dir = match self.open_at(above, flags, Mode::empty()) {
-            Err(Errno::NOENT) if make => {
-                // Before anything is made: a missing directory inside an excluded one is not made either.
-                self.refuse_excluded(path, &self.outside(path))?;
-                self.make(above)?
-            }
+            Err(Errno::NOENT) if make => self.make(above)?,
             Err(Errno::NOENT) => return Err(Lost::Missing(format!("there is no directory {}", shown(above)))),
+            Err(Errno::NOTDIR) if !make => return Err(Lost::Missing(format!("{} is not a directory", shown(above)))),
             Err(Errno::NOTDIR) => return Err(Lost::Refused(format!("{} is not a directory", shown(above)))),
             Err(error) => return Err(Lost::Refused(self.problem(path, error))),
             Ok(dir) => dir,

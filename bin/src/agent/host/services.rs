@@ -56,12 +56,9 @@ impl Services {
     pub(super) fn processes(&self, name: &str) -> Vec<u32> {
         match self {
             Self::Units => systemd::processes(name),
-            Self::Supervised(supervisor) => supervisor.process(name).map_or_else(Vec::new, |leader| {
-                processes::all()
-                    .into_iter()
-                    .filter(|pid| processes::stat(*pid).is_some_and(|stat| stat.group == leader))
-                    .collect()
-            }),
+            Self::Supervised(supervisor) => {
+                supervisor.process(name).map_or_else(Vec::new, |leader| processes::in_group(leader).collect())
+            }
         }
     }
 

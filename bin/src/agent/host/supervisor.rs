@@ -170,7 +170,7 @@ impl Supervisor {
     pub(super) fn observe(&self, name: &str) -> Observed {
         let Some(service) = self.services.get(name) else { return Observed::Absent };
         let running = match &service.state {
-            State::Runs(process) => !process.ended() || service.failures < FAILURES_MAX && process.child.is_none(),
+            State::Runs(process) => !process.ended(),
             State::Waits(_) => service.failures < FAILURES_MAX,
             State::Stopped => false,
         };
@@ -409,6 +409,10 @@ fn end(life: Option<Life>, child: Option<Child>) {
         is_readable(watch.as_fd(), PATIENCE);
     }
     drop(child.map(|mut child| child.wait()));
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE && processes::in_group(life.pid).next().is_some() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Whether somebody stopped it, rather than that it failed.

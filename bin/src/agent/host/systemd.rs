@@ -86,7 +86,7 @@ pub(super) fn observe(names: &[&str]) -> BTreeMap<String, Observed> {
                 ((*name).to_owned(), observed)
             })),
             Err(why) => {
-                found.extend(some.iter().map(|name| ((*name).to_owned(), Observed::Unseen(why.as_str().into()))))
+                found.extend(some.iter().map(|name| ((*name).to_owned(), Observed::Unseen(why.as_str().into()))));
             }
         }
     }

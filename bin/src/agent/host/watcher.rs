@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 /// How often what the kernel does not report is compared. A round and the agent's look at what it names fit into a second.
 const ROUND: Duration = Duration::from_millis(900);
 /// How often a GPU's driver is asked.
-const SLOW_ROUND: Duration = Duration::from_secs(60);
+const SLOW_ROUND: Duration = Duration::from_mins(1);
 
 pub(super) struct Watcher {
     keys: BTreeSet<Key>,
@@ -99,7 +99,8 @@ impl Watcher {
         }
         self.keys = keys;
         self.forget_empty();
-        let has = |dimension| self.keys.iter().any(|key| key.dimension() == Some(dimension));
+        let dimensions: BTreeSet<Dimension> = self.keys.iter().filter_map(Key::dimension).collect();
+        let has = |dimension| dimensions.contains(&dimension);
         if has(Dimension::Mounts) {
             self.mounts = self.mounts.take().or_else(Mounts::open);
         } else {
@@ -110,16 +111,21 @@ impl Watcher {
         } else {
             self.network = None;
         }
-        self.packages = has(Dimension::Packages).then(|| packages::trace(&machine.root));
+        let mut changed = new;
+        if has(Dimension::Packages) {
+            changed.extend(self.look_at_packages(machine));
+        } else {
+            self.packages = None;
+        }
         let now = Instant::now();
         self.next = (!self.keys.is_empty()).then_some(now + ROUND);
         self.next_slow = has(Dimension::Gpu).then_some(now + SLOW_ROUND);
         // From here on every change is seen: the traces are older than what will be observed.
-        self.look_at_directories(machine);
-        self.look_at_parameters(machine);
-        self.look_at_links(machine);
-        self.look_at_gpus(machine);
-        new
+        changed.extend(self.look_at_directories(machine));
+        changed.extend(self.look_at_parameters(machine));
+        changed.extend(self.look_at_links(machine));
+        changed.extend(self.look_at_gpus(machine));
+        changed
     }
 
     fn begin(&mut self, machine: &Machine, key: &Key) {
@@ -225,11 +231,7 @@ impl Watcher {
                 changed.extend(self.all_of(Dimension::Mounts));
             }
             changed.extend(self.look_at_services(machine));
-            let trace = packages::trace(&machine.root);
-            if let Some(known) = self.packages.as_mut().filter(|known| **known != trace) {
-                *known = trace;
-                changed.extend(self.all_of(Dimension::Packages));
-            }
+            changed.extend(self.look_at_packages(machine));
         }
         if self.next_slow.is_some_and(|at| at <= now) {
             self.next_slow = Some(now + SLOW_ROUND);
@@ -346,6 +348,15 @@ impl Watcher {
         }
         let gpus = gpus::read(&machine.root);
         differing(&mut self.gpus, |key| gpus::observe(&gpus, value::name(key)))
+    }
+
+    fn look_at_packages(&mut self, machine: &Machine) -> Vec<Key> {
+        if !self.keys.iter().any(|key| key.dimension() == Some(Dimension::Packages)) {
+            return Vec::new();
+        }
+        let trace = packages::trace(&machine.root);
+        let before = self.packages.replace(trace);
+        if before == self.packages { Vec::new() } else { self.all_of(Dimension::Packages) }
     }
 
     fn look_at_services(&mut self, machine: &Machine) -> Vec<Key> {

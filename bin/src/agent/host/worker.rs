@@ -53,19 +53,27 @@ impl Worker {
                 }
             }
             let now = Instant::now();
-            let touched = self.machine.services.tend(now);
-            self.changed.add(self.watcher.of_services(&touched));
+            self.tend();
             self.changed.add(self.watcher.look(&mut self.machine, now));
             let next = [self.machine.services.due(), self.watcher.due()].into_iter().flatten().min();
             self.wait(next.map(|at| at.saturating_duration_since(Instant::now())));
         }
     }
 
+    fn tend(&mut self) {
+        let touched = self.machine.services.tend(Instant::now());
+        self.changed.add(self.watcher.of_services(&touched));
+    }
+
     fn answer(&mut self, request: Request) {
         // Whoever asked may have gone; the work is done all the same.
         match request {
             Request::BootId(answer) => drop(answer.send(self.machine.boot_id())),
-            Request::Observe(keys, answer) => drop(answer.send(self.machine.observe(&keys))),
+            Request::Observe(keys, answer) => {
+                // A service that ended a moment ago is one that is started again, or one that somebody stopped.
+                self.tend();
+                drop(answer.send(self.machine.observe(&keys)));
+            }
             Request::Change(key, setting, answer) => drop(answer.send(self.machine.change(&key, &setting))),
             Request::Check(key, setting, answer) => drop(answer.send(self.machine.check(&key, &setting))),
             Request::Consumers(keys, answer) => drop(answer.send(self.machine.consumers(&keys))),

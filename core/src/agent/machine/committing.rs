@@ -183,7 +183,7 @@ impl Machine {
         let reply = match outcome {
             Outcome::Applied { reply, .. } => {
                 let sequence = recorded(&reply);
-                if current { self.committed(sequence) } else { None }
+                if current { self.committed(sequence, doubted) } else { None }
             }
             Outcome::Refused(refusal) => {
                 if current {
@@ -225,27 +225,29 @@ impl Machine {
     }
 
     /// The journal declares what was committed.
-    fn committed(&mut self, sequence: Seq) -> Option<Reply> {
+    fn committed(&mut self, sequence: Seq, doubted: bool) -> Option<Reply> {
         let commit = self.ledger.commit.take()?;
         let is_newer = self.declared.as_ref().is_none_or(|declared| declared.sequence < sequence);
         for (key, setting) in &commit.settings {
-            if is_newer {
-                self.ledger.committed.insert(key.clone(), (sequence, setting.clone()));
-            }
-            let change = self.ledger.changes.get(key);
+            // A key that was changed again meanwhile is met when what is declared is read anew.
+            let change = self.ledger.changes.get(key).filter(|_| !self.in_flux(key));
             if change.is_some_and(|change| agrees(key, setting, &as_observed(&change.value))) {
                 self.ledger.changes.remove(key);
                 self.ledger.conflicts.remove(key);
+                if is_newer {
+                    self.ledger.committed.insert(key.clone(), (sequence, setting.clone()));
+                }
             }
         }
-        if let Some(emergency) = self.ledger.emergency.take() {
+        let ended = |recorded: Option<Seq>| recorded.is_some_and(|recorded| recorded < sequence);
+        if let Some(emergency) = self.ledger.emergency.take_if(|emergency| ended(emergency.recorded)) {
             self.notice(Level::Info, format!("the emergency ended by a commit: {}", emergency.reason));
         }
         self.notice(Level::Info, format!("committed at {sequence}: {}", super::listed(commit.settings.keys())));
         // What is recorded after the commit, or was before its answer came, moves the journal's word for the node again.
         self.tell_anew();
-        if !self.spool.is_empty() || self.known > sequence {
-            self.nothing_differs();
+        if !doubted && self.spool.is_empty() && self.known <= sequence {
+            self.ledger.told_drift = false;
         }
         self.known = self.known.max(sequence);
         self.reassess();
@@ -259,8 +261,12 @@ impl Machine {
         self.link.commit.answers_by
     }
 
-    /// What was to be committed is rolled back: it is not asked for again.
+    /// What was to be committed may be rolled back: it is not asked for again.
     pub(super) fn forget_commit(&mut self) {
+        if let Some(commit) = self.wanted_commit.take() {
+            let problem = Arc::from("what was to be committed is being rolled back: nothing was recorded");
+            self.refuse(commit.ticket, Refused::NotNow { problem });
+        }
         let Some(commit) = self.ledger.commit.take() else { return };
         self.link.commit = CommitLink::default();
         self.notice(Level::Warn, "a commit was not answered before what it was about is rolled back");

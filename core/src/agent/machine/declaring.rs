@@ -13,7 +13,6 @@ use crate::agent::host::BootId;
 use crate::agent::ledger::{Cause, Conflict, Declared, Doing, Owner};
 use crate::agent::value::agrees;
 use crate::ids::Seq;
-use crate::journal::command::ConfigState;
 use crate::journal::key::{Key, Setting};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -151,14 +150,12 @@ impl Machine {
             self.ledger.conflicts.remove(key);
             if !matches!(change.owner, Owner::Operator(_)) {
                 self.ledger.changes.remove(key);
-                self.nothing_differs();
             }
             return;
         };
         if agrees(key, &new, &super::differences::as_observed(&change.value)) {
             self.ledger.conflicts.remove(key);
             self.ledger.changes.remove(key);
-            self.nothing_differs();
             return;
         }
         if change.owner == Owner::NotReached {
@@ -175,14 +172,6 @@ impl Machine {
             Level::Warn,
             format!("{key} was changed here to {value} and in the journal to {new}: commit it or roll it back"),
         );
-    }
-
-    /// If nothing differs because it was declared, the journal's word for the node is brought up to date.
-    pub(super) fn nothing_differs(&mut self) {
-        if self.ledger.changes.is_empty() && self.ledger.emergency.is_none() {
-            let author = self.settings.author.clone();
-            self.event(author, crate::agent::event::Fact::State { state: ConfigState::Committed });
-        }
     }
 
     fn adopt(&mut self, declared: Declared) {

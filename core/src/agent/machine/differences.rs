@@ -11,6 +11,7 @@ use crate::agent::host::{BootTime, Observed};
 use crate::agent::ledger::{ChangeId, LocalChange, Owner, Window};
 use crate::agent::operator::seen;
 use crate::agent::value::agrees;
+use crate::journal::command::ConfigState;
 use crate::journal::entry::{Author, Change};
 use crate::journal::key::{Key, Setting};
 use crate::journal::policy::{Mode, Policy};
@@ -47,8 +48,12 @@ impl Machine {
         self.baseline(key).is_some_and(|baseline| agrees(key, &baseline, &as_observed(setting)))
     }
 
-    /// What a key is, if that is not what is declared. A key that cannot be seen is what it was.
+    /// What a key is, if that is not what is declared. A key that cannot be seen is what it was; one that nobody declares and nobody
+    /// changed does not differ, whatever it is.
     pub(super) fn difference(&self, key: &Key) -> Option<Setting> {
+        if self.declared_for(key).is_none() && !self.ledger.changes.contains_key(key) {
+            return None;
+        }
         let was = || self.ledger.changes.get(key).map(|change| change.value.clone());
         let value = match self.observed.get(key) {
             Some(Observed::Unseen(_)) | None => was()?,
@@ -62,11 +67,6 @@ impl Machine {
     pub(super) fn drift(&self) -> DriftVector {
         let differing = self.ledger.changes.keys().filter(|key| self.difference(key).is_some());
         DriftVector::count(differing.filter_map(Key::dimension))
-    }
-
-    /// Whether drift in the key's dimension counts for anything.
-    pub(super) fn counts(&self, policy: &Policy, key: &Key) -> bool {
-        key.dimension().is_some_and(|dimension| weight(policy, dimension).0 > 0)
     }
 
     /// Something may differ that did not, or no longer: keeps owners, window and what the journal is told up to date.
@@ -84,7 +84,7 @@ impl Machine {
             }
             match (self.difference(&key), self.ledger.changes.contains_key(&key)) {
                 (Some(value), false) => {
-                    is_new |= self.counts(&self.policy(), &key);
+                    is_new |= counts(&self.policy(), &key);
                     let before = self.baseline(&key).unwrap_or_default();
                     let change = *change_number.get_or_insert_with(|| next_change(&mut self.ledger.last_change));
                     let local = self.local_change(change, Owner::BehindItsBack, before, value);
@@ -124,6 +124,17 @@ impl Machine {
         }
         self.keep_window(is_new);
         self.report_drift();
+        self.report_end();
+    }
+
+    /// If nothing differs and the journal may think otherwise, because what differed was declared or never undone by
+    /// anybody, its word for the node is brought up to date.
+    fn report_end(&mut self) {
+        if self.ledger.told_drift && self.ledger.changes.is_empty() && self.ledger.emergency.is_none() {
+            self.ledger.told_drift = false;
+            let author = self.settings.author.clone();
+            self.event(author, Fact::State { state: ConfigState::Committed });
+        }
     }
 
     pub(super) fn local_change(&self, change: ChangeId, owner: Owner, before: Setting, value: Setting) -> LocalChange {
@@ -135,7 +146,7 @@ impl Machine {
         let policy = self.policy();
         let drift = self.drift();
         let mut differing = self.ledger.changes.keys().filter(|key| self.difference(key).is_some());
-        let matters = differing.any(|key| self.counts(&policy, key));
+        let matters = differing.any(|key| counts(&policy, key));
         if !matters || !self.is_guarded() {
             if let Some(window) = self.ledger.window.take() {
                 self.notice(Level::Info, format!("window {} is closed", window.number));
@@ -205,6 +216,7 @@ impl Machine {
             let level = if mode == Mode::Observe { Level::Info } else { Level::Warn };
             self.notice(level, format!("{key} is {next}, declared is {previous}: {message}"));
         }
+        self.ledger.told_drift = true;
         let message = message.clone();
         self.event_of(author, changes, |changes| Fact::Drift { changes, message: message.clone() });
     }
@@ -214,6 +226,7 @@ impl Machine {
     pub(super) fn undone(&mut self, author: &Author, changes: Vec<Change>, message: &Arc<str>) {
         let message = message.clone();
         self.event_of(author, changes, |changes| Fact::Undone { changes, message: message.clone() });
+        self.ledger.told_drift = false;
         self.tell_anew();
     }
 
@@ -223,6 +236,11 @@ impl Machine {
             change.reported = false;
         }
     }
+}
+
+/// Whether drift in the key's dimension counts for anything.
+pub(super) fn counts(policy: &Policy, key: &Key) -> bool {
+    key.dimension().is_some_and(|dimension| weight(policy, dimension).0 > 0)
 }
 
 /// The next number for a change.

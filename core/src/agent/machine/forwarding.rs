@@ -146,14 +146,8 @@ impl Machine {
         if event.number <= self.link.searches_through {
             return self.search(event);
         }
-        let attempt = match self.ledger.spool.attempt {
-            Some(attempt) => attempt,
-            None => {
-                let Some(attempt) = self.draw() else { return };
-                self.ledger.spool.attempt = Some(attempt);
-                attempt
-            }
-        };
+        let Some(attempt) = self.ledger.spool.attempt.or_else(|| self.draw()) else { return };
+        self.ledger.spool.attempt = Some(attempt);
         let write = WriteRequest {
             request: RequestId::OneShot { id: attempt.id, drawn_at: attempt.drawn_at },
             author: event.author.clone(),
@@ -206,8 +200,8 @@ impl Machine {
             Fact::EmergencyEnd { .. } if matches!(refusal, Refusal::Emergency { .. }) => {
                 self.notice(Level::Info, "the emergency had ended in the journal before");
             }
-            Fact::EmergencyStart { reason } => {
-                if self.ledger.emergency.as_ref().is_some_and(|emergency| emergency.reason == reason) {
+            Fact::EmergencyStart { .. } => {
+                if self.ledger.emergency.as_ref().is_some_and(|emergency| emergency.event == number) {
                     self.ledger.emergency = None;
                 }
                 self.notice(Level::Alert, format!("the journal refuses the emergency, it is over: {refusal:?}"));
@@ -240,6 +234,9 @@ impl Machine {
         self.link.again_at = None;
         let sequence = sequence.filter(|sequence| *sequence > Seq(0));
         self.known = self.known.max(sequence.unwrap_or_default());
+        if let Some(emergency) = self.ledger.emergency.as_mut().filter(|emergency| emergency.event == number) {
+            emergency.recorded = sequence;
+        }
         if let Some(ticket) = self.awaiting.remove(&number) {
             self.tell_emergency(ticket, sequence);
         }

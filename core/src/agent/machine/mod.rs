@@ -235,6 +235,9 @@ impl Machine {
     }
 
     /// Something happened.
+    ///
+    /// # Panics
+    /// On a bug of ours, or of a driver that lets time since boot go backwards.
     pub fn step(&mut self, now: Moment, input: Input) -> Effects {
         assert!(now.boot >= self.now.boot, "time since boot went backwards within one boot");
         self.now = now;

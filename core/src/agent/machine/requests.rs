@@ -71,7 +71,7 @@ impl Machine {
             }
             Request::Rollback { which } => self.on_rollback_asked(ticket, author, &which),
             Request::Extend { seconds } => self.on_extend_asked(ticket, &author, seconds),
-            Request::EmergencyStart { reason } => self.on_emergency_asked(ticket, author, &reason),
+            Request::EmergencyStart { reason } => self.on_emergency_asked(ticket, &author, &reason),
             Request::EmergencyEnd { force } => self.on_emergency_end_asked(ticket, author, force),
             Request::Exec { arguments } => self.on_exec_asked(ticket, author, &arguments),
             Request::ShellStart => self.on_shell_asked(ticket, author),
@@ -174,7 +174,7 @@ impl Machine {
 
     // ---- emergencies ----
 
-    fn on_emergency_asked(&mut self, ticket: Ticket, author: Author, reason: &str) {
+    fn on_emergency_asked(&mut self, ticket: Ticket, author: &Author, reason: &str) {
         if reason.trim().is_empty() || reason.len() > REASON_BYTES_MAX {
             let problem = Arc::from(format!("an emergency needs a reason of 1 to {REASON_BYTES_MAX} bytes"));
             return self.refuse(ticket, Refused::Invalid { problem });
@@ -189,17 +189,19 @@ impl Machine {
             return self.refuse(ticket, Refused::Forbidden { problem });
         }
         let reason: Arc<str> = Arc::from(reason);
+        let is_next = self.spool.is_empty();
+        let number = self.event(author.clone(), Fact::EmergencyStart { reason: reason.clone() });
         self.ledger.emergency = Some(Emergency {
             author: author.clone(),
             reason: reason.clone(),
             since: self.now.wall,
             deadline: self.now.boot.plus_seconds(u64::from(policy.emergency_window_seconds)),
             alerted: false,
+            event: number,
+            recorded: None,
         });
         self.notice(Level::Warn, format!("emergency by {}: {reason}", author.principal));
         self.reassess();
-        let is_next = self.spool.is_empty();
-        let number = self.event(author, Fact::EmergencyStart { reason });
         if is_next && self.link.is_up() {
             self.awaiting.insert(number, ticket);
         } else {
@@ -242,7 +244,7 @@ impl Machine {
         }
         self.event(author, Fact::EmergencyEnd { message: Arc::from(how) });
         self.tell_anew();
-        self.nothing_differs();
+        self.ledger.told_drift = true;
     }
 
     /// An emergency outlasts its window: people are told, once, and it stays.

@@ -6,6 +6,7 @@
 //!
 //! Invariant: no step touches a key that had a consumer when that was asked, right before the first step.
 
+use super::differences::counts;
 use super::{Activity, Boot, Machine, Purpose, Then, Work, clipped, listed};
 use crate::agent::effects::{HostWork, Level, Ticket};
 use crate::agent::host::{BootTime, Consumer, HostError, Observed};
@@ -95,7 +96,7 @@ impl Machine {
     fn expiring(&self) -> BTreeMap<Key, Setting> {
         let policy = self.policy();
         let keys = self.ledger.changes.keys();
-        let keys = keys.filter(|key| !self.ledger.conflicts.contains_key(*key) && self.counts(&policy, key));
+        let keys = keys.filter(|key| !self.ledger.conflicts.contains_key(*key) && counts(&policy, key));
         keys.filter_map(|key| Some((key.clone(), self.baseline(key)?))).collect()
     }
 
@@ -132,6 +133,7 @@ impl Machine {
         let due = self.ledger.conflicts.iter().filter(|(_, conflict)| conflict.deadline <= self.now.boot);
         let due: Vec<Key> = due.map(|(key, _)| key.clone()).collect();
         let targets = due.into_iter().filter_map(|key| Some((key.clone(), self.baseline(&key)?))).collect();
+        self.forget_commit();
         self.bring_back(Returning::new(Cause::Conflict, targets));
         true
     }

@@ -4,7 +4,7 @@
 //! it starts; owner, former value and deadline are on disk before the first key is touched; and what is answered was observed.
 //! If the host refuses a part, the rest is taken back.
 
-use super::differences::{as_observed, next_change};
+use super::differences::{as_observed, counts, next_change};
 use super::{Activity, Machine, Purpose, Returning, Then, Work};
 use crate::agent::drift::{DriftVector, SHORT_WINDOW_SECONDS, explain};
 use crate::agent::effects::{HostWork, Ticket};
@@ -53,7 +53,7 @@ impl Machine {
         (consent, merge): (Consent, bool),
         message: Arc<str>,
     ) {
-        match self.fitting(changes) {
+        match Self::fitting(changes) {
             Err(problem) => self.refuse(ticket, Refused::Invalid { problem: problem.into() }),
             Ok(targets) => {
                 let set = SetRequest { ticket, author, targets, consent, merge, message };
@@ -67,7 +67,7 @@ impl Machine {
         }
     }
 
-    fn fitting(&self, changes: Vec<(Key, Setting)>) -> Result<BTreeMap<Key, Setting>, alloc::string::String> {
+    fn fitting(changes: Vec<(Key, Setting)>) -> Result<BTreeMap<Key, Setting>, alloc::string::String> {
         if changes.is_empty() || changes.len() > CHANGES_MAX {
             return Err(format!("there are {} changes: expected 1 to {CHANGES_MAX}", changes.len()));
         }
@@ -166,10 +166,10 @@ impl Machine {
         let others = self.ledger.changes.keys().filter(|key| !targets.contains_key(*key));
         let others = others.filter(|key| self.difference(key).is_some());
         let differing: Vec<&Key> = set.chain(others).collect();
-        let is_new = differing.iter().any(|key| self.difference(key).is_none() && self.counts(&policy, key));
+        let is_new = differing.iter().any(|key| self.difference(key).is_none() && counts(&policy, key));
         let drift = DriftVector::count(differing.iter().filter_map(|key| key.dimension()));
         let explanation = explain(&policy, &drift);
-        let unguarded = self.unguarded(differing.iter().any(|key| self.counts(&policy, key)));
+        let unguarded = self.unguarded(differing.iter().any(|key| counts(&policy, key)));
         let left = self.window_report().map(|window| window.seconds_left);
         let seconds = match left {
             Some(left) if is_new => left.min(explanation.seconds),
@@ -208,7 +208,7 @@ impl Machine {
         for step in &steps {
             let Some(value) = self.observed.get(&step.key).and_then(seen) else { continue };
             let known = self.ledger.changes.get(&step.key).cloned();
-            is_new |= self.difference(&step.key).is_none() && self.counts(&policy, &step.key);
+            is_new |= self.difference(&step.key).is_none() && counts(&policy, &step.key);
             let before = known.as_ref().map_or_else(|| value.clone(), |known| known.before.clone());
             let owner = Owner::Operator(author.clone());
             let local = self.local_change(change, owner, before, step.setting.clone());
@@ -276,9 +276,9 @@ impl Machine {
         }
         self.reassess();
         let policy = self.policy();
-        let counts = self.ledger.changes.keys().any(|key| self.counts(&policy, key));
+        let matters = self.ledger.changes.keys().any(|key| counts(&policy, key));
         let differs = !self.ledger.changes.is_empty();
-        let unguarded = if differs { self.unguarded(counts) } else { None };
+        let unguarded = if differs { self.unguarded(matters) } else { None };
         let window = self.window_report();
         self.reply(ticket, Reply::Set { change, window, unguarded });
     }

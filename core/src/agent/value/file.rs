@@ -138,7 +138,10 @@ impl File {
                 }
                 ("to", Kind::Link(target)) => {
                     let good = !after.is_empty() && after.len() < 4_096 && !after.contains('\0');
-                    *target = if good { after.to_string() } else { return Err(whole("no target of a link")) };
+                    if !good {
+                        return Err(whole("no target of a link"));
+                    }
+                    *target = after.to_string();
                     return Ok(());
                 }
                 _ => {}
@@ -146,7 +149,7 @@ impl File {
             let (word, next) = after.split_once(' ').unwrap_or((after, ""));
             match (field, &mut self.kind) {
                 ("mode", _) if self.mode.is_none() => {
-                    self.mode = Some(mode(word).ok_or_else(|| whole("not 3 or 4 octal digits"))?)
+                    self.mode = Some(mode(word).ok_or_else(|| whole("not 3 or 4 octal digits"))?);
                 }
                 ("owner", _) if self.owner.is_none() => {
                     self.owner =

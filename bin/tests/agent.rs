@@ -1,0 +1,363 @@
+//! A node's agent as its operators meet it: real processes, a directory that stands for the machine, short windows.
+
+mod common;
+
+use common::agent::Agent;
+use common::{Cluster, eventually};
+use serde_json::Value;
+
+/// A journal with one vCluster, whose policy is the default but for these fields.
+fn journal(policy: &[&str]) -> Cluster {
+    let cluster = Cluster::start(1, 0);
+    cluster.muster(&[&["policy", "set", "v"], policy].concat()).expect(0);
+    cluster
+}
+
+/// The node's records, oldest first.
+fn story(cluster: &Cluster, node: &str) -> Vec<Value> {
+    let scope = format!("node:{node}");
+    cluster.muster(&["log", "--scope", &scope, "--json", "--after", "0"]).expect(0).json_lines()
+}
+
+fn kinds(story: &[Value]) -> Vec<String> {
+    story.iter().map(|record| record["type"].as_str().or(record["kind"].as_str()).unwrap_or("?").to_owned()).collect()
+}
+
+#[test]
+fn a_change_takes_effect_at_once_and_a_commit_declares_it() {
+    let cluster = journal(&[]);
+    let agent = Agent::start(&cluster, "n1", "v");
+    let told = cluster.muster(&["set", "files:/motd=hello", "--node", "n1", "--dry-run", "--json"]).expect(0).json();
+    assert_eq!(told["forecast"]["seconds"], 300, "{told}");
+    assert_eq!(agent.read("/motd"), None);
+
+    let set = cluster.muster(&["set", "files:/motd=hello", "--node", "n1", "--json"]).expect(0).json();
+    assert_eq!(agent.read("/motd").as_deref(), Some("hello"));
+    assert_eq!(set["forecast"]["seconds"], 300, "{set}");
+    // A kernel parameter weighs double: the square root of 1 + 2, and the deadline only ever moves nearer.
+    let set = cluster.muster(&["set", "kernel:vm.swappiness=10", "--node", "n1", "--json"]).expect(0).json();
+    assert_eq!(set["forecast"]["explanation"]["seconds"], 201, "{set}");
+    let left = set["window"]["seconds_left"].as_u64().unwrap();
+    assert!((195..=201).contains(&left), "{set}");
+
+    let drift = cluster.muster(&["drift", "n1", "--json"]).expect(0).json();
+    assert_eq!(drift["differences"].as_array().unwrap().len(), 2, "{drift}");
+    assert_eq!(drift["differences"][0]["owner"]["operator"]["principal"], "claimed:tester", "{drift}");
+    let heard = cluster.muster(&["window", "--json"]).expect(0).json();
+    assert_eq!(heard["nodes"][0]["node"], "n1", "{heard}");
+
+    let committed = cluster.muster(&["commit", "n1", "-m", "kinder", "--json"]).expect(0).json();
+    assert_eq!(committed["settings"].as_array().unwrap().len(), 2, "{committed}");
+    let state = cluster.muster(&["state", "node:n1", "--own", "--json"]).expect(0);
+    assert!(state.stdout.contains("files:/motd") && state.stdout.contains("hello"), "{}", state.stdout);
+    let report = agent.wait_for_state("committed");
+    assert_eq!(report["window"], Value::Null);
+    eventually("the journal says the node is as declared", || {
+        let node = cluster.muster(&["state", "node:n1", "--json"]).json();
+        (node["node"]["state"] == "committed").then_some(())
+    });
+    let commit = story(&cluster, "n1").into_iter().find(|record| record["type"] == "commit").unwrap();
+    assert_eq!(commit["author"]["principal"], "claimed:tester", "{commit}");
+    assert_eq!(commit["message"], "kinder");
+}
+
+#[test]
+fn what_was_changed_behind_its_back_is_seen_and_rolled_back_by_command() {
+    let cluster = journal(&[]);
+    cluster.muster(&["commit", "--scope", "vcluster:v", "files:/etc/app=good", "-m", "x"]).expect(0);
+    let agent = Agent::start(&cluster, "n1", "v");
+    eventually("what is declared is there", || (agent.read("/etc/app").as_deref() == Some("good")).then_some(()));
+    agent.write("/etc/app", "bad");
+    let report = agent.wait_for_state("drifted");
+    assert_eq!(report["differences"][0]["owner"], "behind-its-back", "{report}");
+    assert_eq!(report["explanation"]["seconds"], 300, "{report}");
+    // Nobody's own: a rollback takes it only if it is told to.
+    agent.muster(&["rollback", "n1"]).expect(1);
+    assert_eq!(agent.read("/etc/app").as_deref(), Some("bad"));
+    agent.muster(&["rollback", "n1", "--all"]).expect(0);
+    assert_eq!(agent.read("/etc/app").as_deref(), Some("good"));
+    eventually("the journal holds the story", || {
+        let kinds = kinds(&story(&cluster, "n1"));
+        let told = ["boot-config", "drift-detected", "rollback"].iter().all(|kind| kinds.iter().any(|k| k == kind));
+        told.then_some(())
+    });
+}
+
+#[test]
+fn a_window_that_nobody_stands_by_rolls_back_by_itself() {
+    let cluster = journal(&["base_window_seconds=3", "sensitivity=0"]);
+    let agent = Agent::start(&cluster, "n1", "v");
+    // Shorter than a minute: not without being told so.
+    cluster.muster(&["set", "files:/motd=hello", "--node", "n1"]).expect(1);
+    assert_eq!(agent.read("/motd"), None);
+    cluster.muster(&["set", "files:/motd=hello", "--node", "n1", "--yes"]).expect(0);
+    assert_eq!(agent.read("/motd").as_deref(), Some("hello"));
+    eventually("it is rolled back", || agent.read("/motd").is_none().then_some(()));
+    agent.wait_for_state("committed");
+    eventually("the journal says so", || {
+        story(&cluster, "n1").iter().any(|record| record["type"] == "rollback").then_some(())
+    });
+}
+
+#[test]
+fn a_killed_agent_keeps_its_window_and_one_that_expired_meanwhile_rolls_back() {
+    let cluster = journal(&[]);
+    let mut agent = Agent::start(&cluster, "n1", "v");
+    cluster.muster(&["set", "files:/motd=hello", "--node", "n1"]).expect(0);
+    let before = agent.report().unwrap();
+    agent.kill();
+    agent.spawn();
+    agent.wait_until_connected();
+    let after = agent.report().unwrap();
+    assert_eq!(after["window"]["number"], before["window"]["number"]);
+    let left = |report: &Value| report["window"]["seconds_left"].as_u64().unwrap();
+    assert!(left(&after) <= left(&before), "{before} {after}");
+    assert_eq!(after["differences"][0]["owner"], before["differences"][0]["owner"]);
+    agent.muster(&["rollback", "n1"]).expect(0);
+
+    cluster.muster(&["policy", "set", "v", "base_window_seconds=2", "sensitivity=0"]).expect(0);
+    eventually("the agent knows the policy", || (agent.report()?["explanation"]["base_seconds"] == 2).then_some(()));
+    agent.muster(&["set", "files:/motd=again", "--node", "n1", "--yes"]).expect(0);
+    agent.kill();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(agent.read("/motd").as_deref(), Some("again"));
+    agent.spawn();
+    eventually("it is rolled back", || agent.read("/motd").is_none().then_some(()));
+}
+
+#[test]
+fn a_reboot_ends_in_what_is_declared_and_says_what_was_lost() {
+    let cluster = journal(&[]);
+    let mut agent = Agent::start(&cluster, "n1", "v");
+    cluster.muster(&["set", "files:/kept=1", "--node", "n1"]).expect(0);
+    cluster.muster(&["commit", "n1", "-m", "keep"]).expect(0);
+    cluster.muster(&["set", "files:/lost=1", "--node", "n1"]).expect(0);
+    agent.kill();
+    // An emptied root is a new boot of an empty machine.
+    std::fs::remove_dir_all(&agent.root).unwrap();
+    std::fs::create_dir(&agent.root).unwrap();
+    agent.spawn();
+    eventually("what was committed is back", || (agent.read("/kept").as_deref() == Some("1")).then_some(()));
+    agent.wait_for_state("committed");
+    assert_eq!(agent.read("/lost"), None);
+    eventually("the journal says what was lost", || {
+        let lost = |record: &Value| record["type"] == "rollback" && record.to_string().contains("files:/lost");
+        story(&cluster, "n1").iter().any(lost).then_some(())
+    });
+}
+
+#[test]
+fn without_the_journal_it_goes_on_and_tells_it_all_afterwards_once() {
+    let mut cluster = journal(&["base_window_seconds=4", "sensitivity=0"]);
+    let mut agent = Agent::start(&cluster, "n1", "v");
+    cluster.kill(0);
+    let set = ["set", "files:/motd=alone", "--node", "n1", "--yes"];
+    agent.muster(&set).expect(0);
+    assert_eq!(agent.read("/motd").as_deref(), Some("alone"));
+    // Confirming proves that the node reaches a quorum: without one nothing is confirmed.
+    let ended = agent.muster(&["commit", "n1", "-m", "no"]);
+    assert!([5, 6].contains(&ended.code), "{ended:?}");
+    eventually("its window expires all the same", || agent.read("/motd").is_none().then_some(()));
+    agent.kill();
+    agent.spawn();
+    let waiting = eventually("its events wait", || agent.report()?["spooled"].as_u64().filter(|count| *count > 0));
+    assert!(waiting >= 2, "{waiting}");
+    cluster.spawn(0);
+    cluster.wait_for_leader();
+    eventually("nothing waits any more", || (agent.report()?["spooled"] == 0).then_some(()));
+    let story = story(&cluster, "n1");
+    let count = |kind: &str| story.iter().filter(|record| record["type"] == kind).count();
+    assert_eq!((count("drift-detected"), count("rollback")), (1, 1), "{:?}", kinds(&story));
+}
+
+#[test]
+fn an_emergency_holds_everything_until_it_is_ended() {
+    let mut cluster = journal(&["base_window_seconds=2", "sensitivity=0"]);
+    let mut agent = Agent::start(&cluster, "n1", "v");
+    cluster.muster(&["emergency", "start", "n1"]).expect(2);
+    let viewer = ["emergency", "start", "n1", "-r", "fire", "--role", "viewer:v"];
+    cluster.muster(&viewer).expect(3);
+    cluster.muster(&["emergency", "start", "n1", "-r", "fire"]).expect(0);
+    cluster.muster(&["emergency", "start", "n1", "-r", "again"]).expect(1);
+    cluster.muster(&["set", "files:/motd=fix", "--node", "n1"]).expect(0);
+    agent.kill();
+    cluster.kill(0);
+    cluster.spawn(0);
+    cluster.wait_for_leader();
+    agent.spawn();
+    agent.wait_until_connected();
+    std::thread::sleep(std::time::Duration::from_millis(2_500));
+    assert_eq!(agent.read("/motd").as_deref(), Some("fix"), "{}", agent.words());
+    let report = agent.report().unwrap();
+    assert_eq!(report["emergency"]["reason"], "fire", "{report}");
+    // Something differs: an end must be forced, and then a window begins.
+    agent.muster(&["emergency", "end", "n1"]).expect(1);
+    agent.muster(&["emergency", "end", "n1", "--force"]).expect(0);
+    eventually("its window expires", || agent.read("/motd").is_none().then_some(()));
+
+    cluster.muster(&["policy", "set", "v", "emergency_allowed=false"]).expect(0);
+    eventually("the policy forbids it", || {
+        (agent.muster(&["emergency", "start", "n1", "-r", "fire"]).code == 3).then_some(())
+    });
+    eventually("the journal holds both ends", || {
+        let kinds = kinds(&story(&cluster, "n1"));
+        let both = ["emergency-start", "emergency-end"].iter().all(|kind| kinds.iter().any(|k| k == kind));
+        both.then_some(())
+    });
+}
+
+#[test]
+fn a_command_is_recorded_before_it_runs_and_only_what_the_policy_allows() {
+    let cluster = journal(&["exec_allow=echo,sh"]);
+    let agent = Agent::start(&cluster, "n1", "v");
+    let ran = cluster.muster(&["exec", "n1", "--", "echo", "hello", "world"]).expect(0);
+    assert_eq!(ran.stdout, "hello world\n");
+    cluster.muster(&["exec", "n1", "--", "sh", "-c", "exit 7"]).expect(7);
+    let refused = cluster.muster(&["exec", "n1", "--", "cat", "/etc/passwd"]).expect(3);
+    assert!(refused.stderr.contains("exec_allow") || refused.stderr.contains("policy"), "{}", refused.stderr);
+    let ran = cluster.muster(&["exec", "n1", "--json", "--", "echo", "x"]).expect(0).json();
+    let record = cluster.muster(&["show", &ran["sequence"].to_string(), "--json"]).expect(0).json();
+    assert_eq!(record["message"], "echo x", "{record}");
+    cluster.muster(&["exec", "n1", "--role", "viewer:v", "--", "echo", "x"]).expect(3);
+    drop(agent);
+}
+
+#[test]
+fn an_agent_says_what_keeps_it_from_running() {
+    let cluster = journal(&[]);
+    let agent = Agent::start(&cluster, "n1", "v");
+    let config = agent.config.display().to_string();
+    let ended = common::muster(&["agent", "--config", &config]).expect(1);
+    assert!(ended.stderr.contains("in use by another muster process"), "{}", ended.stderr);
+    let ended = common::muster(&["agent"]).expect(2);
+    assert!(ended.stderr.contains("--example-config"), "{}", ended.stderr);
+    let example = common::muster(&["agent", "--example-config"]).expect(0).stdout;
+    let wrong = cluster.write("wrong.toml", &example.replace("node = \"gpu017\"", "nodes = 1"));
+    let ended = common::muster(&["agent", "--config", &wrong]).expect(1);
+    assert!(ended.stderr.contains("wrong.toml:4: agent.nodes is not a key"), "{}", ended.stderr);
+    // The wrong node at the right address is told so, and nothing is done.
+    let ended = agent.muster(&["set", "files:/x=1", "--node", "n2"]).expect(1);
+    assert!(ended.stderr.contains("this is the agent of n1, not of n2"), "{}", ended.stderr);
+}
+
+/// A network and mount namespace of its own, with everything in it: a real machine that is nobody else's.
+struct Island {
+    name: String,
+}
+
+impl Island {
+    fn new() -> Option<Self> {
+        let name = format!("muster-test-{}", std::process::id());
+        let ip =
+            |args: &[&str]| std::process::Command::new("ip").args(args).status().is_ok_and(|status| status.success());
+        if !ip(&["netns", "add", &name]) {
+            return None;
+        }
+        let island = Self { name };
+        assert!(ip(&["netns", "exec", &island.name, "ip", "link", "set", "lo", "up"]));
+        Some(island)
+    }
+}
+
+impl Drop for Island {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+/// Runs this test again inside the island, where its processes are this process's children.
+fn on_an_island(test: &str) -> bool {
+    if std::env::var_os("MUSTER_ISLAND").is_some() {
+        return true;
+    }
+    let Some(island) = Island::new() else {
+        eprintln!("skipped: making a network namespace needs root");
+        return false;
+    };
+    let status = std::process::Command::new("ip")
+        .args(["netns", "exec", &island.name])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env("MUSTER_ISLAND", "1")
+        .status()
+        .unwrap();
+    assert!(status.success(), "it failed on the island");
+    false
+}
+
+#[test]
+fn on_a_real_machine_a_process_under_the_mount_blocks_the_rollback_and_is_named() {
+    if !on_an_island("on_a_real_machine_a_process_under_the_mount_blocks_the_rollback_and_is_named") {
+        return;
+    }
+    let cluster = journal(&[]);
+    cluster.muster(&["commit", "--scope", "node:m1", "--boot-config", "vcluster=v", "-m", "new"]).expect(0);
+    let mut agent = Agent::configure(&cluster, "m1", "");
+    let text = std::fs::read_to_string(&agent.config).unwrap();
+    let socket = agent.dir.join("agent.sock");
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("root")).collect();
+    let text = lines.join("\n").replace("[journal]", &format!("socket = {socket:?}\n[journal]"));
+    std::fs::write(&agent.config, text).unwrap();
+    agent.spawn();
+    agent.wait_until_connected();
+
+    let sysctl = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl").unwrap().trim().to_owned();
+    let before = sysctl();
+    let place = agent.dir.join("mnt");
+    std::fs::create_dir(&place).unwrap();
+    let mount = format!("mounts:{}=tmpfs tmpfs size=1m", place.display());
+    let file = format!("files:{}=hello", agent.dir.join("motd").display());
+    let service = "services:muster-test=running command=/bin/sleep 1000";
+    let set =
+        agent.muster(&["set", "kernel:net.ipv4.ip_default_ttl=33", &mount, &file, service, "--node", "m1", "--json"]);
+    let set = set.expect(0).json();
+    // One key of each of four dimensions, kernel twice as heavy: 900 / (1 + 2 sqrt 5).
+    assert_eq!(set["forecast"]["seconds"], 164, "{set}");
+    assert_eq!(sysctl(), "33");
+    assert_eq!(std::fs::read_to_string(agent.dir.join("motd")).unwrap(), "hello");
+    let mounted = || {
+        let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", agent.id())).unwrap();
+        mounts.contains(place.to_str().unwrap())
+    };
+    assert!(mounted());
+
+    // Somebody works under the mount.
+    let held = place.join("held");
+    let mut holder = std::process::Command::new("sh")
+        .args(["-c", "exec 3> \"$0\"; sleep 1000 <&3", held.to_str().unwrap()])
+        .spawn()
+        .unwrap();
+    eventually("the file is held", || held.exists().then_some(()));
+    let blocked = agent.muster(&["rollback", "m1", "--json"]).expect(10).json();
+    let told = blocked["detail"]["consumers"].as_array().unwrap();
+    let names = |consumer: &Value| consumer["path"].as_str().is_some_and(|path| path.contains("held"));
+    let consumer = told.iter().find(|consumer| names(consumer)).unwrap_or_else(|| panic!("{blocked}"));
+    assert!(consumer["pid"].as_u64().is_some() && consumer["command"].as_str().unwrap().contains("sleep"), "{blocked}");
+    assert_eq!((sysctl().as_str(), mounted()), ("33", true), "nothing was touched");
+    assert_eq!(agent.report().unwrap()["state"], "blocked");
+
+    // `sh` became `sleep` or its parent: both go.
+    let _ = std::process::Command::new("pkill").args(["-P", &holder.id().to_string()]).status();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    eventually("the rollback succeeds", || (agent.muster(&["rollback", "m1"]).code == 0).then_some(()));
+    assert_eq!(sysctl(), before);
+    assert!(!mounted());
+    assert!(!agent.dir.join("motd").exists());
+    agent.wait_for_state("committed");
+    eventually("the journal holds the story", || {
+        let kinds = kinds(&story(&cluster, "m1"));
+        (kinds.iter().filter(|kind| *kind == "drift-detected").count() >= 2 && kinds.iter().any(|k| k == "rollback"))
+            .then_some(())
+    });
+    // Behind its back.
+    std::fs::write("/proc/sys/net/ipv4/ip_default_ttl", "44").unwrap();
+    eventually("what nobody manages is nobody's drift", || (agent.report()?["state"] == "committed").then_some(()));
+    std::fs::write("/proc/sys/net/ipv4/ip_default_ttl", &before).unwrap();
+    cluster.muster(&["commit", "--scope", "node:m1", "kernel:net.ipv4.ip_default_ttl=55", "-m", "x"]).expect(0);
+    eventually("what is declared is applied", || (sysctl() == "55").then_some(()));
+    std::fs::write("/proc/sys/net/ipv4/ip_default_ttl", "44").unwrap();
+    agent.wait_for_state("drifted");
+    agent.muster(&["rollback", "m1", "--all"]).expect(0);
+    assert_eq!(sysctl(), "55");
+}

@@ -1,0 +1,135 @@
+//! What a voter that forgot may undo: the excuses of a story beyond the budget, entry by entry and term by term.
+//!
+//! When a voter forgets what it promised (an old image, or an empty disk under its old identity), an entry that it held may be
+//! lost if a majority can be made of it and of voters that never had the entry. Only such entries are excused, and only a term
+//! in which it may have voted can have two leaders. All else must hold, for as long as nothing excused has really been lost;
+//! when it has, replicas may rightly differ, so the run ends there, with the reason.
+//!
+//! Never excuses a replica of anything else: who merely stops, lags or damages its own copy is no reason.
+
+use crate::event::Event;
+use crate::world::Facts;
+use muster_core::ids::{Index, ReplicaId, Term};
+use muster_core::log::{Configuration, HardState};
+use muster_core::peer::{PeerMessage, RaftMessageKind};
+use muster_core::request::RaftRole;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What one voter forgot.
+#[derive(Clone, Debug)]
+struct Forgotten {
+    /// The term and vote that were durable before.
+    hard_state: HardState,
+    /// The entries that may be lost, with their terms.
+    endangered: BTreeMap<Index, Term>,
+}
+
+/// Everything that was forgotten so far.
+#[derive(Debug, Default)]
+pub(crate) struct Amnesia {
+    forgotten: BTreeMap<ReplicaId, Forgotten>,
+    leaders: BTreeMap<Term, ReplicaId>,
+}
+
+/// Whether every majority without the forgetful has somebody who holds the entry, and so has every majority with them.
+fn is_safe(
+    facts: &Facts,
+    forgetful: &BTreeSet<ReplicaId>,
+    configuration: &Configuration,
+    at: Index,
+    term: Term,
+) -> bool {
+    let holds = |who: &ReplicaId| {
+        let durable = facts.replicas.get(who).map(|known| &known.durable);
+        !forgetful.contains(who) && durable.is_some_and(|log| log.at(at) == Some(term) || log.start.0 > at)
+    };
+    let safe = |voters: &Vec<ReplicaId>| {
+        let without = voters.iter().filter(|who| !holds(who)).count();
+        without <= voters.len() / 2
+    };
+    // An election needs a majority of both halves, so one half that refuses is enough.
+    safe(&configuration.voters) || (!configuration.voters_outgoing.is_empty() && safe(&configuration.voters_outgoing))
+}
+
+impl Amnesia {
+    /// A replica forgets now what `facts` say was durable on its disk. Gives what that endangers, in words.
+    pub(crate) fn forget(&mut self, facts: &Facts, replica: ReplicaId) -> String {
+        let mut forgetful: BTreeSet<ReplicaId> = self.forgotten.keys().copied().collect();
+        forgetful.insert(replica);
+        let configuration = facts.newest_view().map(|view| view.status.configuration.clone()).unwrap_or_default();
+        let known = facts.replicas.get(&replica).cloned().unwrap_or_default();
+        let mut endangered = BTreeMap::new();
+        if configuration.voters.contains(&replica) || configuration.voters_outgoing.contains(&replica) {
+            for index in known.durable.start.0.0 + 1..=known.durable.last().0 {
+                let Some(term) = known.durable.at(Index(index)) else { continue };
+                if !is_safe(facts, &forgetful, &configuration, Index(index), term) {
+                    endangered.insert(Index(index), term);
+                }
+            }
+        }
+        let words = match (endangered.first_key_value(), endangered.last_key_value()) {
+            (Some((first, _)), Some((last, _))) => {
+                format!("r{replica} forgets; entries {first} to {last} need it in some quorum and are excused")
+            }
+            _ => format!("r{replica} forgets; every entry is held by enough others"),
+        };
+        self.forgotten.insert(replica, Forgotten { hard_state: known.hard_state, endangered });
+        words
+    }
+
+    /// Why nothing more can be demanded after an event, if something excused was really lost with it.
+    pub(crate) fn look(&mut self, facts: &Facts, event: &Event) -> Option<String> {
+        if self.forgotten.is_empty() {
+            self.note(event);
+            return None;
+        }
+        let (leader, term) = leads(event)?;
+        let first = *self.leaders.entry(term).or_insert(leader);
+        if first != leader {
+            let twice = self.forgotten.iter().find(|(_, forgotten)| forgotten.hard_state.term >= term);
+            return twice.map(|(who, _)| format!("r{who} forgot its vote, and term {term} has two leaders"));
+        }
+        let log = &facts.replicas.get(&leader)?.log;
+        for (who, forgotten) in &self.forgotten {
+            let lost = forgotten.endangered.iter().find(|(index, entry)| {
+                **entry < term
+                    && **index > log.start.0
+                    && log.at(**index) != Some(**entry)
+                    && facts.was_committed(**index, **entry)
+            });
+            if let Some((index, _)) = lost {
+                return Some(format!(
+                    "r{who} forgot entry {index}, which a quorum needed it for, and r{leader} leads without it"
+                ));
+            }
+        }
+        None
+    }
+
+    fn note(&mut self, event: &Event) {
+        if let Some((leader, term)) = leads(event) {
+            self.leaders.entry(term).or_insert(leader);
+        }
+    }
+}
+
+/// Who shows by an event that it leads which term.
+fn leads(event: &Event) -> Option<(ReplicaId, Term)> {
+    match event {
+        Event::View { replica, view, .. } => {
+            (view.status.role == RaftRole::Leader).then_some((*replica, view.status.term))
+        }
+        Event::Send { envelope, .. } => match &envelope.message {
+            PeerMessage::Raft(raft)
+                if matches!(
+                    raft.kind,
+                    RaftMessageKind::Append | RaftMessageKind::Heartbeat | RaftMessageKind::Snapshot
+                ) =>
+            {
+                Some((envelope.from, raft.term))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
