@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn a_node_asks_elsewhere_once_and_then_waits_where_the_wait_is_shorter() {
-        let [a, b, c] = ["a:1", "b:1", "c:1"].map(Arc::from);
+        let [a, b, c] = ["a:1", "b:1", "c:1"].map(Arc::<str>::from);
         let others = [b.clone(), c.clone()];
         let mut attempts = BootAttempts::default();
         assert_eq!(attempts.on_later(&a, 700, &others), (b.clone(), 0));
