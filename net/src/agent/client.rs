@@ -210,8 +210,9 @@ impl AgentClient {
 }
 
 fn failed(place: &Place, status: &Status) -> ClientError {
-    let problem = match std::error::Error::source(status) {
-        Some(source) => root_cause(source),
+    let problem = match std::error::Error::source(status).map(explain) {
+        Some(Told { problem, denied: true }) => return ClientError::Denied { address: place.to_string(), problem },
+        Some(Told { problem, denied: false }) => problem,
         None => status.message().to_owned(),
     };
     match status.code() {
