@@ -434,7 +434,7 @@ pub(crate) struct ExtendArgs {
 pub(crate) struct ExecArgs {
     /// On which node
     pub(crate) node: NodeId,
-    /// The command and its arguments; the policy's exec_allow says which may be run
+    /// The command and its arguments; the policy's list of allowed ones says which
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
     /// Pass standard input on
@@ -502,7 +502,7 @@ pub(crate) struct RolloutArgs {
     /// How long an agent may be out of reach before its node counts as failed, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) silent: u64,
-    /// A command run here for every look at a node, named in MUSTER_NODE: the node is healthy if it ends with 0
+    /// A command run here for every look at a node, whose name it finds in `MUSTER_NODE`: the node is healthy if it ends with 0
     #[arg(long, value_name = "CMD")]
     pub(crate) check: Option<String>,
     /// Take over keys that belong to somebody else's open change

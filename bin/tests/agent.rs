@@ -361,3 +361,56 @@ fn on_a_real_machine_a_process_under_the_mount_blocks_the_rollback_and_is_named(
     agent.muster(&["rollback", "m1", "--all"]).expect(0);
     assert_eq!(sysctl(), "55");
 }
+
+#[test]
+fn the_door_of_an_agent_is_the_same_at_its_socket_and_over_tls() {
+    let cluster = journal(&[]);
+    cluster.muster(&["commit", "--scope", "node:n1", "--boot-config", "vcluster=v", "-m", "new"]).expect(0);
+    // Certificates of the agent's own port; the journal of this test has none, so the agent boots from nothing here.
+    let certs = cluster.path("certs").display().to_string();
+    let other = cluster.path("other").display().to_string();
+    for dir in [&certs, &other] {
+        common::muster(&["certs", "init", dir]).expect(0);
+        for (name, role) in
+            [("n1", "agent"), ("ann", "admin"), ("vera", "viewer:v"), ("olga", "operator:v"), ("oleg", "operator:w")]
+        {
+            common::muster(&["certs", "issue", name, "--role", role, "--dir", dir]).expect(0);
+        }
+    }
+    let security = format!(
+        "[security]\nca = \"{certs}/ca.pem\"\ncertificate = \"{certs}/agent-n1.pem\"\nkey = \"{certs}/agent-n1.key\"\n"
+    );
+    let mut agent = Agent::configure(&cluster, "n1", &security);
+    agent.spawn();
+    let socket = agent.dir.join("data/agent.sock");
+    eventually("the agent listens", || socket.exists().then_some(()));
+    let over_tls = |dir: &str, stem: &str, args: &[&str]| {
+        let (ca, cert, key) = (format!("{certs}/ca.pem"), format!("{dir}/{stem}.pem"), format!("{dir}/{stem}.key"));
+        agent.muster(&[args, &["--tls-ca", &ca, "--tls-cert", &cert, "--tls-key", &key]].concat()).code
+    };
+    // Whoever is let in is told by the machine what it thinks; whoever is not, by the door: 3.
+    let drift = ["drift", "n1"];
+    let set = ["set", "files:/x=1", "--node", "n1", "--dry-run"];
+    for (stem, look, change) in [
+        ("admin-ann", true, true),
+        ("operator-v-olga", false, false),
+        ("operator-w-oleg", false, false),
+        ("viewer-v-vera", false, false),
+    ] {
+        // Before its first boot the agent knows no vCluster, so nobody is an operator or viewer of it.
+        assert_eq!(over_tls(&certs, stem, &drift) == 0, look, "{stem} looks");
+        assert_eq!(over_tls(&certs, stem, &set) != 3, change, "{stem} changes");
+    }
+    assert_eq!(over_tls(&other, "admin-ann", &drift), 3, "another cluster's certificate");
+    // No certificate at all.
+    assert_ne!(agent.muster(&drift).code, 0);
+    // At the socket the kernel says who it is, whatever is claimed.
+    let at_socket = |args: &[&str]| {
+        common::muster(&[args, &["--agent", socket.to_str().unwrap(), "--role", "viewer:v"]].concat()).code
+    };
+    if at_socket(&drift) == 0 {
+        assert_ne!(at_socket(&set), 3, "root is an admin at the socket");
+    } else {
+        assert_eq!(at_socket(&drift), 3, "who is not named has no role at the socket");
+    }
+}

@@ -151,10 +151,9 @@ async fn serve(config: &AgentConfig, until_stdin_closes: bool, span: &Span) -> R
     let outcome = until_the_end(&handle, end, until_stdin_closes).await;
     stop.send_replace(true);
     for server in servers {
-        match tokio::time::timeout(STOP_PATIENCE, server).await {
-            Ok(Ok(Err(problem))) => warn!(%problem, "a server broke"),
-            // A watcher that does not let go is cut off with the process.
-            Ok(_) | Err(_) => {}
+        // A watcher that does not let go is cut off with the process.
+        if let Ok(Ok(Err(problem))) = tokio::time::timeout(STOP_PATIENCE, server).await {
+            warn!(%problem, "a server broke");
         }
     }
     journal.abort();

@@ -19,6 +19,7 @@ use muster_core::request::Freshness;
 use muster_net::agent::client::AgentClient;
 use serde_json::{Value, json as object};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -287,17 +288,17 @@ fn conclude(verdict: &Verdict, json: bool) -> Result<(), Failure> {
             });
             let mut out = format!("committed on {} nodes\n", nodes.len());
             for (node, why) in failed {
-                out += &format!("  {node} failed and was rolled back: {why}\n");
+                let _ = writeln!(out, "  {node} failed and was rolled back: {why}");
             }
             show(json, &value, &out)
         }
         Verdict::Aborted { why, failed, unconfirmed } => {
             let mut message = format!("the rollout was aborted: {why}");
             for (node, why) in failed {
-                message += &format!("\n  {node} failed: {why}");
+                let _ = write!(message, "\n  {node} failed: {why}");
             }
             for (node, why) in unconfirmed {
-                message += &format!("\n  {node} did not confirm its rollback, its window will do it: {why}");
+                let _ = write!(message, "\n  {node} did not confirm its rollback, its window will do it: {why}");
             }
             let next =
                 if unconfirmed.is_empty() { "every node is what is declared" } else { "look with `muster watch`" };

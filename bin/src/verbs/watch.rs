@@ -14,6 +14,7 @@ use muster_core::agent::operator::Phase;
 use muster_net::client::Client;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 use serde_json::json as object;
+use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Read as _};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -116,7 +117,7 @@ fn page(heard: &[Heard], problem: Option<&str>) -> String {
     let mut line = |text: &str, style: &str| {
         let cut: String = text.chars().take(columns).collect();
         let end = if style.is_empty() { "" } else { "\x1b[0m" };
-        out.push_str(&format!("{style}{cut}{end}\x1b[K\r\n"));
+        let _ = write!(out, "{style}{cut}{end}\x1b[K\r\n");
     };
     line(&format!("muster watch: {}   q ends it", summary(heard)), "\x1b[1m");
     line(problem.unwrap_or_default(), "\x1b[31m");

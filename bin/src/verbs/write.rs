@@ -130,7 +130,7 @@ pub(crate) async fn rollback(args: RollbackArgs, json: bool) -> Result<(), Failu
     };
     if args.based_on.is_none() && based_on < to {
         return Err(Failure::error(
-            format!("there is nothing to take off: {} was last changed by {based_on}, before {to}", of),
+            format!("there is nothing to take off: {of} was last changed by {based_on}, before {to}"),
             format!("see what it said when with `muster log --scope {of}`"),
         ));
     }

@@ -41,8 +41,9 @@ impl Agent {
         let port = free_ports(1)[0];
         let servers: Vec<String> = cluster.replicas.iter().map(|replica| format!("{:?}", replica.address)).collect();
         let text = format!(
-            "[agent]\nnode = \"{node}\"\nroot = {root:?}\ndata_dir = {:?}\nport = {port}\n[journal]\nservers = [{}]\n{more}",
-            dir.join("data"),
+            "[agent]\nnode = \"{node}\"\nroot = \"{}\"\ndata_dir = \"{}\"\nport = {port}\n[journal]\nservers = [{}]\n{more}",
+            root.display(),
+            dir.join("data").display(),
             servers.join(", ")
         );
         let config = dir.join("agent.toml");

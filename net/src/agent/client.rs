@@ -48,6 +48,7 @@ pub struct AgentClient {
 }
 
 /// What came of a request to run something.
+#[allow(clippy::large_enum_variant, reason = "one exists at a time")]
 pub enum RunBegan {
     /// It is recorded and begins.
     Runs {
@@ -114,6 +115,7 @@ impl AgentClient {
         wire::ShowRequest { node: self.node.to_string(), author: Some(self.author.to_wire()) }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "callers hand over what they have at hand")]
     fn senseless(&self, error: impl ToString) -> ClientError {
         ClientError::Broken { address: self.place.to_string(), problem: error.to_string() }
     }
@@ -208,8 +210,9 @@ impl AgentClient {
 }
 
 fn failed(place: &Place, status: &Status) -> ClientError {
-    let problem = match std::error::Error::source(status) {
-        Some(source) => root_cause(source),
+    let problem = match std::error::Error::source(status).map(explain) {
+        Some(Told { problem, denied: true }) => return ClientError::Denied { address: place.to_string(), problem },
+        Some(Told { problem, denied: false }) => problem,
         None => status.message().to_owned(),
     };
     match status.code() {

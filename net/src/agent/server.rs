@@ -275,6 +275,7 @@ fn what(what: Option<wire::run_begin::What>) -> Result<(What, Asked), Malformed>
 
 type Out = mpsc::Sender<Result<wire::RunOutput, Status>>;
 
+#[expect(clippy::unnecessary_wraps, reason = "what the stream carries")]
 fn output(output: wire::run_output::Output) -> Result<wire::RunOutput, Status> {
     Ok(wire::RunOutput { output: Some(output) })
 }
@@ -332,6 +333,7 @@ async fn run<R: Runner>(
 
 /// Passes bytes until the command ends or the client goes away.
 async fn pass(running: Running, mut inputs: Streaming<wire::RunInput>, out: &Out) -> Option<i32> {
+    use wire::run_ended::How;
     use wire::run_input::Input;
     use wire::run_output::Output as W;
     let Running { input, output: mut from } = running;
@@ -368,7 +370,6 @@ async fn pass(running: Running, mut inputs: Streaming<wire::RunInput>, out: &Out
             }
             piece = from.recv() => {
                 let ended = |how| W::Ended(wire::RunEnded { how: Some(how) });
-                use wire::run_ended::How;
                 let (piece, status) = match piece {
                     Some(RunOut::Stdout(bytes)) => (W::Stdout(bytes), None),
                     Some(RunOut::Stderr(bytes)) => (W::Stderr(bytes), None),

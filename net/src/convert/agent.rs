@@ -28,8 +28,8 @@ fn optional<T: Wire>(field: &str, value: Option<T::Wire>) -> Result<Option<T>, M
     value.map(|value| T::from_wire(value).at(field)).transpose()
 }
 
-fn words(text: &Option<Arc<str>>) -> String {
-    text.as_deref().unwrap_or_default().to_owned()
+fn words(text: Option<&Arc<str>>) -> String {
+    text.map(|text| &**text).unwrap_or_default().to_owned()
 }
 
 fn unless_empty(text: String) -> Option<Arc<str>> {
@@ -290,7 +290,7 @@ impl Wire for Forecast {
         wire::Forecast {
             explanation: Some(self.explanation.to_wire()),
             seconds: self.seconds,
-            unguarded: words(&self.unguarded),
+            unguarded: words(self.unguarded.as_ref()),
             is_short: self.is_short,
         }
     }
@@ -358,7 +358,7 @@ impl Wire for Reply {
         Some(match self {
             Self::Forecast(forecast) => W::Forecast(forecast.to_wire()),
             Self::Set { change, window: open, unguarded } => {
-                W::Set(wire::WasSet { change: change.0, window: window(open), unguarded: words(unguarded) })
+                W::Set(wire::WasSet { change: change.0, window: window(open), unguarded: words(unguarded.as_ref()) })
             }
             Self::NotSet { errors, taken_back, window: open } => W::NotSet(wire::NotSet {
                 errors: all(errors),
@@ -427,7 +427,7 @@ impl Wire for Difference {
             owner: Some(self.owner.to_wire()),
             since_ms: self.since.0,
             conflict_seconds: self.conflict_seconds,
-            problem: words(&self.problem),
+            problem: words(self.problem.as_ref()),
         }
     }
     fn from_wire(wire: Self::Wire) -> Result<Self, Malformed> {

@@ -45,12 +45,11 @@ impl FleetMemory {
         let now = self.now();
         let one: Option<NodeId> = if node.is_empty() { None } else { Some(text("node", node)?) };
         let mut fleet = self.fleet.lock().unwrap_or_else(PoisonError::into_inner);
-        let heard: Vec<Heard> = match one {
-            Some(node) => fleet.node(now, &node).into_iter().collect(),
-            None => {
-                fleet.forget(now);
-                fleet.all(now).collect()
-            }
+        let heard: Vec<Heard> = if let Some(node) = one {
+            fleet.node(now, &node).into_iter().collect()
+        } else {
+            fleet.forget(now);
+            fleet.all(now).collect()
         };
         drop(fleet);
         let seen = heard.iter().filter(|heard| shows(&heard.report.node));

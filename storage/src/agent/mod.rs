@@ -125,7 +125,7 @@ impl<D: Disk> AgentStore<D> {
             match readable(&store.directory.join("spool"), decode_event(&bytes))? {
                 Ok(event) => events.push(event),
                 Err(problem) => {
-                    repairs.push(format!("an event of the spool does not decode ({problem}): it was left out"))
+                    repairs.push(format!("an event of the spool does not decode ({problem}): it was left out"));
                 }
             }
         }
