@@ -257,7 +257,7 @@ fn a_consumer_of_one_key_keeps_all_keys_of_the_rollback_untouched() {
     let left = seconds_left(&world);
     world.pass(1_000);
     assert_eq!(seconds_left(&world), left, "it stands still");
-    assert_eq!(refused(world.answer(alice(), Request::Extend { seconds: 10 })).to_string().contains("still"), true);
+    assert!(refused(world.answer(alice(), Request::Extend { seconds: 10 })).to_string().contains("still"));
     world.stand_by(alice(), Which::All);
     assert_eq!(world.report().phase, Phase::Committed);
 }

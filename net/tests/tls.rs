@@ -17,7 +17,7 @@ use muster_net::tls::{Expect, KeyFiles, Tls};
 use std::time::Duration;
 use tempfile::TempDir;
 
-const LONG: Duration = Duration::from_secs(86_400);
+const LONG: Duration = Duration::from_hours(24);
 
 /// A CA, and a replica that speaks TLS by it.
 struct Secured {

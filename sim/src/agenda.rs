@@ -193,11 +193,11 @@ impl Future for Sleep {
         if self.agenda.now() >= self.time {
             return Poll::Ready(());
         }
-        if let Some(Appointment(time, number)) = self.entry {
-            if let Some(Happening::Wake(waker)) = self.agenda.list().due.get_mut(&(time, number)) {
-                waker.clone_from(context.waker());
-                return Poll::Pending;
-            }
+        if let Some(Appointment(time, number)) = self.entry
+            && let Some(Happening::Wake(waker)) = self.agenda.list().due.get_mut(&(time, number))
+        {
+            waker.clone_from(context.waker());
+            return Poll::Pending;
         }
         let entry = self.agenda.add(self.time, Happening::Wake(context.waker().clone()));
         self.entry = Some(entry);

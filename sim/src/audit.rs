@@ -6,7 +6,7 @@ use crate::event::Event;
 use crate::world::{Life, World};
 use bytes::Bytes;
 use muster_core::front::Handle;
-use muster_core::ids::{ReplicaId, Seq};
+use muster_core::ids::{Index, ReplicaId, Seq};
 use muster_core::storage::Library as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ async fn inspect(world: &Arc<World>, replica: ReplicaId, life: &Arc<Life>) {
             let problems = [error.to_string()].into();
             return world.emit(&Event::Inspected {
                 replica,
-                log_start: Default::default(),
+                log_start: Index::default(),
                 snapshots: [].into(),
                 problems,
             });

@@ -327,7 +327,7 @@ impl Faults {
             Fault::Wipe { back, .. } => {
                 for victim in &victims {
                     if on {
-                        self.hold(id, *victim, Ending::Killed);
+                        self.hold(id, *victim, &Ending::Killed);
                         if *back == Back::Amnesiac {
                             self.world.note_amnesia(*victim, "its disk was wiped");
                         } else {
@@ -348,7 +348,7 @@ impl Faults {
             Fault::Rewind { .. } => {
                 for victim in &victims {
                     if on {
-                        self.hold(id, *victim, Ending::Killed);
+                        self.hold(id, *victim, &Ending::Killed);
                     } else {
                         self.release(id, *victim);
                     }
@@ -384,9 +384,9 @@ impl Faults {
     }
 
     /// A process dies, and its machine stays down as long as the fault lasts.
-    fn hold(&self, id: &Arc<str>, victim: ReplicaId, why: Ending) {
+    fn hold(&self, id: &Arc<str>, victim: ReplicaId, why: &Ending) {
         // A host that loses power carries the other group's process as well.
-        let beside = self.world.beside().filter(|_| why == Ending::PowerLost);
+        let beside = self.world.beside().filter(|_| *why == Ending::PowerLost);
         for world in [Some(self.world.clone()), beside].into_iter().flatten() {
             if let Some(machine) = world.machines().get_mut(&victim) {
                 machine.held_down.insert(id.clone());
@@ -451,7 +451,7 @@ impl Faults {
             let store = self.world.machines().get(victim).map(|machine| machine.store.clone());
             let Some(store) = store else { continue };
             match (on, point) {
-                (true, None) => self.hold(id, *victim, why()),
+                (true, None) => self.hold(id, *victim, &why()),
                 (true, Some(Point::Recovery)) => {
                     // Dies now, and again while it recovers.
                     self.world.kill(*victim, why());

@@ -550,7 +550,7 @@ impl Ledger {
                 .filter_map(|row| Some(format!("{} ({})", row.mutant, row.properties.get(property)?)))
                 .collect();
             let tripped = if tripped.is_empty() { "none".into() } else { tripped.join(", ") };
-            out += &format!("| {property} | {tripped} |\n");
+            out.extend(["| ", property, " | ", &tripped, " |\n"]);
         }
         out
     }

@@ -240,7 +240,7 @@ async fn story(world: &Arc<World>) -> Tally {
         }
     }
     let neighbours = Arc::new(Crowd::default());
-    let before = neighbour.as_ref().map(|neighbour| reign(neighbour));
+    let before = neighbour.as_ref().map(reign);
 
     world.emit(&Event::Phase("story"));
     *world.began.lock().unwrap_or_else(PoisonError::into_inner) = world.now();

@@ -376,7 +376,9 @@ impl Writer {
                 return Err(format!("a declaration: {outcome:?}"));
             }
         }
-        numbers.into_iter().for_each(|number| self.session.end(number));
+        for number in numbers {
+            self.session.end(number);
+        }
         Ok(())
     }
 }

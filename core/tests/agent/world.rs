@@ -130,6 +130,7 @@ impl Disk {
 
 /// Something the driver still has to do.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a handful wait at a time")]
 pub enum Todo {
     Save(Save),
     Host(HostTask),
@@ -238,8 +239,8 @@ impl World {
 
     pub fn declare(&mut self, entry_type: EntryType, scope: Scope, changes: &[(&str, Option<&str>)]) {
         let mut entry = draft(entry_type, scope, self.state.sequence());
-        let setting = |value: &Option<&str>| value.map_or(Setting::Absent, v);
-        entry.changes = changes.iter().map(|(key, value)| change(k(key), setting(value))).collect();
+        let setting = |value: Option<&str>| value.map_or(Setting::Absent, v);
+        entry.changes = changes.iter().map(|(key, value)| change(k(key), setting(*value))).collect();
         self.give(JournalCommand::AppendEntry(entry));
     }
 
@@ -420,7 +421,6 @@ impl World {
         let at = choice % self.todo.len();
         let first_of_kind = |todo: &Todo| match (&self.todo[at], todo) {
             (Todo::Save(_), Todo::Save(_)) | (Todo::Host(_), Todo::Host(_)) => true,
-            (Todo::Journal(_), Todo::Journal(_)) => false,
             (Todo::Save(_) | Todo::Host(_) | Todo::Journal(_), _) => false,
         };
         let at = self.todo.iter().position(first_of_kind).unwrap_or(at);
@@ -649,9 +649,8 @@ impl World {
             let mut records = self.records.iter().filter(|record| matches(event, record)).map(Record::sequence);
             let own = records.find(|sequence| used.insert(*sequence));
             match event.fact {
-                Fact::State { .. } => {}
                 // A commit that was given to the journal directly may have ended the emergency there.
-                Fact::EmergencyEnd { .. } => {}
+                Fact::State { .. } | Fact::EmergencyEnd { .. } => {}
                 Fact::Drift { .. }
                 | Fact::Undone { .. }
                 | Fact::EmergencyStart { .. }

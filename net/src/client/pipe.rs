@@ -68,7 +68,7 @@ impl From<Told> for Unanswered {
 type Replied = Result<QueryReply, Unanswered>;
 
 enum Job {
-    Write { write: WriteRequest, answer: oneshot::Sender<Answer> },
+    Write { write: Box<WriteRequest>, answer: oneshot::Sender<Answer> },
     Query { query: QueryRequest, answer: oneshot::Sender<Replied> },
 }
 
@@ -113,7 +113,7 @@ impl Pipe {
     /// Sends a write and waits for what comes of it.
     pub(super) async fn send(&self, write: WriteRequest) -> Answer {
         let (answer, answered) = oneshot::channel();
-        if self.jobs.send(Job::Write { write, answer }).await.is_err() {
+        if self.jobs.send(Job::Write { write: Box::new(write), answer }).await.is_err() {
             return Answer::NotSent(broke().problem().to_owned());
         }
         answered.await.unwrap_or(Answer::Lost)
@@ -214,7 +214,7 @@ async fn carry(
                 Job::Write { write, answer } => {
                     bytes += write.encoded_len();
                     waiting.insert(tag, Waiter::Write(answer));
-                    frame.writes.push(TaggedWrite { tag, write: Some(write) });
+                    frame.writes.push(TaggedWrite { tag, write: Some(*write) });
                 }
                 Job::Query { query, answer } => {
                     bytes += query.encoded_len();

@@ -23,7 +23,7 @@ struct Apart {
     /// Whether it was written since the last sync.
     dirty: bool,
     /// What it held since then, before its newest bytes: any of it may have reached the disk.
-    versions: Vec<Box<Sector>>,
+    versions: Vec<Sector>,
 }
 
 /// A file.
@@ -93,7 +93,7 @@ impl Inode {
             match self.apart.get_mut(&sector) {
                 Some(apart) if apart.dirty => {
                     if apart.versions.len() < VERSIONS_MAX {
-                        apart.versions.push(now());
+                        apart.versions.push(*now());
                     }
                 }
                 Some(apart) => apart.dirty = true,
@@ -164,7 +164,7 @@ impl Inode {
                 _ if draw.percent(50) => Some(apart.durable),
                 _ => {
                     let place = draw.place(apart.versions.len() + 1);
-                    (place < apart.versions.len()).then(|| apart.versions.swap_remove(place))
+                    (place < apart.versions.len()).then(|| Box::new(apart.versions.swap_remove(place)))
                 }
             };
             let Some(bytes) = left else { continue };
@@ -209,7 +209,7 @@ mod tests {
     struct Plain {
         cache: Vec<u8>,
         durable: Vec<u8>,
-        dirty: BTreeMap<usize, Vec<Box<Sector>>>,
+        dirty: BTreeMap<usize, Vec<Sector>>,
     }
 
     impl Plain {
@@ -217,7 +217,7 @@ mod tests {
             let end = offset + bytes.len();
             for sector in offset / SECTOR..=(end - 1) / SECTOR {
                 match self.dirty.get_mut(&sector) {
-                    Some(versions) if versions.len() < VERSIONS_MAX => versions.push(sector_of(&self.cache, sector)),
+                    Some(versions) if versions.len() < VERSIONS_MAX => versions.push(*sector_of(&self.cache, sector)),
                     Some(_) => {}
                     None => {
                         self.dirty.insert(sector, Vec::new());
@@ -261,7 +261,7 @@ mod tests {
             let whole = draw.below(4);
             let length = if draw.percent(50) { self.cache.len() } else { self.durable.len() };
             for (sector, mut all) in std::mem::take(&mut self.dirty) {
-                let newest = sector_of(&self.cache, sector);
+                let newest = *sector_of(&self.cache, sector);
                 let kept = match whole {
                     0 => None,
                     1 => Some(newest),

@@ -232,12 +232,13 @@ pub(super) fn too_much(story: &Scenario, others: &[FaultItem], item: &FaultItem)
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
     use super::*;
 
     fn story(voters: u64, faults: &[(&str, &str)]) -> Result<Scenario, Vec<super::super::Problem>> {
         let mut text = format!("about = \"x\"\n[cluster]\nvoters = {voters}\n");
         for (place, (at, fault)) in faults.iter().enumerate() {
-            text += &format!("[[fault]]\nid = \"f{place}\"\nat = \"{at}\"\n{fault}\n");
+            write!(text, "[[fault]]\nid = \"f{place}\"\nat = \"{at}\"\n{fault}\n").expect("text grows");
         }
         Scenario::parse("story.toml", "story", &text)
     }

@@ -730,30 +730,27 @@ fn operation(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<OperationItem>
     if keys.has("join")
         && let Some(value) = keys.take("join")
     {
-        match value.get_ref() {
-            DeValue::Table(_) => {
-                if let Some(mut inner) = Keys::of(page, value, "join") {
-                    let level = inner.number(page, "feature_level", 0..=99);
-                    let feature_level = level.and_then(|level| u32::try_from(level).ok());
-                    let of = inner.number(page, "replaces", 1..=99);
-                    let wish = inner.word(page, "as", &wishes);
-                    match (of, wish) {
-                        (Some(of), None) => {
-                            let wish = MemberWish::Replacement { of: ReplicaId(of) };
-                            found.push(Operation::Join { wish, feature_level });
-                        }
-                        (None, Some(wish)) => found.push(Operation::Join { wish, feature_level }),
-                        (Some(_), Some(_)) | (None, None) => {
-                            page.wrong(inner.at, "a join in a table has either `replaces` or `as`");
-                        }
+        if let DeValue::Table(_) = value.get_ref() {
+            if let Some(mut inner) = Keys::of(page, value, "join") {
+                let level = inner.number(page, "feature_level", 0..=99);
+                let feature_level = level.and_then(|level| u32::try_from(level).ok());
+                let of = inner.number(page, "replaces", 1..=99);
+                let wish = inner.word(page, "as", &wishes);
+                match (of, wish) {
+                    (Some(of), None) => {
+                        let wish = MemberWish::Replacement { of: ReplicaId(of) };
+                        found.push(Operation::Join { wish, feature_level });
                     }
-                    inner.done(page);
+                    (None, Some(wish)) => found.push(Operation::Join { wish, feature_level }),
+                    (Some(_), Some(_)) | (None, None) => {
+                        page.wrong(inner.at, "a join in a table has either `replaces` or `as`");
+                    }
                 }
+                inner.done(page);
             }
-            _ => {
-                let wish = keys.word(page, "join", &wishes);
-                found.extend(wish.map(|wish| Operation::Join { wish, feature_level: None }));
-            }
+        } else {
+            let wish = keys.word(page, "join", &wishes);
+            found.extend(wish.map(|wish| Operation::Join { wish, feature_level: None }));
         }
     }
     let one: [(&'static str, Make); 4] = [
