@@ -43,8 +43,10 @@ fn a_change_takes_effect_at_once_and_a_commit_declares_it() {
     let drift = cluster.muster(&["drift", "n1", "--json"]).expect(0).json();
     assert_eq!(drift["differences"].as_array().unwrap().len(), 2, "{drift}");
     assert_eq!(drift["differences"][0]["owner"]["operator"]["principal"], "claimed:tester", "{drift}");
-    let heard = cluster.muster(&["window", "--json"]).expect(0).json();
-    assert_eq!(heard["nodes"][0]["node"], "n1", "{heard}");
+    eventually("a replica has heard of the agent", || {
+        let heard = cluster.muster(&["window", "--json"]).expect(0).json();
+        (heard["nodes"][0]["node"] == "n1").then_some(())
+    });
 
     let committed = cluster.muster(&["commit", "n1", "-m", "kinder", "--json"]).expect(0).json();
     assert_eq!(committed["settings"].as_array().unwrap().len(), 2, "{committed}");

@@ -89,9 +89,9 @@ fn every_problem_of_a_fleet_is_told_at_once_with_its_line() {
 fn a_wrong_command_line_ends_with_2() {
     muster(&[]).expect(2);
     muster(&["comit"]).expect(2);
-    let ended = muster(&["commit", "gpu017", "-m", "x"]).expect(2);
+    let ended = muster(&["commit", "gpu017", "kernel:a=1", "-m", "x"]).expect(2);
     assert!(ended.stderr.contains("--scope"), "{}", ended.stderr);
-    let ended = muster(&["rollback", "gpu017"]).expect(2);
+    let ended = muster(&["rollback"]).expect(2);
     assert!(ended.stderr.contains("--scope"), "{}", ended.stderr);
     let ended = muster(&["commit", "--scope", "rack:7", "-m", "x", "kernel:a=1"]).expect(2);
     assert!(ended.stderr.contains("expected global, vcluster:NAME or node:NAME"), "{}", ended.stderr);

@@ -71,7 +71,7 @@ fn a_log_whose_purged_tail_was_replaced_by_what_is_left_is_no_damage() {
     assert!(first.ends_with("00000000000000000002.wal"), "{}", first.display());
 
     let found = ready(inspect(&disk, Path::new(ROOT))).unwrap();
-    assert_eq!((found.problems, found.log_start.0), (Vec::new(), Index(2)));
+    assert_eq!((found.problems, found.log_start.0), (Vec::new(), Index(3)));
     let recovered = open_at(&disk.after_power_loss(|_| false)).unwrap().recovered;
     let kept: Vec<(u64, u64)> = recovered.entries.iter().map(|entry| (entry.term.0, entry.index.0)).collect();
     assert_eq!((recovered.log_start.0, kept), (Index(3), vec![(2, 4), (2, 5), (2, 6)]));

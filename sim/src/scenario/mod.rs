@@ -71,7 +71,7 @@ pub struct Storm {
     pub streams: u32,
     /// Within which time of its arrival every node must have booted.
     pub patience: u64,
-    /// Nine of ten commits during the storm take at most so many times as long as nine of ten before it.
+    /// Three of four commits during the storm take at most so many times as long as before it.
     pub commits_slower: u64,
 }
 

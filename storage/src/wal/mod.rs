@@ -126,7 +126,7 @@ impl<D: Disk> Wal<D> {
             options,
             active: Active { number: 1, file, end: 1, sectors: segment_sectors(options.segment_bytes) },
             ahead: None,
-            holdings: vec![Holding { segment: 1, highest: Index(0), begins: Index(0) }],
+            holdings: vec![Holding { segment: 1, highest: Index(0) }],
             position: Position::default(),
             last_batch: 0,
             next_batch: 1,
@@ -161,7 +161,7 @@ impl<D: Disk> Wal<D> {
             None => allocation(&self.disk, &self.directory, self.owner, number, bytes).await?,
         };
         self.active = Active { number, file, end: 1, sectors: segment_sectors(bytes) };
-        self.holdings.push(Holding { segment: number, highest: Index(0), begins: self.position.last.0 });
+        self.holdings.push(Holding { segment: number, highest: Index(0) });
         Ok(())
     }
 
@@ -229,7 +229,7 @@ impl<D: Disk> LogStore for Wal<D> {
     async fn purge(&mut self, below: Index) -> Result<(), StorageError> {
         self.refuse_if_doubtful()?;
         // The active segment stays. A segment that follows begins with a batch that says where the log stood.
-        while self.holdings.len() > 1 && self.holdings[0].highest <= below && self.holdings[1].begins <= below {
+        while self.holdings.len() > 1 && self.holdings[0].highest <= below {
             let path = segment_path(&self.directory, self.holdings[0].segment);
             self.disk.remove(&path).await?;
             // One by one, so that no crash leaves a gap.

@@ -85,9 +85,6 @@ impl Position {
 pub(super) struct Holding {
     pub(super) segment: u64,
     pub(super) highest: Index,
-    /// Where the log ended when the segment was begun. A snapshot must be that far before the segments before it may go: entries
-    /// in this one may replace some in those, and what precedes them is known from there only.
-    pub(super) begins: Index,
 }
 
 /// Notes what a record, written to the last of these segments, does to what each of them holds.

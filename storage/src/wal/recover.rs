@@ -194,8 +194,7 @@ impl<'a, F> Reader<'a, F> {
             self.incomplete = Some((path, scanned.torn.map_or(1, |torn| torn.missing)));
             return Ok(());
         }
-        let begins = scanned.batches.first().map_or(Index(0), |batch| batch.head.last.0);
-        self.holdings.push(Holding { segment: number, highest: Index(0), begins });
+        self.holdings.push(Holding { segment: number, highest: Index(0) });
         let last = scanned.batches.last().expect("there is a batch");
         let last = last.sector..last.sector + last.sectors;
         self.follow(&path, scanned)?;
