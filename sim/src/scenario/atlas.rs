@@ -232,8 +232,8 @@ pub(super) fn too_much(story: &Scenario, others: &[FaultItem], item: &FaultItem)
 
 #[cfg(test)]
 mod tests {
-    use std::fmt::Write as _;
     use super::*;
+    use std::fmt::Write as _;
 
     fn story(voters: u64, faults: &[(&str, &str)]) -> Result<Scenario, Vec<super::super::Problem>> {
         let mut text = format!("about = \"x\"\n[cluster]\nvoters = {voters}\n");
