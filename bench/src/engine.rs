@@ -14,8 +14,7 @@ use muster_core::clock::Clock;
 use muster_core::driver::{Assembly, BOOTSTRAP, assemble, run_archive, run_fetch, run_log};
 use muster_core::front::Handle;
 use muster_core::ids::{
-    ClusterId, Digest, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, SessionId, Term, Time,
-    WallTime,
+    ClusterId, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, SessionId, Term, Time, WallTime,
 };
 use muster_core::journal::command::JournalCommand;
 use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType, Principal, Role};
@@ -177,21 +176,9 @@ impl Engine {
         let clock = RealClock(Instant::now());
         for id in 1..=VOTERS {
             let state = founded()?;
-            let meta = SnapshotMeta {
-                index,
-                term,
-                configuration: Configuration {
-                    voters: (1..=VOTERS).map(ReplicaId).collect(),
-                    ..Configuration::default()
-                },
-                sequence: state.sequence(),
-                head: state.head(),
-                age: state.age(),
-                history: state.history(),
-                pages: 0,
-                bytes: 0,
-                digest: Digest::default(),
-            };
+            let configuration =
+                Configuration { voters: (1..=VOTERS).map(ReplicaId).collect(), ..Configuration::default() };
+            let meta = state.snapshot_meta(index, term, configuration);
             let recovered = Recovered {
                 hard_state: HardState { term, vote: ReplicaId(0), commit: index },
                 snapshot: Some(meta),

@@ -9,7 +9,7 @@
 use crate::config::Config;
 use crate::exit::Failure;
 use muster_core::driver::BOOTSTRAP;
-use muster_core::ids::{ClusterId, Digest, GroupId, Incarnation, ReplicaId};
+use muster_core::ids::{ClusterId, GroupId, Incarnation, ReplicaId};
 use muster_core::journal::entry::Author;
 use muster_core::limits::FEATURE_LEVEL;
 use muster_core::log::Configuration;
@@ -17,7 +17,7 @@ use muster_core::members::{Admission, Member, MemberWish};
 use muster_core::request::Freshness;
 use muster_core::service::Caller;
 use muster_core::state::State;
-use muster_core::storage::{Identity, SnapshotMeta};
+use muster_core::storage::Identity;
 use muster_net::client::{Admitted, Client, ClientError, Options};
 use muster_net::tls::Tls;
 use muster_storage::{Lock, RealDisk, WalOptions, ready};
@@ -78,18 +78,8 @@ pub(crate) fn init(config: &Config) -> Result<Identity, Failure> {
     };
     let state = State::new(identity.cluster, member);
     let (index, term) = BOOTSTRAP;
-    let meta = SnapshotMeta {
-        index,
-        term,
-        configuration: Configuration { voters: vec![identity.replica], ..Configuration::default() },
-        sequence: state.sequence(),
-        head: state.head(),
-        age: state.age(),
-        history: state.history(),
-        pages: 0,
-        bytes: 0,
-        digest: Digest::default(),
-    };
+    let configuration = Configuration { voters: vec![identity.replica], ..Configuration::default() };
+    let meta = state.snapshot_meta(index, term, configuration);
     let pages = Box::new(state.pages());
     ready(muster_storage::init(RealDisk, &config.data_dir, &identity, Some((meta, pages)), WalOptions::default()))?;
     Ok(identity)

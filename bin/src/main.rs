@@ -21,6 +21,7 @@ mod policy_text;
 mod ranges;
 mod server;
 mod text;
+mod threads;
 mod verbs;
 
 use args::{Cli, ConfigArgs, ConfigVerb, JoinArgs, ReplaceArgs, Verb};

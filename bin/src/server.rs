@@ -19,6 +19,7 @@ use crate::clock::RealClock;
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::metrics::{Scrape, TlsFigures};
+use crate::threads::{block_on, thread};
 use crate::{lifecycle, logging};
 use muster_core::clock::Clock as _;
 use muster_core::driver::{self, Assembly};
@@ -34,7 +35,6 @@ use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -295,19 +295,6 @@ pub(crate) async fn stdin_closes() {
         warn!("standard input is not watched");
         std::future::pending::<()>().await;
     }
-}
-
-/// A thread whose log lines carry the replica.
-fn thread(name: &str, span: &Span, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Failure> {
-    let span = span.clone();
-    let builder = std::thread::Builder::new().name(format!("muster-{name}"));
-    Ok(builder.spawn(move || span.in_scope(work))?)
-}
-
-/// Runs a loop on this thread, with timers.
-fn block_on<F: Future>(work: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    runtime.expect("a runtime with timers can be made").block_on(work)
 }
 
 /// Members are told an address once, at admission. Another one in the file is not an error, but nobody learns of it.

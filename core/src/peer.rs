@@ -132,6 +132,27 @@ pub struct RaftMessage {
     pub request_snapshot: Index,
 }
 
+impl RaftMessage {
+    /// A message of a kind in a term that says nothing else.
+    #[must_use]
+    pub const fn bare(kind: RaftMessageKind, term: Term) -> Self {
+        Self {
+            kind,
+            term,
+            log_term: Term(0),
+            index: Index(0),
+            entries: Vec::new(),
+            commit: Index(0),
+            commit_term: Term(0),
+            reject: false,
+            reject_hint: Index(0),
+            context: Bytes::new(),
+            snapshot: None,
+            request_snapshot: Index(0),
+        }
+    }
+}
+
 impl PeerMessage {
     /// Over which stream it goes.
     #[must_use]

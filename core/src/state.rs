@@ -18,18 +18,19 @@ pub use crate::journal::live::Journal;
 pub use crate::members::Members;
 
 use crate::codec::{self, CodecError};
-use crate::ids::{Age, ClusterId, Digest, Index, Seq, WallTime};
+use crate::ids::{Age, ClusterId, Digest, Index, Seq, Term, WallTime};
 use crate::journal::apply::{Moment, Plan};
 use crate::journal::check::{self, invalid};
 use crate::journal::command::JournalCommand;
 use crate::journal::entry::{Author, OperationDraft, OperationKind, Principal};
 use crate::journal::key::Scope;
 use crate::limits::{EXPIRE_MAX, FEATURE_DOOR, FEATURE_LEVEL, TAKES_OFF_MAX};
+use crate::log::Configuration;
 use crate::mark::mark;
 use crate::members::{Member, MemberCommand};
 use crate::request::{Command, Outcome, Refusal, Reply, RequestId, WriteRequest};
 use crate::service::{self, Kind, Operation};
-use crate::storage::Segment;
+use crate::storage::{Segment, SnapshotMeta};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -128,6 +129,23 @@ impl State {
     #[must_use]
     pub fn history(&self) -> Vec<Segment> {
         self.journal.history()
+    }
+
+    /// What a snapshot of this state at a log position is called. Pages, bytes and digest are filled in by whoever saves it.
+    #[must_use]
+    pub fn snapshot_meta(&self, index: Index, term: Term, configuration: Configuration) -> SnapshotMeta {
+        SnapshotMeta {
+            index,
+            term,
+            configuration,
+            sequence: self.sequence(),
+            head: self.head(),
+            age: self.age(),
+            history: self.history(),
+            pages: 0,
+            bytes: 0,
+            digest: Digest::default(),
+        }
     }
 
     /// The earliest age at which [`Command::Expire`] has something to do.

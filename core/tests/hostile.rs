@@ -14,20 +14,7 @@ use proptest::prelude::*;
 use stage::{Disk, Stage};
 
 fn message(kind: RaftMessageKind) -> RaftMessage {
-    RaftMessage {
-        kind,
-        term: Term(3),
-        log_term: Term(0),
-        index: Index(0),
-        entries: Vec::new(),
-        commit: Index(0),
-        commit_term: Term(0),
-        reject: false,
-        reject_hint: Index(0),
-        context: Bytes::new(),
-        snapshot: None,
-        request_snapshot: Index(0),
-    }
+    RaftMessage::bare(kind, Term(3))
 }
 
 fn envelope(from: u64, to: u64, message: RaftMessage) -> Envelope {

@@ -83,20 +83,7 @@ pub(crate) fn forge(world: &Arc<World>, draw: &mut Draw, to: ReplicaId) -> Optio
 }
 
 fn raft(kind: RaftMessageKind, term: u64) -> RaftMessage {
-    RaftMessage {
-        kind,
-        term: Term(term),
-        log_term: Term(0),
-        index: Index(0),
-        entries: Vec::new(),
-        commit: Index(0),
-        commit_term: Term(0),
-        reject: false,
-        reject_hint: Index(0),
-        context: Bytes::new(),
-        snapshot: None,
-        request_snapshot: Index(0),
-    }
+    RaftMessage::bare(kind, Term(term))
 }
 
 fn entry(term: u64, index: u64) -> LogEntry {

@@ -27,18 +27,8 @@ use std::sync::Arc;
 fn first_snapshot(identity: &Identity, member: Member) -> (SnapshotMeta, Pages) {
     let state = State::new(identity.cluster, member);
     let (index, term): (Index, Term) = driver::BOOTSTRAP;
-    let meta = SnapshotMeta {
-        index,
-        term,
-        configuration: Configuration { voters: vec![identity.replica], ..Configuration::default() },
-        sequence: state.sequence(),
-        head: state.head(),
-        age: state.age(),
-        history: state.history(),
-        pages: 0,
-        bytes: 0,
-        digest: muster_core::ids::Digest::default(),
-    };
+    let configuration = Configuration { voters: vec![identity.replica], ..Configuration::default() };
+    let meta = state.snapshot_meta(index, term, configuration);
     (meta, Box::new(state.pages()))
 }
 

@@ -18,6 +18,7 @@ use super::host::{HostOptions, LinuxHost};
 use super::link::{Link, options};
 use super::runner::NodeRunner;
 use crate::exit::Failure;
+use crate::threads::{block_on, thread};
 use crate::{lifecycle, logging};
 use muster_core::agent::driver::{self, Assembly, Handle};
 use muster_core::agent::machine::Settings;
@@ -31,7 +32,6 @@ use muster_storage::{Lock, RealDisk, ready};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -225,17 +225,4 @@ fn explain(ended: Result<Result<(), StorageError>, oneshot::error::RecvError>) -
             Err(Failure::error("the agent stopped on a bug; its log says where", "keep the log and start it again"))
         }
     }
-}
-
-/// A thread whose log lines carry the node.
-fn thread(name: &str, span: &Span, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Failure> {
-    let span = span.clone();
-    let builder = std::thread::Builder::new().name(format!("muster-{name}"));
-    Ok(builder.spawn(move || span.in_scope(work))?)
-}
-
-/// Runs a loop on this thread.
-fn block_on<F: Future>(work: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime can be made").block_on(work)
 }

@@ -4,6 +4,7 @@
 //! Their nodes make a vCluster of their own, `sandbox`: what the example fleet declares for everybody holds there too, but for the
 //! mounts and services that only a real machine can have.
 
+use super::child;
 use super::cluster::Cluster;
 use crate::exit::{Failure, written};
 use crate::verbs::write::draft;
@@ -15,10 +16,8 @@ use muster_core::journal::key::{Dimension, Key, Scope, Setting};
 use muster_core::journal::policy::Policy;
 use muster_core::request::{Command, Freshness};
 use muster_net::client::Client;
-use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::process::Child;
@@ -121,18 +120,7 @@ impl Agents {
     /// Starts them.
     pub(super) fn start(&mut self) -> Result<(), Failure> {
         for agent in &mut self.agents {
-            let log = File::options().create(true).append(true).open(&agent.log);
-            let log = log.map_err(|error| cannot(&agent.log, &error))?;
-            let child = tokio::process::Command::new(std::env::current_exe()?)
-                .args(["agent", "--until-stdin-closes", "--config"])
-                .arg(&agent.file)
-                .stdin(Stdio::piped())
-                .stdout(log.try_clone()?)
-                .stderr(log)
-                .process_group(0)
-                .kill_on_drop(true)
-                .spawn()?;
-            agent.child = Some(child);
+            agent.child = Some(child::spawn("agent", &agent.file, &agent.log)?);
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! itself, so nothing is left running. Children are their own process groups: a Ctrl-C reaches only this process, which then
 //! stops them in order.
 
+use super::child;
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::lifecycle;
@@ -15,12 +16,10 @@ use muster_net::tls::authority::Authority;
 use muster_net::tls::{KeyFiles, Tls};
 use serde_json::json as object;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 /// How long a replica may take to come up, or the cluster to be complete.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -166,22 +165,8 @@ impl Cluster {
     pub(super) fn spawn(&mut self, i: usize) -> Result<(), Failure> {
         let name = self.replicas[i].name;
         let log = self.log(name);
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .map_err(|error| Failure::error(format!("{} cannot be written: {error}", log.display()), ""))?;
         let replica = &mut self.replicas[i];
-        let child = Command::new(std::env::current_exe()?)
-            .args(["server", "--until-stdin-closes", "--config"])
-            .arg(&replica.file)
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()?;
-        replica.child = Some(child);
+        replica.child = Some(child::spawn("server", &replica.file, &log)?);
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //! replicas are plain `muster server`s: what is shown here is what runs in production.
 
 pub(crate) mod agents;
+mod child;
 mod cluster;
 mod story;
 

@@ -35,20 +35,7 @@ impl Replica {
 
     pub(super) fn on_offer(&mut self, from: ReplicaId, message: RaftMessage, effects: &mut Effects) {
         // The term and the leader count at once; the snapshot when it is here.
-        let heartbeat = RaftMessage {
-            kind: RaftMessageKind::Heartbeat,
-            term: message.term,
-            log_term: Term(0),
-            index: Index(0),
-            entries: Vec::new(),
-            commit: Index(0),
-            commit_term: Term(0),
-            reject: false,
-            reject_hint: Index(0),
-            context: bytes::Bytes::new(),
-            snapshot: None,
-            request_snapshot: Index(0),
-        };
+        let heartbeat = RaftMessage::bare(RaftMessageKind::Heartbeat, message.term);
         self.step_raft(from, &heartbeat);
         let committed = self.raft.raft.raft_log.committed;
         let useful = |old: &SnapshotMeta| old.index.0 > committed;
@@ -213,18 +200,7 @@ impl Replica {
             return;
         }
         let term = self.raft.raft.raft_log.term(self.applied.0).expect("the applied entry's term is kept");
-        let meta = SnapshotMeta {
-            index: self.applied,
-            term: Term(term),
-            configuration: self.configuration.clone(),
-            sequence: self.state.sequence(),
-            head: self.state.head(),
-            age: self.state.age(),
-            history: self.state.history(),
-            pages: 0,
-            bytes: 0,
-            digest: crate::ids::Digest::default(),
-        };
+        let meta = self.state.snapshot_meta(self.applied, Term(term), self.configuration.clone());
         self.snapshot_saving = true;
         self.snapshot_wanted = false;
         self.snapshot_at = self.now;

@@ -111,17 +111,12 @@ impl Stage {
         }
         let ids = |list: &[u64]| list.iter().copied().map(ReplicaId).collect::<Vec<_>>();
         let pages: Vec<Bytes> = state.pages().collect();
+        let configuration = Configuration { voters: ids(voters), learners: ids(learners), ..Configuration::default() };
         let meta = SnapshotMeta {
-            index: Index(1),
-            term: Term(1),
-            configuration: Configuration { voters: ids(voters), learners: ids(learners), ..Configuration::default() },
-            sequence: state.sequence(),
-            head: state.head(),
-            age: state.age(),
-            history: state.history(),
             pages: u32::try_from(pages.len()).unwrap(),
             bytes: pages.iter().map(|p| p.len() as u64).sum(),
             digest: state.digest(),
+            ..state.snapshot_meta(Index(1), Term(1), configuration)
         };
         let mut stage = Self {
             now: 0,

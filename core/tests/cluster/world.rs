@@ -213,17 +213,12 @@ impl World {
         };
         let state = State::new(cluster, member);
         let pages: Vec<Bytes> = state.pages().collect();
+        let configuration = Configuration { voters: vec![ReplicaId(1)], ..Configuration::default() };
         let meta = SnapshotMeta {
-            index: Index(1),
-            term: Term(1),
-            configuration: Configuration { voters: vec![ReplicaId(1)], ..Configuration::default() },
-            sequence: state.sequence(),
-            head: state.head(),
-            age: state.age(),
-            history: state.history(),
             pages: u32::try_from(pages.len()).unwrap(),
             bytes: pages.iter().map(|p| p.len() as u64).sum(),
             digest: state.digest(),
+            ..state.snapshot_meta(Index(1), Term(1), configuration)
         };
         let limits = Limits {
             // Rarer than joins: who joins must get a snapshot that knows it all the same.

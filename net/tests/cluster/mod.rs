@@ -230,18 +230,8 @@ pub async fn start_on(sockets: Sockets, identity: Identity, known: &[Member], li
         let mut member = member(identity.replica.0, &peer_address, &client_address);
         member.incarnation = identity.incarnation;
         let state = State::new(identity.cluster, member);
-        let meta = SnapshotMeta {
-            index: Index(1),
-            term: Term(1),
-            configuration: Configuration { voters: vec![identity.replica], ..Configuration::default() },
-            sequence: state.sequence(),
-            head: state.head(),
-            age: state.age(),
-            history: state.history(),
-            pages: 0,
-            bytes: 0,
-            digest: state.digest(),
-        };
+        let configuration = Configuration { voters: vec![identity.replica], ..Configuration::default() };
+        let meta = state.snapshot_meta(Index(1), Term(1), configuration);
         let pages = state.pages();
         let (meta, _) = memory.clone().save(meta, Box::new(pages)).await.unwrap();
         hard_state = HardState { term: Term(1), commit: Index(1), ..hard_state };

@@ -11,7 +11,7 @@ use super::command;
 use super::mountinfo::{Entry, Table};
 use super::root::{Lost, Place, Root, proc_path};
 use muster_core::agent::host::Observed;
-use muster_core::agent::value::mount::Mount;
+use muster_core::agent::value::mount::{GENERAL, Mount};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, mkdirat, openat, statat, unlinkat};
 use rustix::io::Errno;
@@ -267,17 +267,8 @@ fn reconfigure(place: &Place, wanted: &Mount, found: &Mount) -> Result<(), Strin
 
 fn contradicts(wanted: &Mount, option: &str) -> bool {
     let with = Mount { options: vec![option.to_owned()], ..wanted.clone() };
-    let pairs = [
-        ("ro", "rw"),
-        ("nosuid", "suid"),
-        ("nodev", "dev"),
-        ("noexec", "exec"),
-        ("nodiratime", "diratime"),
-        ("sync", "async"),
-        ("dirsync", "nodirsync"),
-    ];
     let times = ["noatime", "relatime", "strictatime", "atime"];
-    pairs.iter().any(|(one, other)| (with.has(one) && wanted.has(other)) || (with.has(other) && wanted.has(one)))
+    GENERAL.iter().any(|(one, other)| (with.has(one) && wanted.has(other)) || (with.has(other) && wanted.has(one)))
         || (times.contains(&option) && times.iter().any(|time| wanted.has(time)))
 }
 

@@ -35,7 +35,7 @@ pub struct Mount {
 }
 
 /// Options of every file system: the pair, and whether the second is what holds when neither is shown.
-const GENERAL: [(&str, &str); 7] = [
+pub const GENERAL: [(&str, &str); 7] = [
     ("ro", "rw"),
     ("nosuid", "suid"),
     ("nodev", "dev"),
