@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of the harness")]
 
 pub mod agent;
+pub mod secured;
 
 use serde_json::Value;
 use std::fs::File;
