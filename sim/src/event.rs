@@ -214,6 +214,8 @@ pub enum Event {
         envelope: Arc<Envelope>,
         /// Its encoded size and checksum.
         bytes: (u32, u32),
+        /// Whether the network sends it, once more: what was true then need not be true now.
+        again: bool,
     },
     /// A message arrives.
     Deliver {
@@ -453,9 +455,9 @@ impl Event {
                     Ending::Ended => out.number(3),
                 }
             }
-            Self::Send { id, envelope, bytes } => {
+            Self::Send { id, envelope, bytes, again } => {
                 let (size, sum) = (u64::from(bytes.0), u64::from(bytes.1));
-                out.numbers([4, *id, envelope.from.0, envelope.to.0, size, sum]);
+                out.numbers([4, *id, envelope.from.0, envelope.to.0, size, sum, u64::from(*again)]);
             }
             Self::Deliver { id, .. } => {
                 out.numbers([5, *id]);
@@ -719,7 +721,10 @@ impl fmt::Display for Event {
                 Ending::Fault(problem) => write!(f, "stopped run {run}: {problem}"),
                 Ending::Ended => write!(f, "ended run {run}"),
             },
-            Self::Send { id, envelope, .. } => write!(f, "send #{id} to r{} {}", envelope.to, Said(&envelope.message)),
+            Self::Send { id, envelope, again, .. } => {
+                let again = if *again { "once more " } else { "" };
+                write!(f, "send #{id} {again}to r{} {}", envelope.to, Said(&envelope.message))
+            }
             Self::Deliver { id, envelope } => {
                 write!(f, "deliver #{id} from r{} {}", envelope.from, Said(&envelope.message))
             }

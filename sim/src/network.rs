@@ -295,7 +295,7 @@ fn announce(world: &Arc<World>, envelope: &Arc<Envelope>, frame: Bytes, again: b
     };
     let sum = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]);
     let bytes = (u32::try_from(frame.len()).unwrap_or(u32::MAX), sum);
-    world.emit(&Event::Send { id, envelope: envelope.clone(), bytes });
+    world.emit(&Event::Send { id, envelope: envelope.clone(), bytes, again });
     transmit(world, id, envelope, frame, again);
 }
 
