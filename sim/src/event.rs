@@ -338,7 +338,7 @@ pub enum Event {
         /// What.
         told: Told,
     },
-    /// What a replica that says it is a full copy holds, read from its disk at the end.
+    /// What a replica that says it is a full copy holds, read from its disk when it begins to say so and at the end.
     Kept {
         /// Whose.
         replica: ReplicaId,
@@ -571,10 +571,19 @@ impl Event {
                 out.text(name);
             }
             Self::Forged { at, envelope } => {
-                out.numbers([20, at.0]);
+                out.numbers([21, at.0]);
                 out.bytes(&codec::encode_envelope(envelope));
             }
         }
+    }
+
+    /// Whether it is a message or what a disk did: most of what happens.
+    #[must_use]
+    pub const fn is_traffic(&self) -> bool {
+        matches!(
+            self,
+            Self::Send { .. } | Self::Deliver { .. } | Self::Drop { .. } | Self::Forged { .. } | Self::Disk { .. }
+        )
     }
 
     /// Which replica it happened to, if to one.

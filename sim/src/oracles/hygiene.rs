@@ -20,6 +20,9 @@ impl Oracle for Hygiene {
     fn source(&self) -> &'static str {
         "style guide: `error` means we stop"
     }
+    fn looks_at_traffic(&self) -> bool {
+        true
+    }
     fn on_event(&mut self, facts: &Facts, event: &Event) -> Result<(), Violation> {
         match event {
             Event::Log { error: true, line } => {
