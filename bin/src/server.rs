@@ -26,6 +26,7 @@ use muster_core::driver::{self, Assembly};
 use muster_core::front::Handle;
 use muster_core::query::{self, Answer, Query};
 use muster_core::replica::{Limits, Settings};
+use muster_core::request::ReplicaStatus;
 use muster_core::storage::{Identity, StorageError};
 use muster_net::peer::{GrpcNetwork, PeerCounters, PeerOptions};
 use muster_net::server::{ClientLimits, HttpPages, Listener, Protection, Replica, serve_clients, serve_peers};
@@ -36,6 +37,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span, error, info, info_span, warn};
@@ -57,9 +59,13 @@ pub(crate) fn run(config: &Config, until_stdin_closes: bool) -> Result<(), Failu
     let opened = ready(muster_storage::open(RealDisk, dir, WalOptions::default()))?;
     check_name(config, &opened.identity)?;
     let span = info_span!("replica", id = opened.identity.replica.0, name = %opened.identity.name);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve(config, opened, until_stdin_closes, &span).instrument(span.clone()));
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    let pool = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // The replica and its peers' sockets share one thread: a message that arrives is handled, and answered, where it was read.
+    let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let served = serve(config, opened, until_stdin_closes, pool.handle(), &span);
+    let result = own.block_on(served.instrument(span.clone()));
+    own.shutdown_timeout(Duration::from_secs(1));
+    pool.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
@@ -83,6 +89,7 @@ async fn serve(
     config: &Config,
     opened: Opened<RealDisk>,
     until_stdin_closes: bool,
+    pool: &Runtime,
     span: &Span,
 ) -> Result<(), Failure> {
     let Opened { identity, recovered, wal, archive, library } = opened;
@@ -92,12 +99,15 @@ async fn serve(
         None if config.insecure => Protection::Insecure,
         None => Protection::Loopback,
     };
-    let protection = &protection;
-    let bind = |address: std::net::SocketAddr, purpose| async move {
-        let bound = Listener::bind(&address.to_string(), purpose, protection).await;
-        bound.map_err(|error| Failure::error(error.to_string(), ""))
+    let bind = |address: std::net::SocketAddr, purpose| {
+        let protection = protection.clone();
+        async move {
+            let bound = Listener::bind(&address.to_string(), purpose, &protection).await;
+            bound.map_err(|error| Failure::error(error.to_string(), ""))
+        }
     };
-    let clients = bind(config.client_listen, "clients").await?;
+    // A socket is read where it was bound.
+    let clients = pool.spawn(bind(config.client_listen, "clients")).await.map_err(std::io::Error::from)??;
     let peers = bind(config.peer_listen, "peers").await?;
 
     let state = driver::load_state(&identity, &recovered, &library).await?;
@@ -113,6 +123,7 @@ async fn serve(
         peer_address: config.peer_address.as_str().into(),
         chunk_bytes: usize::try_from(config.snapshot_chunk_bytes).unwrap_or(usize::MAX),
         tls: tls.clone(),
+        fetches: Some(pool.clone()),
         ..PeerOptions::default()
     };
     let network = GrpcNetwork::new(&identity, options, counters.clone());
@@ -125,18 +136,19 @@ async fn serve(
         ..ClientLimits::default()
     };
     let pages = pages(handle.clone(), config.data_dir.clone(), began, tls.clone());
-    let renewing = tokio::spawn(keep_certificates_fresh(tls).instrument(span.clone()));
+    let renewing = pool.spawn(keep_certificates_fresh(tls).instrument(span.clone()));
 
     let log_thread = thread("log", span, move || block_on(driver::run_log(wal, log)))?;
     let archive_thread = thread("archive", span, move || block_on(driver::run_archive(archive, archive_ends)))?;
     let (ended, end) = oneshot::channel();
     let (loop_network, peer_network) = (network.clone(), network.clone());
-    let driver_thread = thread("replica", span, move || {
+    let replica_loop = async move {
         // Nobody waits for the outcome if the process is being torn down.
-        let _ = ended.send(block_on(driver.run(loop_network, clock)));
-    })?;
-    let fetching = tokio::spawn(driver::run_fetch(fetch, network, clock).instrument(span.clone()));
-    let overlays = tokio::spawn(driver::keep_overlays(handle.clone(), clock, lifecycle::draw).instrument(span.clone()));
+        let _ = ended.send(driver.run(loop_network, clock).await);
+    };
+    let replica_task = tokio::spawn(replica_loop.instrument(span.clone()));
+    let fetching = pool.spawn(driver::run_fetch(fetch, network, clock).instrument(span.clone()));
+    let overlays = pool.spawn(driver::keep_overlays(handle.clone(), clock, lifecycle::draw).instrument(span.clone()));
     info!(
         cluster = %identity.cluster,
         clients = %clients.address(),
@@ -144,7 +156,7 @@ async fn serve(
         version = env!("CARGO_PKG_VERSION"),
         "the replica runs"
     );
-    let clients = tokio::spawn(serve_clients(clients, replica.clone(), limits, pages).instrument(span.clone()));
+    let clients = pool.spawn(serve_clients(clients, replica.clone(), limits, pages).instrument(span.clone()));
     let peers = tokio::spawn(serve_peers(peers, replica.clone(), peer_network).instrument(span.clone()));
 
     let outcome = until_the_end(&handle, end, until_stdin_closes, &config.data_dir).await;
@@ -157,7 +169,10 @@ async fn serve(
     fetching.abort();
     overlays.abort();
     renewing.abort();
-    for (name, thread) in [("log", log_thread), ("archive", archive_thread), ("replica", driver_thread)] {
+    if outcome.is_ok() && replica_task.await.is_err() {
+        error!("the replica's loop ended on a bug");
+    }
+    for (name, thread) in [("log", log_thread), ("archive", archive_thread)] {
         if outcome.is_ok() && thread.join().is_err() {
             error!(thread = name, "a thread ended on a bug");
         }
@@ -328,7 +343,7 @@ fn pages(handle: Handle, dir: PathBuf, began: Instant, tls: Option<Tls>) -> Http
             return String::new();
         };
         let scrape = Scrape {
-            replica: view.status.clone(),
+            replica: ReplicaStatus::clone(&view.status),
             summary,
             disk_bytes: disk_bytes(&dir),
             uptime_seconds: began.elapsed().as_secs(),

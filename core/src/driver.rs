@@ -11,7 +11,7 @@
 //! Every await is a possible crash point. The first storage fault ends all loops.
 
 use crate::clock::Clock;
-use crate::front::{Asker, Event, Handle, Shared, Tagged, View};
+use crate::front::{Asker, Event, Handle, Shared, Tagged};
 use crate::ids::{Digest, Index, ReplicaId, Seq, Time, WriteId};
 use crate::journal::command::JournalCommand;
 use crate::journal::entry::{Author, Principal, Role};
@@ -27,7 +27,6 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use event_listener::Event as Signal;
@@ -144,12 +143,11 @@ pub fn assemble(identity: Identity, settings: Settings, recovered: Recovered, st
     let (log_in, log_tasks) = mpsc::unbounded();
     let (archive_in, archive_tasks) = mpsc::unbounded();
     let (fetch_in, fetch_tasks) = mpsc::unbounded();
-    let view = View { state: replica.state().clone(), status: replica.status(), version: 0, published: now };
     let shared = Arc::new(Shared {
         inbox: inbox_in,
         queued: AtomicUsize::new(0),
         dropped: AtomicU64::new(0),
-        view: ArcSwap::from_pointee(view),
+        live: replica.live().clone(),
         published: Signal::new(),
         recorded: AtomicU64::new(recorded.0),
         extended: Signal::new(),
@@ -299,8 +297,8 @@ impl Driver {
         if let Some(after) = effects.look_for_history {
             let _ = self.fetch.unbounded_send(FetchTask::History { after });
         }
-        if let Some(view) = effects.view {
-            self.shared.publish(view);
+        if effects.published.is_some() {
+            self.shared.announce();
         }
         for (token, answer) in effects.answers {
             self.answer(token, answer);
@@ -635,7 +633,7 @@ async fn fill_history<N: Network, C: Clock>(
     let missing = missing.await.map_err(|_| Ended)?;
     let total = missing.len();
     for segment in missing {
-        let view = ends.shared.view.load_full();
+        let view = ends.shared.live.view();
         let me = view.status.replica;
         let mut peers: Vec<ReplicaId> =
             view.state.members.all().map(|member| member.id).filter(|id| *id != me).collect();
@@ -668,12 +666,14 @@ pub async fn keep_overlays<C: Clock>(handle: Handle, clock: C, mut draw: impl Fn
     while !handle.stopped() {
         version = handle.changed(version).await.version;
         clock.sleep_until(clock.now().plus_ms(OVERLAY_LOOK_MS)).await;
-        let view = handle.view();
-        if view.status.role != RaftRole::Leader {
-            continue;
-        }
+        let stale = {
+            let view = handle.view();
+            if view.status.role != RaftRole::Leader {
+                continue;
+            }
+            overlay::stale(&view.state)
+        };
         let now = clock.now();
-        let stale = overlay::stale(&view.state);
         let mut next: Option<Time> = None;
         for vcluster in stale {
             if let Some(at) = not_before.get(&vcluster).filter(|at| **at > now) {
@@ -689,7 +689,9 @@ pub async fn keep_overlays<C: Clock>(handle: Handle, clock: C, mut draw: impl Fn
                     continue;
                 }
             };
-            let outcome = handle.write(store_overlay(&state, vcluster.clone(), built, draw()), false).await;
+            let store = store_overlay(&state, vcluster.clone(), built, draw());
+            drop(state);
+            let outcome = handle.write(store, false).await;
             debug!(%vcluster, ?outcome, "overlay rebuilt");
         }
         not_before.retain(|_, at| *at > now);

@@ -302,11 +302,12 @@ pub struct Progress {
 }
 
 /// What a replica is at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RaftRole {
     /// Leads the term.
     Leader,
     /// Follows.
+    #[default]
     Follower,
     /// Asks whether it could win.
     PreCandidate,
@@ -331,7 +332,7 @@ impl RaftRole {
 }
 
 /// A replica's Raft state, for operators.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplicaStatus {
     /// Who.
     pub replica: ReplicaId,

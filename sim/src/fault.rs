@@ -300,13 +300,14 @@ impl Faults {
             }
             Fault::Ring => self.cut(id, on),
             Fault::Link(change) => {
+                let now = self.world.now();
                 let mut wire = self.world.wire();
                 let quality = on.then(|| worse(wire.usual(), change));
-                wire.change(id, quality);
+                wire.change(id, quality, now);
                 drop(wire);
                 // The cable is the same.
                 if let Some(beside) = self.world.beside() {
-                    beside.wire().change(id, quality);
+                    beside.wire().change(id, quality, now);
                 }
             }
             Fault::Disk { how, .. } => {

@@ -183,12 +183,18 @@ impl Wire {
         self.quality
     }
 
-    /// A fault changes all links, or lets go of them.
-    pub(crate) fn change(&mut self, id: &Arc<str>, quality: Option<Quality>) {
+    /// A fault changes all links, or lets go of them. What waits in a queue goes on at the new speed.
+    pub(crate) fn change(&mut self, id: &Arc<str>, quality: Option<Quality>, now: Time) {
+        let before = self.quality().bytes_per_second.max(1);
         match quality {
             Some(quality) => self.changes.insert(id.clone(), quality),
             None => self.changes.remove(id),
         };
+        let after = self.quality().bytes_per_second.max(1);
+        for link in self.links.values_mut().filter(|link| link.busy_until > now) {
+            let waits = u128::from(link.busy_until.0 - now.0) * u128::from(before) / u128::from(after);
+            link.busy_until = Time(now.0 + u64::try_from(waits).unwrap_or(u64::MAX / 2));
+        }
     }
 
     /// Cuts a direction once more.

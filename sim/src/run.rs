@@ -502,6 +502,9 @@ fn spare(world: &Arc<World>) -> Result<BTreeSet<ReplicaId>, String> {
         let configuration = facts.newest_view().map(|view| view.status.configuration.clone()).unwrap_or_default();
         (configuration, facts.forgot.clone())
     });
+    if configuration.voters.is_empty() {
+        return Err("every disk forgot who the voters are".into());
+    }
     let all = world.replicas();
     let mut spared = BTreeSet::new();
     for voters in [&configuration.voters, &configuration.voters_outgoing] {

@@ -409,12 +409,11 @@ fn the_inbox_is_bounded() {
 fn queues() -> (Arc<Shared>, mpsc::UnboundedReceiver<Event>) {
     let (inbox, events) = mpsc::unbounded();
     let machine = Machine::new();
-    let view = machine.handle.view();
     let shared = Shared {
         inbox,
         queued: AtomicUsize::new(0),
         dropped: AtomicU64::new(0),
-        view: ArcSwap::new(view),
+        live: machine.handle.shared.live.clone(),
         published: Signal::new(),
         recorded: AtomicU64::new(0),
         extended: Signal::new(),
@@ -544,8 +543,7 @@ impl Fetching {
         for id in 2..=4 {
             state.members.table.insert(ReplicaId(id), member(id));
         }
-        let view = View { state, ..(*shared.view.load_full()).clone() };
-        shared.view.store(Arc::new(view));
+        shared.live.advance(Index(1), |live| *live = state);
         let (tasks_in, tasks) = mpsc::unbounded();
         let (archive_in, archive_tasks) = mpsc::unbounded();
         let (disk, wire, clock) = (Disk::default(), Wire::default(), HandClock::default());

@@ -110,7 +110,7 @@ impl Replica {
                     if matches!(proposal.write.command, Command::Members(_)) {
                         self.members_told = false;
                     }
-                    let (outcome, finished) = self.state.apply(index, proposal);
+                    let (outcome, finished) = self.live.advance(index, |state| state.apply(index, proposal));
                     effects.finished.extend(finished);
                     Some(outcome)
                 }

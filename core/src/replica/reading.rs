@@ -5,6 +5,7 @@ use super::{Answer, Effects, Replica, Token};
 use crate::ids::Index;
 use crate::peer::PeerMessage;
 use crate::request::{Freshness, NotApplied};
+use crate::state::State;
 use alloc::vec::Vec;
 
 impl Replica {
@@ -59,7 +60,10 @@ impl Replica {
         for waiter in self.reads.applied(self.applied) {
             self.answer_read(waiter.reader, Ok(()), effects);
         }
-        let sequence = self.state.sequence();
+        if self.minimum_reads.is_empty() {
+            return;
+        }
+        let sequence = self.live.look(State::sequence);
         let ripe: Vec<_> = self.minimum_reads.extract_if(.., |(wanted, _)| *wanted <= sequence).collect();
         for (_, waiter) in ripe {
             self.answer_read(waiter.reader, Ok(()), effects);

@@ -482,9 +482,9 @@ impl World {
             assert_eq!(mine, first, "{id} has something else committed at {index}");
             node.compared = index;
         }
-        if let Some(view) = &effects.view {
-            assert!(view.version > node.view, "views go back");
-            node.view = view.version;
+        if let Some(version) = effects.published {
+            assert!(version > node.view, "views go back");
+            node.view = version;
         }
         if replica.is_leader() {
             let old = self.leaders.insert(status.term, id);

@@ -16,7 +16,8 @@ use muster_core::journal::key::Scope;
 use muster_core::members::{Admission, MemberCommand};
 use muster_core::query::{Answer, Query, answer};
 use muster_core::request::{
-    AdminRequest, Command, Freshness, NotApplied, Outcome, RaftRole, Refusal, Reply, RequestId, WriteRequest,
+    AdminRequest, Command, Freshness, NotApplied, Outcome, RaftRole, Refusal, ReplicaStatus, Reply, RequestId,
+    WriteRequest,
 };
 use muster_core::service::{Kind, Operation, allow_author, allow_write};
 use muster_core::state::State;
@@ -82,8 +83,8 @@ pub(super) struct Writer<L> {
 }
 
 impl<L: Library> Writer<L> {
-    /// Checks what need not go through the replica.
-    fn accept(&self, wire: wire::WriteRequest) -> Result<(WriteRequest, bool), Outcome> {
+    /// Checks what need not go through the replica, by the state as it is.
+    fn accept(&self, state: &State, wire: wire::WriteRequest) -> Result<(WriteRequest, bool), Outcome> {
         let bytes = wire.command.as_ref().map_or(0, Message::encoded_len);
         if bytes > self.payload_bytes_max {
             let why = NotApplied::TooLarge { bytes: bytes as u64, bytes_max: self.payload_bytes_max as u64 };
@@ -92,22 +93,22 @@ impl<L: Library> Writer<L> {
         let forward = !wire.do_not_forward;
         let refused = |error: Malformed| Outcome::Refused(error.into_refusal());
         let claimed = wire.author.map(Author::from_wire).transpose().at("author").map_err(refused)?;
-        let view = self.replica.handle.view();
         let write = WriteRequest {
             request: need("request", wire.request).map_err(refused)?,
-            author: self.access.author(claimed, &view.state.journal).map_err(Outcome::Refused)?,
+            author: self.access.author(claimed, &state.journal).map_err(Outcome::Refused)?,
             command: need("command", wire.command).map_err(refused)?,
         };
         self.access
             .is_in_force()
             .map_err(|status| Outcome::Refused(Refusal::Forbidden { problem: status.message().into() }))?;
-        allow_write(&write, &view.state).map_err(Outcome::Refused)?;
+        allow_write(&write, state).map_err(Outcome::Refused)?;
         Ok((write, forward))
     }
 
     /// What becomes of a write. Reaches the replica's inbox when it is first polled, so writes keep their order.
     async fn write(self: Arc<Self>, wire: wire::WriteRequest) -> Outcome {
-        match self.accept(wire) {
+        let accepted = self.accept(&self.replica.handle.view().state, wire);
+        match accepted {
             Ok((write, forward)) => self.replica.handle.write(write, forward).await,
             Err(outcome) => outcome,
         }
@@ -115,7 +116,8 @@ impl<L: Library> Writer<L> {
 
     /// Hands many writes in, in order; those that need not go through the replica are answered at once.
     pub(super) fn submit(&self, writes: Vec<wire::TaggedWrite>, outcomes: &Outcomes) {
-        let accept = |wire::TaggedWrite { tag, write }| match self.accept(write.unwrap_or_default()) {
+        let view = self.replica.handle.view();
+        let accept = |wire::TaggedWrite { tag, write }| match self.accept(&view.state, write.unwrap_or_default()) {
             Ok((write, forward)) => Some(Tagged { tag, write, forward }),
             Err(outcome) => {
                 // A client that went away does not wait for its outcomes.
@@ -123,7 +125,10 @@ impl<L: Library> Writer<L> {
                 None
             }
         };
-        self.replica.handle.submit(writes.into_iter().filter_map(accept).collect(), outcomes);
+        let writes = writes.into_iter().filter_map(accept).collect();
+        // Held any longer, it would make the replica copy what these very writes change.
+        drop(view);
+        self.replica.handle.submit(writes, outcomes);
     }
 
     /// The leader, if it is another replica, and known with its address.
@@ -323,7 +328,7 @@ impl<L: Library> Muster for MusterApi<L> {
             name: identity.name.clone(),
             incarnation: identity.incarnation,
             build_version: self.replica.build_version.to_owned(),
-            replica: view.status.clone(),
+            replica: ReplicaStatus::clone(&view.status),
             summary,
             members: view.state.members.all().cloned().collect(),
             disk_bytes: (self.replica.disk_bytes)(),
