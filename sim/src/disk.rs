@@ -413,6 +413,29 @@ impl Store {
         Some((path.to_string_lossy().into_owned(), at))
     }
 
+    /// Flips a bit in the newest snapshot, if there is an older one too. Gives the file.
+    pub fn spoil_newest_snapshot(&self) -> Option<String> {
+        let mut content = self.lock();
+        let content = &mut *content;
+        let mut found = Vec::new();
+        for (path, directory) in &content.image.directories {
+            for (name, number) in &directory.names {
+                let position = name.strip_prefix("snap-").and_then(|rest| rest.split_once('-'));
+                let number_of = |text: &str| text.parse::<u64>().ok();
+                if let Some((term, at)) = position
+                    && let (Some(term), Some(at)) = (number_of(term), number_of(at))
+                {
+                    found.push((at, term, path.join(name), *number));
+                }
+            }
+        }
+        found.sort();
+        let (_, _, path, number) = found.pop().filter(|_| !found.is_empty())?;
+        // Within the header, which has a checksum of its own.
+        content.image.inodes.get_mut(&number)?.rot(SECTOR / 4, 1);
+        Some(path.to_string_lossy().into_owned())
+    }
+
     /// Gives the files whose path contains `part` a header of another format, as a newer version would have written it. The
     /// places of format and checksum are the same in every format. Gives the first one's name.
     pub fn set_format(&self, part: &str, format: u32) -> Option<String> {

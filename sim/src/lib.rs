@@ -48,6 +48,7 @@ mod hostile;
 pub mod logs;
 pub mod network;
 pub mod oracles;
+mod repair;
 pub mod replica;
 pub mod storm;
 pub mod subscriber;

@@ -16,6 +16,7 @@ use crate::fault::Faults;
 use crate::logs::Listener;
 use crate::network::{self, Quality};
 use crate::oracles::Violation;
+use crate::repair;
 use crate::replica;
 use crate::scenario::{self, Budget, MS, Neighbour, Operation, OperationItem, Pick, SECOND, Scenario};
 use crate::storm::{Storm, StormReport};
@@ -465,6 +466,12 @@ async fn operate(world: Arc<World>, began: Time, item: OperationItem) {
         Operation::Demote(pick) => member(pick, MemberCommand::Demote).map(Command::Members),
         Operation::Remove(pick) => member(pick, MemberCommand::Remove).map(Command::Members),
         Operation::Raise(level) => Some(Command::RaiseFeatureLevel(level)),
+        Operation::Restore(pick) => {
+            return match resolve(&world, pick) {
+                Some(who) => tell(repair::restore(&world, who, &item.id).await),
+                None => tell("nobody to repair".into()),
+            };
+        }
         Operation::Transfer(_) | Operation::Snapshot(_) => None,
     };
     if let Some(command) = command {
@@ -484,6 +491,7 @@ async fn operate(world: Arc<World>, began: Time, item: OperationItem) {
         | Operation::Promote(_)
         | Operation::Demote(_)
         | Operation::Remove(_)
+        | Operation::Restore(_)
         | Operation::Raise(_) => return,
     };
     let Some(who) = who else { return tell("nobody to ask".into()) };

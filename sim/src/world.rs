@@ -696,6 +696,13 @@ impl World {
         })
     }
 
+    /// The disk of a replica that does not run, for a tool at work on it.
+    pub(crate) fn tool(self: &Arc<Self>, id: ReplicaId) -> Option<SimDisk> {
+        let (store, run) = self.machines().get(&id).map(|machine| (machine.store.clone(), machine.life.run))?;
+        let life = Arc::new(Life { replica: id, run, dead: AtomicBool::new(false) });
+        Some(SimDisk::new(self.clone(), store, life))
+    }
+
     /// Ends a process, from outside or from one of its devices.
     pub fn kill(&self, id: ReplicaId, why: Ending) {
         let (node, life, store) = {

@@ -473,6 +473,8 @@ pub enum Operation {
     Transfer(u64),
     /// A snapshot is taken.
     Snapshot(Pick),
+    /// A replica whose newest snapshot is damaged is repaired, and made again from an older one and the log after it.
+    Restore(Pick),
     /// The feature level is raised.
     Raise(u32),
 }

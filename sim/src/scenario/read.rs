@@ -754,11 +754,12 @@ fn operation(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<OperationItem>
             found.extend(wish.map(|wish| Operation::Join { wish, feature_level: None }));
         }
     }
-    let one: [(&'static str, Make); 4] = [
+    let one: [(&'static str, Make); 5] = [
         ("promote", Operation::Promote),
         ("demote", Operation::Demote),
         ("remove", Operation::Remove),
         ("snapshot", Operation::Snapshot),
+        ("restore", Operation::Restore),
     ];
     for (key, make) in one {
         if let Some(picks) = keys.picks(page, key, &[]) {
@@ -769,7 +770,9 @@ fn operation(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<OperationItem>
     let level = keys.number(page, "raise", 1..=99);
     found.extend(level.and_then(|level| u32::try_from(level).ok()).map(Operation::Raise));
     let refused = keys.has("refused").then(|| keys.yes(page, "refused"));
-    if refused.is_some() && matches!(found.first(), Some(Operation::Transfer(_) | Operation::Snapshot(_))) {
+    if refused.is_some()
+        && matches!(found.first(), Some(Operation::Transfer(_) | Operation::Snapshot(_) | Operation::Restore(_)))
+    {
         page.wrong(keys.at, "refused is for join, promote, demote, remove and raise: the rules refuse nothing else");
     }
     keys.accepted.extend(["join", "refused"]);
@@ -777,7 +780,7 @@ fn operation(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<OperationItem>
         page.wrong(
             keys.at,
             format!(
-                "an operation does {} things: expected one of join, promote, demote, remove, transfer, snapshot, raise",
+                "an operation does {} things: expected one of join, promote, demote, remove, transfer, snapshot, restore, raise",
                 found.len()
             ),
         );

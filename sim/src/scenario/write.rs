@@ -140,6 +140,7 @@ pub(crate) fn operation(operation: &Operation) -> String {
         Operation::Remove(who) => format!("remove = {}", pick(*who)),
         Operation::Transfer(to) => format!("transfer = {to}"),
         Operation::Snapshot(who) => format!("snapshot = {}", pick(*who)),
+        Operation::Restore(who) => format!("restore = {}", pick(*who)),
         Operation::Raise(level) => format!("raise = {level}"),
     }
 }
