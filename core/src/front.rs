@@ -11,9 +11,7 @@ use crate::ids::Seq;
 use crate::live::Live;
 use crate::peer::Envelope;
 use crate::replica::Input;
-use crate::request::{
-    AdminOutcome, AdminRequest, Freshness, NotApplied, Outcome, UnknownWhy, WriteRequest,
-};
+use crate::request::{AdminOutcome, AdminRequest, Freshness, NotApplied, Outcome, UnknownWhy, WriteRequest};
 use crate::storage::StorageError;
 use alloc::string::String;
 use alloc::sync::Arc;

@@ -91,10 +91,7 @@ impl<L: Library> PeerApi<L> {
     }
 
     /// Reads the archive where that holds up no message.
-    async fn apart<T: Send + 'static>(
-        &self,
-        reading: impl Future<Output = T> + Send + 'static,
-    ) -> Result<T, Status> {
+    async fn apart<T: Send + 'static>(&self, reading: impl Future<Output = T> + Send + 'static) -> Result<T, Status> {
         let read = self.network.fetches().spawn(reading).await;
         read.map_err(|_| Status::unavailable("this replica is stopping"))
     }
