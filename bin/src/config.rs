@@ -9,7 +9,7 @@
 use crate::context::read_keys;
 use crate::document::{Document, Problems, Reader};
 use muster_core::ids::ReplicaName;
-use muster_core::replica::Timing;
+use muster_core::replica::{LEASE_DRIFT_PPM_MAX, Timing};
 use muster_net::tls::KeyFiles;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -114,12 +114,13 @@ impl Config {
         let nodes: Vec<_> = self.bootstrap.iter().map(|node| node.addr.clone()).collect();
         let file =
             |file: fn(&KeyFiles) -> &PathBuf| self.keys.as_ref().map(|keys| file(keys).display().to_string()).into();
-        let rows: [(&str, serde_json::Value); 22] = [
+        let rows: [(&str, serde_json::Value); 23] = [
             ("raft.node_id", self.node_id.as_str().into()),
             ("raft.data_dir", self.data_dir.display().to_string().into()),
             ("raft.heartbeat_interval_ms", self.timing.heartbeat_ms.into()),
             ("raft.election_timeout_min_ms", self.timing.election_ms_min.into()),
             ("raft.election_timeout_max_ms", self.timing.election_ms_max.into()),
+            ("raft.lease_clock_drift_ppm", self.timing.lease_drift_ppm.into()),
             ("raft.snapshot_threshold", self.snapshot_threshold.into()),
             ("raft.snapshot_max_chunk_size", self.snapshot_chunk_bytes.into()),
             ("raft.max_payload_size", self.payload_bytes_max.into()),
@@ -250,6 +251,7 @@ fn read_timing(document: &Document<'_>, raft: &mut Reader<'_, '_, '_>, client: &
     let at = |part: &Option<(u64, std::ops::Range<usize>)>, other: &Option<(u64, std::ops::Range<usize>)>| {
         part.as_ref().or(other.as_ref()).map_or(0..0, |(_, span)| span.clone())
     };
+    let drift = raft.number("lease_clock_drift_ppm", 0..=u64::from(LEASE_DRIFT_PPM_MAX), "ppm");
     let request = client.number("request_timeout_ms", 100..=600_000, "ms");
     let heartbeat_ms = heartbeat.as_ref().map_or(preset.heartbeat_ms, |(ms, _)| *ms);
     let timing = Timing {
@@ -258,6 +260,7 @@ fn read_timing(document: &Document<'_>, raft: &mut Reader<'_, '_, '_>, client: &
         election_ms_min: shortest.as_ref().map_or(preset.election_ms_min, |(ms, _)| *ms),
         election_ms_max: longest.as_ref().map_or(preset.election_ms_max, |(ms, _)| *ms),
         request_ms: request.as_ref().map_or(preset.request_ms, |(ms, _)| *ms),
+        lease_drift_ppm: drift.and_then(|(ppm, _)| u32::try_from(ppm).ok()),
     };
     if timing.request_ms < timing.election_ms_max {
         document.problem(

@@ -276,6 +276,9 @@ pub enum Freshness {
     Local,
     /// Whatever this replica has, but not before this sequence; waits for it, then gives up.
     AtLeast(Seq),
+    /// As linearizable, and the leader may answer from its lease, without asking a quorum, where leases are on. Rests on the
+    /// stated drift of the replicas' clocks; where they are off it is linearizable as ever.
+    Leased,
     /// Everything that was acknowledged before the read began.
     Linearizable,
 }

@@ -15,6 +15,7 @@
 
 mod convert;
 mod effects;
+mod lease;
 mod logger;
 mod membership;
 mod memory;
@@ -32,7 +33,7 @@ mod writes;
 
 pub use convert::{MemberChangeKind, MemberChanges};
 pub use effects::{Answer, Effects, Input, LogTask, Staged, Token};
-pub use settings::{Limits, Timing};
+pub use settings::{LEASE_DRIFT_PPM_MAX, Limits, Timing};
 
 use crate::ids::{Index, ReplicaId, Term, Time, WallTime, WriteId};
 use crate::live::Live;
@@ -48,6 +49,7 @@ use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use convert::{configuration_to_raft, entry_to_raft, hard_state_to_raft, message_from_raft, message_to_raft};
+use lease::Lease;
 use memory::MemoryLog;
 use raft::eraftpb::{Entry, Message};
 use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
@@ -91,6 +93,7 @@ struct Leadership {
     /// The feature level that was proposed in this term.
     raising: u32,
     reports: BTreeMap<ReplicaId, bool>,
+    lease: Lease,
     /// Followers that are under a snapshot, or are probed after they were and have not moved since.
     under_snapshot: BTreeMap<ReplicaId, Offered>,
 }
@@ -615,6 +618,7 @@ impl Replica {
                 expire: None,
                 raising: 0,
                 reports: BTreeMap::new(),
+                lease: Lease::default(),
                 under_snapshot: BTreeMap::new(),
             });
         } else if !leads && self.leadership.is_some() {

@@ -204,7 +204,7 @@ pub(super) async fn query(
 ) -> Result<Answered, ClientError> {
     let request = wire::QueryRequest { freshness: Some(freshness.to_wire()), query: Some(query.to_wire()) };
     let patience = match freshness {
-        Freshness::Local | Freshness::Linearizable => connections.options.read_attempt_timeout,
+        Freshness::Local | Freshness::Leased | Freshness::Linearizable => connections.options.read_attempt_timeout,
         // It waits for what it was told to wait for, as long as its own request timeout allows.
         Freshness::AtLeast(_) => connections.options.attempt_timeout,
     };
@@ -238,7 +238,8 @@ pub(super) async fn query(
     .map_err(|error| match error {
         // It is there, and waits for a quorum longer than we do.
         ClientError::Unreachable { tried }
-            if freshness == Freshness::Linearizable && tried.iter().any(|(_, problem)| problem == NOT_IN_TIME) =>
+            if matches!(freshness, Freshness::Leased | Freshness::Linearizable)
+                && tried.iter().any(|(_, problem)| problem == NOT_IN_TIME) =>
         {
             ClientError::NotAnswered(NotApplied::NoQuorum)
         }

@@ -211,6 +211,8 @@ pub struct Expect {
     pub marks: Vec<String>,
     /// At least so many writes are acknowledged.
     pub acknowledged: u64,
+    /// The property that fails, at some seed, because the story goes beyond what is promised. No other one may.
+    pub violated: Option<String>,
 }
 
 /// How much may break at once.
@@ -538,7 +540,8 @@ impl Scenario {
             .iter()
             .filter(|item| matches!(item.fault, Fault::Crash { point: Some(_), may_miss: false, .. }));
         let marks = self.expect.marks.iter().map(|mark| mark_of(mark));
-        marks.chain(points.map(|item| point_of(&item.id))).collect()
+        let violated = self.expect.violated.iter().map(|property| violation_of(property));
+        marks.chain(points.map(|item| point_of(&item.id))).chain(violated).collect()
     }
 
     /// The budget the story keeps to.
@@ -551,6 +554,11 @@ impl Scenario {
 /// How a report calls a mark.
 pub(crate) fn mark_of(mark: &str) -> String {
     format!("the mark {mark}")
+}
+
+/// How a report calls the failure that a story expects.
+pub(crate) fn violation_of(property: &str) -> String {
+    format!("a failure of: {property}")
 }
 
 /// How a report calls the point at which a crash happens.

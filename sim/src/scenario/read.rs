@@ -9,7 +9,7 @@ use muster_core::admission::BootLimits;
 use muster_core::ids::ReplicaId;
 use muster_core::limits::FEATURE_LEVEL;
 use muster_core::members::MemberWish;
-use muster_core::replica::{Limits, Timing};
+use muster_core::replica::{LEASE_DRIFT_PPM_MAX, Limits, Timing};
 use std::fmt;
 use std::sync::Arc;
 use toml::Spanned;
@@ -366,6 +366,9 @@ fn cluster(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Cluster {
     if let Some((name, timing)) = keys.word(page, "timing", &presets) {
         (cluster.timing_name, cluster.timing) = (name, timing);
     }
+    if let Some(ppm) = keys.number(page, "lease_clock_drift_ppm", 0..=u64::from(LEASE_DRIFT_PPM_MAX)) {
+        cluster.timing.lease_drift_ppm = u32::try_from(ppm).ok();
+    }
     if let Some(entries) = keys.number(page, "snapshot_entries", 1..=1_000_000) {
         cluster.limits.snapshot_entries = entries;
     }
@@ -499,13 +502,19 @@ fn times(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Times {
 }
 
 fn expect(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Expect {
-    let mut expect = Expect { leader_within: 5 * SECOND, marks: Vec::new(), acknowledged: 0 };
+    let mut expect = Expect { leader_within: 5 * SECOND, marks: Vec::new(), acknowledged: 0, violated: None };
     let Some(mut keys) = value.and_then(|value| Keys::of(page, value, "expect")) else { return expect };
     if let Some(within) = keys.span(page, "leader_within") {
         expect.leader_within = within;
     }
     if let Some(count) = keys.number(page, "acknowledged", 0..=u64::from(u32::MAX)) {
         expect.acknowledged = count;
+    }
+    if let Some(value) = keys.take("violated") {
+        match value.get_ref() {
+            DeValue::String(text) => expect.violated = Some(text.clone().into_owned()),
+            other => page.wrong(value.span().start, format!("violated is {}: expected text", kind_of(other))),
+        }
     }
     if let Some(value) = keys.take("marks") {
         match value.get_ref() {

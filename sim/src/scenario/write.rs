@@ -157,6 +157,9 @@ impl Scenario {
     fn write(&self, out: &mut String) -> std::fmt::Result {
         let Self { about, cluster, load, time: times, expect, .. } = self;
         writeln!(out, "about = {about:?}\n\n[cluster]\nvoters = {}\nlearners = {}", cluster.voters, cluster.learners)?;
+        if let Some(ppm) = cluster.timing.lease_drift_ppm {
+            writeln!(out, "lease_clock_drift_ppm = {ppm}")?;
+        }
         writeln!(out, "timing = \"{}\"\nsnapshot_entries = {}", cluster.timing_name, cluster.limits.snapshot_entries)?;
         writeln!(out, "snapshot_pause_ms = {}", cluster.limits.snapshot_pause_ms)?;
         writeln!(out, "log_bytes_behind_snapshot = {}", cluster.limits.log_bytes_behind_snapshot)?;
@@ -217,6 +220,9 @@ impl Scenario {
             time(expect.leader_within),
             expect.acknowledged
         )?;
+        if let Some(property) = &expect.violated {
+            writeln!(out, "violated = {property:?}")?;
+        }
         writeln!(out, "marks = {:?}", expect.marks)
     }
 }
