@@ -149,7 +149,7 @@ async fn serve(
         ..ClientLimits::default()
     };
     let pages = pages(replica.clone(), config.data_dir.clone(), began, tls.clone());
-    let renewing = tls.map(|tls| tokio::spawn(keep_certificates_fresh(tls).instrument(span.clone())));
+    let renewing = tokio::spawn(keep_certificates_fresh(tls).instrument(span.clone()));
 
     let log_thread = thread("log", span, move || block_on(driver::run_log(wal, log)))?;
     let archive_thread = thread("archive", span, move || block_on(driver::run_archive(archive, archive_ends)))?;
@@ -187,9 +187,7 @@ async fn serve(
     }
     fetching.abort();
     overlays.abort();
-    if let Some(renewing) = renewing {
-        renewing.abort();
-    }
+    renewing.abort();
     for (name, thread) in [("log", log_thread), ("archive", archive_thread), ("replica", driver_thread)] {
         if outcome.is_ok() && thread.join().is_err() {
             error!(thread = name, "a thread ended on a bug");
@@ -214,20 +212,32 @@ fn keys(config: &Config) -> Result<Option<Tls>, Failure> {
     Ok(tls)
 }
 
-/// Takes certificates anew when their files change, and at once when told by SIGHUP.
-async fn keep_certificates_fresh(tls: Tls) {
+/// Takes certificates anew when their files change, and at once when told by SIGHUP; which ends nothing where there are none.
+pub(crate) async fn keep_certificates_fresh(tls: Option<Tls>) {
     let Ok(mut told) = signal(SignalKind::hangup()) else {
         warn!("SIGHUP is not watched; certificates are taken anew when their files change");
-        return tls.keep_fresh().await;
+        if let Some(tls) = tls {
+            tls.keep_fresh().await;
+        }
+        return;
     };
-    let told = async {
+    let hears = async {
         while told.recv().await.is_some() {
-            if let Err(error) = tls.reload() {
-                warn!(%error, "told to take certificates anew, but they are not good; those from before stay in force");
+            match tls.as_ref().map(Tls::reload) {
+                None => info!("SIGHUP: there are no certificates to take anew"),
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    warn!(%error, "told to take certificates anew, but they are not good; those from before stay in force");
+                }
             }
         }
     };
-    tokio::join!(told, tls.clone().keep_fresh());
+    let looks = async {
+        if let Some(tls) = tls.clone() {
+            tls.keep_fresh().await;
+        }
+    };
+    tokio::join!(hears, looks);
 }
 
 fn settings(config: &Config) -> Settings {

@@ -233,6 +233,7 @@ impl Driver {
     fn take(&mut self, event: Event, inputs: &mut Vec<Input>) -> Result<(), StorageError> {
         self.shared.queued.fetch_sub(event.count(), Ordering::Relaxed);
         match event {
+            Event::Peer(envelope) => inputs.push(Input::Peer(*envelope)),
             Event::Input(input) => inputs.push(input),
             Event::Write { write, forward, answer } => {
                 let token = self.wait(Waiting::Write(answer));

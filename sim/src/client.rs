@@ -382,7 +382,7 @@ impl Client {
                 // What the cluster's limits leave no room for; so large a value has no place in an entry either.
                 let most = usize::try_from(self.world.scenario.cluster.limits.payload_bytes_max).unwrap_or(usize::MAX);
                 let value = "x".repeat(most.saturating_add(1).min(VALUE_BYTES_MAX + 1));
-                let changes = vec![change(Key::new("kernel:large").expect("a good key"), &value)];
+                let changes = vec![change(Key::new("files:/large").expect("a good key"), &value)];
                 Some(EntryDraft { changes, ..draft })
             }
             Kind::Commit

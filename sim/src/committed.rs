@@ -152,8 +152,8 @@ impl Committed {
         if let Some(proposal) = (!bytes.is_empty()).then(|| codec::decode_proposal(bytes).ok()).flatten() {
             step.request = Some(proposal.write.request);
             // What it marks and says is nobody's doing in the story.
-            let nobody = tracing::subscriber::NoSubscriber::default();
-            let (outcome, finished) = tracing::subscriber::with_default(nobody, || state.apply(entry.index, proposal));
+            let nobody = tracing::Dispatch::none();
+            let (outcome, finished) = tracing::dispatcher::with_default(&nobody, || state.apply(entry.index, proposal));
             step.records = finished.len();
             step.age = state.age();
             for finished in finished {

@@ -520,19 +520,20 @@ impl Faults {
     }
 
     fn cut(&self, id: &Arc<str>, on: bool) {
-        let directions = self.active(id, |active| {
+        let changed = self.active(id, |active| {
             if active.cut == on {
-                return Vec::new();
+                return (Vec::new(), false);
             }
             active.cut = on;
-            active.directions.clone()
+            (active.directions.clone(), matches!(active.fault, Fault::Cut { holds: true, .. }))
         });
-        let mut wire = self.world.wire();
-        for (from, to) in directions.unwrap_or_default() {
+        let (directions, holds) = changed.unwrap_or_default();
+        for (from, to) in directions {
             if on {
-                wire.cut(from, to);
+                self.world.wire().cut(from, to, holds);
             } else {
-                wire.mend(from, to);
+                let held = self.world.wire().mend(from, to, holds);
+                network::release(&self.world, held);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Who asks, and the way through core's door: every request of the clients' port comes by here.
 //!
 //! Over TLS the certificate says who asks, and what is recorded is in its name, whatever the request claims. Only an agent may
-//! name for whom it acts at its node (somebody at its socket): that is recorded as a claim, in the agent's role. Without TLS
+//! name for whom it acts at its node: that is recorded as a claim, in the agent's role ([`witnessed`]). Without TLS
 //! nothing is proven: who reaches the port may look at everything, and writes in the name and role it claims.
 
 use crate::tls::Shown;
@@ -14,7 +14,7 @@ use muster_core::ids::NodeId;
 use muster_core::journal::entry::{Author, Principal, Role};
 use muster_core::journal::key::Scope;
 use muster_core::request::Refusal;
-use muster_core::service::{Caller, Denied, Kind, Operation, allow, allow_author, shows};
+use muster_core::service::{Caller, Denied, Fleet, Kind, Operation, allow, allow_author, shows, witnessed};
 use muster_core::state::State;
 use std::sync::Arc;
 use tonic::Status;
@@ -91,11 +91,11 @@ impl Access {
     }
 
     /// In whose name a write is done. `claimed` is what the request says.
-    pub(crate) fn author(&self, claimed: Option<Author>) -> Result<Author, Refusal> {
+    pub(crate) fn author(&self, claimed: Option<Author>, fleet: &impl Fleet) -> Result<Author, Refusal> {
         match (&self.caller, &self.shown) {
-            (Caller::Author(proven), Some(_)) => match (&proven.role, claimed.map(|claimed| claimed.principal)) {
-                (Role::Agent(_), Some(principal @ Principal::Claimed { .. })) => {
-                    Ok(Author { principal, role: proven.role.clone() })
+            (Caller::Author(proven), Some(shown)) => match (&proven.role, claimed.map(|claimed| claimed.principal)) {
+                (Role::Agent(_), Some(Principal::Claimed { name })) => {
+                    Ok(witnessed(proven, name, shown.credential.cluster(), fleet))
                 }
                 _ => Ok(proven.clone()),
             },
@@ -108,10 +108,10 @@ impl Access {
     }
 
     /// In whose name an admission is asked for: a person's, or, where a replica asks for itself, the cluster's own.
-    pub(crate) fn admitting(&self, claimed: Option<Author>) -> Result<Author, Refusal> {
+    pub(crate) fn admitting(&self, claimed: Option<Author>, fleet: &impl Fleet) -> Result<Author, Refusal> {
         match &self.caller {
             Caller::Replica(_) => Ok(Author::system("membership")),
-            Caller::Author(_) | Caller::Nobody => self.author(claimed),
+            Caller::Author(_) | Caller::Nobody => self.author(claimed, fleet),
         }
     }
 

@@ -104,15 +104,16 @@ impl<L: Library> Writer<L> {
         let forward = !wire.do_not_forward;
         let refused = |error: Malformed| Outcome::Refused(error.into_refusal());
         let claimed = wire.author.map(Author::from_wire).transpose().at("author").map_err(refused)?;
+        let view = self.replica.handle.view();
         let write = WriteRequest {
             request: need("request", wire.request).map_err(refused)?,
-            author: self.access.author(claimed).map_err(Outcome::Refused)?,
+            author: self.access.author(claimed, &view.state.journal).map_err(Outcome::Refused)?,
             command: need("command", wire.command).map_err(refused)?,
         };
         self.access
             .is_in_force()
             .map_err(|status| Outcome::Refused(Refusal::Forbidden { problem: status.message().into() }))?;
-        allow_write(&write, &self.replica.handle.view().state).map_err(Outcome::Refused)?;
+        allow_write(&write, &view.state).map_err(Outcome::Refused)?;
         Ok((write, forward))
     }
 
@@ -356,8 +357,9 @@ impl<L: Library> Muster for MusterApi<L> {
         let access = Access::of(request.extensions())?;
         let request = request.into_inner();
         let claimed = request.author.map(Author::from_wire).transpose().at("author")?;
-        let author = access.author(claimed).map_err(|refusal| Status::permission_denied(refusal_words(&refusal)))?;
         let view = self.replica.handle.view();
+        let author = access.author(claimed, &view.state.journal);
+        let author = author.map_err(|refusal| Status::permission_denied(refusal_words(&refusal)))?;
         let reply = self.replica.fleet.report(request.report, |node| {
             let operation = Operation::on_node(Kind::Report, node.clone());
             allow_author(&author, &operation, &view.state.journal).map_err(|d| Status::permission_denied(d.problem))
@@ -382,7 +384,7 @@ impl<L: Library> Muster for MusterApi<L> {
         let handle = &self.replica.handle;
         let view = handle.view();
         let drawn_at = view.state.age();
-        let allowed = access.admitting(claimed).and_then(|author| {
+        let allowed = access.admitting(claimed, &view.state.journal).and_then(|author| {
             access.may_admit(&author, &Operation::of_admission(&admission), &view.state)?;
             Ok(author)
         });

@@ -7,6 +7,9 @@ use crate::fault::NEWER_FORMAT;
 use crate::world::Facts;
 use muster_storage::FORMAT;
 
+/// What a simulated disk says that fails, and nothing else does.
+const IO_ERROR: &str = "Input/output error";
+
 #[derive(Default)]
 pub(super) struct Hygiene;
 
@@ -17,15 +20,21 @@ impl Oracle for Hygiene {
     fn source(&self) -> &'static str {
         "style guide: `error` means we stop"
     }
+    fn looks_at_traffic(&self) -> bool {
+        true
+    }
     fn on_event(&mut self, facts: &Facts, event: &Event) -> Result<(), Violation> {
         match event {
             Event::Log { error: true, line } => {
                 let explained = !facts.disk_faults.is_empty() && line.contains("storage failed");
                 must(explained, || "no error without a disk fault".into(), || line.to_string())
             }
-            // An older version stops on a newer one's files, before it changes any, and says which versions those are.
+            // An older version stops on a newer one's files, before it changes any, and says which versions those are: unless its
+            // disk stops it first.
             Event::Stop { replica, why: Ending::Fault(problem), .. } if facts.downgraded.contains(replica) => must(
-                problem.contains(&format!("format {NEWER_FORMAT}")) && problem.contains(&format!("up to {FORMAT}")),
+                problem.contains(IO_ERROR)
+                    || (problem.contains(&format!("format {NEWER_FORMAT}"))
+                        && problem.contains(&format!("up to {FORMAT}"))),
                 || format!("replica {replica} to name format {NEWER_FORMAT} and the newest that it knows, {FORMAT}"),
                 || format!("it stop: {problem}"),
             ),

@@ -300,6 +300,8 @@ pub enum Fault {
         way: Way,
         /// Cut and mended in turns, each this long; always cut if absent.
         flap: Option<u64>,
+        /// Whether what peers send meanwhile arrives when it is over; lost if not.
+        holds: bool,
     },
     /// Every replica reaches only its two neighbours.
     Ring,

@@ -682,7 +682,8 @@ fn cut(page: &mut Page<'_>, keys: &mut Keys<'_, '_>) -> Option<Fault> {
     let ways = [("both", Way::Both), ("out", Way::Out), ("in", Way::In)];
     let way = keys.word(page, "way", &ways).unwrap_or(Way::Both);
     let flap = keys.span(page, "flap");
-    Some(Fault::Cut { from: from?, to: to?, way, flap })
+    let holds = keys.yes(page, "holds");
+    Some(Fault::Cut { from: from?, to: to?, way, flap, holds })
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is one of a table of readers")]

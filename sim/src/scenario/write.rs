@@ -52,14 +52,15 @@ pub(crate) fn fault(fault: &Fault) -> String {
         Fault::SlowProcess { who, percent } => {
             format!("slow_process = {{ who = {}, percent = {percent} }}", picks(who))
         }
-        Fault::Cut { from, to, way, flap } => {
+        Fault::Cut { from, to, way, flap, holds } => {
             let way = match way {
                 Way::Both => "both",
                 Way::Out => "out",
                 Way::In => "in",
             };
             let flap = flap.map_or(String::new(), |every| format!(", flap = \"{}\"", time(every)));
-            format!("cut = {{ from = {}, to = {}, way = \"{way}\"{flap} }}", picks(from), picks(to))
+            let holds = if *holds { ", holds = true" } else { "" };
+            format!("cut = {{ from = {}, to = {}, way = \"{way}\"{flap}{holds} }}", picks(from), picks(to))
         }
         Fault::Ring => "ring = {}".into(),
         Fault::Link(change) => {
