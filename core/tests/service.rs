@@ -93,7 +93,7 @@ fn expected(kind: Kind) -> [&'static str; 5] {
         Kind::Session => ["AOO--aaa----"; 5],
         Kind::Admit => ["A----------s", "A----------s", "A----------s", "A----------s", "A-------r--s"],
         Kind::Keep => ["-----------s"; 5],
-        Kind::Observe => ["AOOVVaaarr--"; 5],
+        Kind::Observe | Kind::AskWhoIsFree => ["AOOVVaaarr--"; 5],
         Kind::Read | Kind::ReadHistory => counts,
         Kind::Verify => ["AOOVV-------"; 5],
         Kind::Boot => [admin, admin, "AO-V--------", "AO-V-a------", admin],
@@ -133,10 +133,11 @@ fn every_operation_is_allowed_to_exactly_the_roles_of_the_table() {
 }
 
 #[test]
-fn nobody_may_boot_where_that_was_set_and_nothing_else() {
+fn nobody_may_boot_where_that_was_set_and_ask_who_is_free_to_and_nothing_else() {
     for kind in Kind::ALL {
         let operation = Operation::on_node(*kind, name("gpu1"));
-        assert_eq!(allow_anonymous(&operation).is_ok(), *kind == Kind::Boot, "{kind:?}");
+        let open = matches!(kind, Kind::Boot | Kind::AskWhoIsFree);
+        assert_eq!(allow_anonymous(&operation).is_ok(), open, "{kind:?}");
         assert!(allow(&Caller::Nobody, &operation, &Nodes::new()).is_err(), "{kind:?}");
     }
 }
