@@ -6,6 +6,7 @@
 //! - the first violation counts; the run ends after it.
 
 use crate::agenda::Agenda;
+use crate::agents::Fleet;
 use crate::amnesia::Amnesia;
 use crate::clock::{Oscillator, SimClock};
 use crate::committed::Committed;
@@ -206,6 +207,7 @@ impl Facts {
             | Event::Answer { .. }
             | Event::Kept { .. }
             | Event::Inspected { .. }
+            | Event::Agent { .. }
             | Event::Log { .. } => {}
         }
     }
@@ -334,6 +336,8 @@ pub struct World {
     pub began: Mutex<Time>,
     /// Every machine.
     machines: Mutex<BTreeMap<ReplicaId, Machine>>,
+    /// Nodes with agents.
+    pub(crate) fleet: Fleet,
     /// Links and cuts.
     pub(crate) wire: Mutex<Wire>,
     record: Mutex<Record>,
@@ -361,6 +365,7 @@ impl World {
             here: Runtime::current().create_node().name("world").build().id(),
             began: Mutex::new(Time(0)),
             machines: Mutex::new(BTreeMap::new()),
+            fleet: Fleet::default(),
             wire: Mutex::new(Wire::new(seed)),
             record: Mutex::new(record),
             over: AtomicBool::new(false),
@@ -381,6 +386,7 @@ impl World {
             here: self.runtime.create_node().name("neighbour").build().id(),
             began: Mutex::new(Time(0)),
             machines: Mutex::new(BTreeMap::new()),
+            fleet: Fleet::default(),
             wire: Mutex::new(Wire::new(seed)),
             record: Mutex::new(Record::new(facts, None)),
             over: AtomicBool::new(false),
@@ -505,10 +511,18 @@ impl World {
             self.kill(id, Ending::Killed);
         }
         self.agenda.clear();
+        self.close_fleet();
         let machines = std::mem::take(&mut *self.machines());
         drop(machines);
         let beside = self.beside.lock().expect("nobody panics holding it").take();
         drop(beside);
+    }
+
+    fn close_fleet(&self) {
+        for agent in self.fleet.agents() {
+            crate::agents::kill(self, agent, &Ending::Killed);
+        }
+        self.fleet.close();
     }
 
     /// Lets the oracles judge the run as a whole.
