@@ -6,6 +6,8 @@
 //! - the first violation counts; the run ends after it.
 
 use crate::agenda::Agenda;
+use crate::agents::event::AgentId;
+use crate::agents::known::AgentFacts;
 use crate::agents::Fleet;
 use crate::amnesia::Amnesia;
 use crate::clock::{Oscillator, SimClock};
@@ -129,6 +131,8 @@ pub struct Facts {
     pub limits: Limits,
     /// The committed log.
     pub committed: Committed,
+    /// Nodes with agents.
+    pub agents: BTreeMap<AgentId, AgentFacts>,
     /// The boot storm, if there is one.
     pub storm: Option<StormFacts>,
 }
@@ -195,6 +199,9 @@ impl Facts {
             Event::Mark(name) => {
                 self.marks.insert(name);
             }
+            Event::Agent { agent, boot, what } => {
+                self.agents.entry(*agent).or_default().take(self.now, self.step, *boot, what);
+            }
             Event::Send { .. }
             | Event::Deliver { .. }
             | Event::Drop { .. }
@@ -207,7 +214,6 @@ impl Facts {
             | Event::Answer { .. }
             | Event::Kept { .. }
             | Event::Inspected { .. }
-            | Event::Agent { .. }
             | Event::Log { .. } => {}
         }
     }

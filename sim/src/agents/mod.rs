@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`event`] (what happens), [`host`] (the machine), `store` and `link` (disk, clock, journal), this file (an
 //! agent's processes), [`operators`] (who asks), [`rollout`] (many nodes at once), [`harm`] (what breaks), [`rest`] (how it must
-//! end).
+//! end), [`known`] (what oracles see).
 //!
 //! Invariants
 //! - an agent's process runs on an executor's node of its own; killing that drops it at whatever it awaits, and a device of a
@@ -12,6 +12,7 @@
 pub mod event;
 pub mod harm;
 pub mod host;
+pub mod known;
 mod link;
 pub mod operators;
 pub mod rest;
