@@ -186,6 +186,7 @@ impl Chronicle {
             | Event::Log { .. }
             | Event::Kept { .. }
             | Event::Inspected { .. }
+            | Event::Agent { .. }
             | Event::Mark(_) => {}
         }
         true
@@ -363,6 +364,7 @@ fn words(item: &FaultItem, victims: &[ReplicaId]) -> String {
                 whom(who)
             )
         }
+        Fault::Agent(_) => format!("{} {lasts}", crate::scenario::fault_text(&item.fault)),
         Fault::Downgrade { who, file } => {
             format!("{} starts on a file like \"{file}\" that a newer version wrote {lasts}", whom(who))
         }

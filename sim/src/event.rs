@@ -5,7 +5,9 @@
 //!
 //! The printed form has time, then the replica, then what happened; ASCII, one line.
 
+use crate::agents::event::{AgentEvent, AgentId};
 use bytes::Bytes;
+use muster_core::agent::host::BootTime;
 use muster_core::boot::{BootPlan, BootRefusal};
 use muster_core::codec;
 use muster_core::front::View;
@@ -369,6 +371,15 @@ pub enum Event {
     },
     /// A place in the code was reached for the first time in this run.
     Mark(&'static str),
+    /// Something happened to a node with an agent.
+    Agent {
+        /// Which.
+        agent: AgentId,
+        /// When, in the node's own time since it booted.
+        boot: BootTime,
+        /// What.
+        what: Arc<AgentEvent>,
+    },
 }
 
 /// The compact form, for the hash.
@@ -574,6 +585,14 @@ impl Event {
                 out.numbers([21, at.0]);
                 out.bytes(&codec::encode_envelope(envelope));
             }
+            Self::Agent { agent, boot, what } => {
+                out.numbers([21, u64::from(*agent), boot.0]);
+                match &**what {
+                    // Told in full when it was handed over.
+                    AgentEvent::Saved { number, .. } => out.number(*number),
+                    what => out.text(&format!("{what:?}")),
+                }
+            }
         }
     }
 
@@ -609,6 +628,7 @@ impl Event {
             | Self::Call { .. }
             | Self::Answer { .. }
             | Self::Log { .. }
+            | Self::Agent { .. }
             | Self::Mark(_) => None,
         }
     }
@@ -819,6 +839,7 @@ impl fmt::Display for Event {
                 write!(f, "on disk: a log after {log_start}, snapshots at {snapshots:?}, {} problems", problems.len())
             }
             Self::Mark(name) => write!(f, "mark {name}"),
+            Self::Agent { agent, what, .. } => write!(f, "a{agent} {what}"),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Who is meant is looked up when a fault begins and kept until it ends, so that what was broken is what is mended. A fault
 //! that nothing can be done to (no leader, say) is told and does nothing.
 
+use crate::agents::harm;
 use crate::disk::Point;
 use crate::draw::Draw;
 use crate::event::{Ending, Event};
@@ -169,10 +170,15 @@ impl Faults {
             | Fault::Clock { .. }
             | Fault::Hostile { .. }
             | Fault::Driver { .. }
-            | Fault::Downgrade { .. } => {}
+            | Fault::Downgrade { .. }
+            | Fault::Agent(_) => {}
         }
         let names: Vec<String> = active.victims.iter().map(|id| format!("r{id}")).collect();
-        let what = format!("{} on {}", crate::scenario::fault_text(&item.fault), names.join(" "));
+        let names = match &item.fault {
+            Fault::Agent(fault) => harm::names(&self.world, &item.id, fault),
+            _ => names.join(" "),
+        };
+        let what = format!("{} on {names}", crate::scenario::fault_text(&item.fault));
         self.world.emit(&Event::Fault { id: item.id.clone(), begins: true, what });
         self.active.lock().expect("nobody panics holding it").insert(item.id.clone(), active);
         self.set(&item.id, true);
@@ -376,6 +382,7 @@ impl Faults {
                     machine.freedom.set(if on { *late } else { 0 }, if on { *early } else { 0 });
                 }
             }
+            Fault::Agent(fault) => harm::set(&self.world, id, fault, on),
             Fault::Downgrade { file, .. } => {
                 for victim in &victims {
                     self.downgrade(*victim, file, on);

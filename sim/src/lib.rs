@@ -33,6 +33,7 @@ pub mod shrink;
 pub mod swarm;
 
 pub mod agenda;
+pub mod agents;
 mod amnesia;
 pub mod audit;
 pub mod client;

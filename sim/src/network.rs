@@ -34,6 +34,8 @@ pub enum End {
     Replica(ReplicaId),
     /// All clients and operators.
     Clients,
+    /// The agent of a node.
+    Agent(u32),
 }
 
 /// How a link treats what goes over it.
@@ -77,6 +79,9 @@ const OLD_MAX: usize = 64;
 
 /// How long a broken connection looks alive, in nanoseconds.
 const BREAK_NANOS: u64 = 1_000_000_000;
+
+/// How often somebody who waits for records hears that the connection lives, in nanoseconds.
+const SIGN_NANOS: u64 = 2_000_000_000;
 
 #[derive(Default)]
 struct Link {
@@ -247,6 +252,11 @@ impl Wire {
     pub(crate) fn is_busy(&self, (from, to): (ReplicaId, ReplicaId), now: Time) -> bool {
         let lanes = [Lane::Control, Lane::Bulk];
         lanes.iter().any(|lane| self.links.get(&(from, to, *lane)).is_some_and(|link| link.busy_until > now))
+    }
+
+    /// How long it takes to reach somebody who is no replica.
+    pub(crate) fn reach(&mut self) -> u64 {
+        self.latency()
     }
 
     fn latency(&mut self) -> u64 {
@@ -558,12 +568,18 @@ where
     Ok(value)
 }
 
-/// A client has a replica carry out a write.
+/// Somebody has a replica carry out a write.
 ///
 /// # Errors
 /// [`Broken`].
-pub async fn write(world: &Arc<World>, to: ReplicaId, write: WriteRequest, forward: bool) -> Result<Outcome, Broken> {
-    connect(world, End::Clients, to, move |world, life| async move {
+pub async fn write(
+    world: &Arc<World>,
+    from: End,
+    to: ReplicaId,
+    write: WriteRequest,
+    forward: bool,
+) -> Result<Outcome, Broken> {
+    connect(world, from, to, move |world, life| async move {
         match world.front(life.replica) {
             Some((handle, _)) => match allow_write(&write, &handle.view().state) {
                 Ok(()) => handle.write(write, forward).await,
@@ -575,16 +591,17 @@ pub async fn write(world: &Arc<World>, to: ReplicaId, write: WriteRequest, forwa
     .await
 }
 
-/// A client reads the journal's head.
+/// Somebody reads the journal's head.
 ///
 /// # Errors
 /// [`Broken`].
 pub async fn read(
     world: &Arc<World>,
+    from: End,
     to: ReplicaId,
     freshness: Freshness,
 ) -> Result<Result<(Arc<muster_core::front::View>, Told), muster_core::request::NotApplied>, Broken> {
-    connect(world, End::Clients, to, move |world, life| async move {
+    connect(world, from, to, move |world, life| async move {
         let Some((handle, _)) = world.front(life.replica) else { return std::future::pending().await };
         let run: Run = life.run;
         handle.read(freshness).await.map(|view| {
@@ -656,12 +673,13 @@ fn lock(admission: &Mutex<BootAdmission>) -> MutexGuard<'_, BootAdmission> {
 /// [`Broken`].
 pub async fn boot(
     world: &Arc<World>,
+    from: End,
     to: ReplicaId,
     node: NodeId,
     at_least: Seq,
 ) -> Result<Result<Boot, muster_core::request::NotApplied>, Broken> {
     let id = world.wire().draw.wide();
-    connect(world, End::Clients, to, move |world, life| async move {
+    connect(world, from, to, move |world, life| async move {
         let Some((handle, _)) = world.front(life.replica) else { return std::future::pending().await };
         let freshness = if at_least == Seq(0) { Freshness::Local } else { Freshness::AtLeast(at_least) };
         let view = handle.read(freshness).await?;
@@ -711,6 +729,31 @@ pub async fn records(world: &Arc<World>, to: ReplicaId, after: Seq) -> Result<Op
         let library = world.machines().get(&life.replica).and_then(|machine| machine.library.clone());
         let records = library?.records(after, upto, 16 << 10).await.ok()?;
         (!records.is_empty()).then(|| Told::Records { replica: life.replica, records: records.into() })
+    })
+    .await
+}
+
+/// An agent waits for records after a sequence, as a server answers it: none are a sign of life.
+///
+/// # Errors
+/// [`Broken`].
+pub async fn records_or_a_sign(
+    world: &Arc<World>,
+    from: End,
+    to: ReplicaId,
+    after: Seq,
+) -> Result<Option<Vec<(Seq, Bytes)>>, Broken> {
+    connect(world, from, to, move |world, life| async move {
+        let Some((handle, _)) = world.front(life.replica) else { return std::future::pending().await };
+        let there = pin!(handle.recorded(after.next()));
+        let sign = pin!(world.agenda.sleep(SIGN_NANOS));
+        drop(select(there, sign).await);
+        let upto = handle.view().state.sequence();
+        if upto <= after {
+            return Some(Vec::new());
+        }
+        let library = world.machines().get(&life.replica).and_then(|machine| machine.library.clone());
+        library?.records(after, upto, 16 << 10).await.ok()
     })
     .await
 }

@@ -6,6 +6,9 @@
 //! - the first violation counts; the run ends after it.
 
 use crate::agenda::Agenda;
+use crate::agents::event::AgentId;
+use crate::agents::known::AgentFacts;
+use crate::agents::Fleet;
 use crate::amnesia::Amnesia;
 use crate::clock::{Oscillator, SimClock};
 use crate::committed::Committed;
@@ -128,6 +131,8 @@ pub struct Facts {
     pub limits: Limits,
     /// The committed log.
     pub committed: Committed,
+    /// Nodes with agents.
+    pub agents: BTreeMap<AgentId, AgentFacts>,
     /// The boot storm, if there is one.
     pub storm: Option<StormFacts>,
 }
@@ -193,6 +198,9 @@ impl Facts {
             }
             Event::Mark(name) => {
                 self.marks.insert(name);
+            }
+            Event::Agent { agent, boot, what } => {
+                self.agents.entry(*agent).or_default().take(self.now, self.step, *boot, what);
             }
             Event::Send { .. }
             | Event::Deliver { .. }
@@ -334,6 +342,8 @@ pub struct World {
     pub began: Mutex<Time>,
     /// Every machine.
     machines: Mutex<BTreeMap<ReplicaId, Machine>>,
+    /// Nodes with agents.
+    pub(crate) fleet: Fleet,
     /// Links and cuts.
     pub(crate) wire: Mutex<Wire>,
     record: Mutex<Record>,
@@ -361,6 +371,7 @@ impl World {
             here: Runtime::current().create_node().name("world").build().id(),
             began: Mutex::new(Time(0)),
             machines: Mutex::new(BTreeMap::new()),
+            fleet: Fleet::default(),
             wire: Mutex::new(Wire::new(seed)),
             record: Mutex::new(record),
             over: AtomicBool::new(false),
@@ -381,6 +392,7 @@ impl World {
             here: self.runtime.create_node().name("neighbour").build().id(),
             began: Mutex::new(Time(0)),
             machines: Mutex::new(BTreeMap::new()),
+            fleet: Fleet::default(),
             wire: Mutex::new(Wire::new(seed)),
             record: Mutex::new(Record::new(facts, None)),
             over: AtomicBool::new(false),
@@ -497,10 +509,18 @@ impl World {
             self.kill(id, Ending::Killed);
         }
         self.agenda.clear();
+        self.close_fleet();
         let machines = std::mem::take(&mut *self.machines());
         drop(machines);
         let beside = self.beside.lock().expect("nobody panics holding it").take();
         drop(beside);
+    }
+
+    fn close_fleet(&self) {
+        for agent in self.fleet.agents() {
+            crate::agents::kill(self, agent, &Ending::Killed);
+        }
+        self.fleet.close();
     }
 
     /// Lets the oracles judge the run as a whole.

@@ -4,6 +4,12 @@
 //! is an [`Oracle`], and a line in [`all`].
 
 mod acknowledged_writes;
+mod agent_emergencies;
+mod agent_journal;
+mod agent_reboots;
+mod agent_remembers;
+mod agent_rollbacks;
+mod agent_windows;
 mod applied_in_order;
 mod audit_log;
 mod boots;
@@ -161,6 +167,12 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<audit_log::AuditLog>::default(),
         Box::<linearizable::Linearizable>::default(),
         Box::<local_reads::LocalReads>::default(),
+        Box::<agent_remembers::AgentRemembers>::default(),
+        Box::<agent_windows::AgentWindows>::default(),
+        Box::<agent_rollbacks::AgentRollbacks>::default(),
+        Box::<agent_emergencies::AgentEmergencies>::default(),
+        Box::<agent_journal::AgentJournal>::default(),
+        Box::<agent_reboots::AgentReboots>::default(),
         Box::<hygiene::Hygiene>::default(),
         Box::<storm::Storm>::default(),
     ]

@@ -3,12 +3,16 @@
 //! One TOML file, one story. `read` checks everything before anything runs; [`nemesis`] adds faults drawn from the seed, so that
 //! what is played is always a story with every fault written out, and can be written as a file of its own.
 
+mod agents;
 mod atlas;
 mod check;
 mod nemesis;
 mod read;
 mod write;
 
+pub use agents::{
+    Act, ActItem, ActOutcome, AgentFault, AgentPick, Agents, Harm, RolloutAct, Work,
+};
 pub(crate) use check::whom;
 pub use nemesis::Nemesis;
 pub use read::Problem;
@@ -48,6 +52,8 @@ pub struct Scenario {
     pub operations: Vec<OperationItem>,
     /// What breaks besides, drawn from the seed.
     pub nemesis: Option<Nemesis>,
+    /// Nodes, each with an agent.
+    pub agents: Option<Agents>,
     /// Very many nodes that boot together.
     pub storm: Option<Storm>,
     /// What must come of it.
@@ -373,13 +379,30 @@ pub enum Fault {
         /// A file whose path contains this.
         file: String,
     },
+    /// Something about nodes with agents.
+    Agent(AgentFault),
 }
 
 impl Fault {
     /// Whether its victims are down while it lasts.
     #[must_use]
     pub const fn is_down(&self) -> bool {
-        matches!(self, Self::Crash { .. } | Self::Wipe { .. } | Self::Rewind { .. })
+        match self {
+            Self::Crash { .. } | Self::Wipe { .. } | Self::Rewind { .. } => true,
+            Self::Agent(fault) => fault.is_down(),
+            Self::CrashLoop { .. }
+            | Self::Pause { .. }
+            | Self::SlowProcess { .. }
+            | Self::Cut { .. }
+            | Self::Ring
+            | Self::Link(_)
+            | Self::Disk { .. }
+            | Self::Rot { .. }
+            | Self::Clock { .. }
+            | Self::Hostile { .. }
+            | Self::Driver { .. }
+            | Self::Downgrade { .. } => false,
+        }
     }
 }
 
@@ -538,7 +561,10 @@ impl Scenario {
         let points = self
             .faults
             .iter()
-            .filter(|item| matches!(item.fault, Fault::Crash { point: Some(_), may_miss: false, .. }));
+            .filter(|item| match &item.fault {
+                Fault::Agent(fault) => fault.wants_point(),
+                fault => matches!(fault, Fault::Crash { point: Some(_), may_miss: false, .. }),
+            });
         let marks = self.expect.marks.iter().map(|mark| mark_of(mark));
         let violated = self.expect.violated.iter().map(|property| violation_of(property));
         marks.chain(points.map(|item| point_of(&item.id))).chain(violated).collect()

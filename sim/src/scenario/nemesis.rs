@@ -55,6 +55,7 @@ impl Nemesis {
             }
         }
         let mut kept = kept.split_off(story.faults.len());
+        kept.extend(super::agents::drawn(seed, self.every, story));
         if kept.is_empty() {
             // Something always happens, and a clock hurts no budget.
             let fault = Fault::Clock { who: vec![Pick::Leader], step_ms: 3_600_000, drift_ppm: 0, freeze: false };

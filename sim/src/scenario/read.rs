@@ -1,5 +1,7 @@
 //! From TOML to a story: every key is known, every value possible, or an error names file, line, key and what is accepted.
 
+mod agents;
+
 use super::{
     Back, Budget, Cluster, DiskChange, Expect, Fault, FaultItem, Kind, LinkChange, Load, MS, Neighbour, Nemesis,
     Operation, OperationItem, Pick, SECOND, Scenario, Storm, Times, Way,
@@ -301,6 +303,8 @@ pub(super) fn scenario(file: &str, name: &str, text: &str) -> Result<Scenario, V
     let operations = list(page_ref, keys.take("operation"), "operation", operation);
     let nemesis = keys.take("nemesis").and_then(|value| nemesis(page_ref, value));
     let storm = keys.take("storm").and_then(|value| storm(page_ref, value));
+    let (agents_table, acts) = (keys.take("agents"), keys.take("act"));
+    let agents = agents::agents(page_ref, agents_table, acts);
     let expect = expect(page_ref, keys.take("expect"));
     keys.done(page_ref);
     if !page.problems.is_empty() {
@@ -318,6 +322,7 @@ pub(super) fn scenario(file: &str, name: &str, text: &str) -> Result<Scenario, V
         operations,
         nemesis,
         storm,
+        agents,
         expect,
     })
 }
@@ -577,7 +582,7 @@ fn fault(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<FaultItem> {
     let down = keys.span(page, "down");
     let lasts = keys.span(page, "for");
     let mut faults = Vec::new();
-    for (kind, read) in FAULTS {
+    for (kind, read) in FAULTS.into_iter().chain(agents::FAULTS) {
         if let Some(value) = keys.take(kind)
             && let Some(mut inner) = Keys::of(page, value, kind)
         {
@@ -585,19 +590,19 @@ fn fault(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<FaultItem> {
             inner.done(page);
         }
     }
-    let kinds = FAULTS.iter().filter(|(kind, _)| keys.has(kind)).count();
+    let kinds = FAULTS.iter().chain(&agents::FAULTS).filter(|(kind, _)| keys.has(kind)).count();
     if kinds != 1 {
-        let all: Vec<&str> = FAULTS.iter().map(|(kind, _)| *kind).collect();
+        let all: Vec<&str> = FAULTS.iter().chain(&agents::FAULTS).map(|(kind, _)| *kind).collect();
         page.wrong(keys.at, format!("a fault has {kinds} kinds: expected exactly one of {}", all.join(", ")));
     }
     let fault = faults.pop();
     if let Some(fault) = &fault {
         let dies = fault.is_down();
         if keys.has("down") && !dies {
-            page.wrong(keys.at, "down is for crash, wipe and rewind: expected `for`");
+            page.wrong(keys.at, "down is for crash, wipe, rewind, agent_crash and agent_reboot: expected `for`");
         }
         if keys.has("for") && (dies || matches!(fault, Fault::Rot { .. })) {
-            page.wrong(keys.at, "for is not for crash, wipe, rewind (write `down`) and rot (it stays)");
+            page.wrong(keys.at, "for is not for crash, wipe, rewind, agent_crash, agent_reboot (write `down`) and rot (it stays)");
         }
     }
     keys.done(page);

@@ -120,6 +120,7 @@ pub(crate) fn fault(fault: &Fault) -> String {
             let late = if *late > 0 { format!(", late = \"{}\"", time(*late)) } else { String::new() };
             format!("driver = {{ who = {}{late}, early = {early} }}", picks(who))
         }
+        Fault::Agent(fault) => super::agents::fault_text(fault),
         Fault::Downgrade { who, file } => format!("downgrade = {{ who = {}, file = {file:?} }}", picks(who)),
     }
 }
@@ -199,6 +200,9 @@ impl Scenario {
             if let Some(refused) = item.refused {
                 writeln!(out, "refused = {refused}")?;
             }
+        }
+        if let Some(agents) = &self.agents {
+            super::agents::write(out, agents)?;
         }
         if let Some(nemesis) = &self.nemesis {
             let budget = match nemesis.budget {
