@@ -5,6 +5,7 @@
 //! boot                boots of one node, from running servers
 //! core                the engine in memory
 //! recover             the gap that the leader's death leaves
+//! snapshot, history   a journal on disk as it grows, without consensus
 //! floor               blocking sockets and syncs: what no commit here can be faster than
 //! ```
 //! A cluster is made for every run and gone with it. With `--against` a peer is started beside it and given the same work, in
@@ -15,6 +16,7 @@ mod child;
 mod engine;
 mod etcd;
 mod floor;
+mod growth;
 mod load;
 mod machine;
 mod muster;
@@ -116,6 +118,27 @@ enum Verb {
         /// How many leaders die, on each side
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
         rounds: u32,
+    },
+    /// Snapshots: of everything, then three of what changed; and a restart after each
+    Snapshot {
+        /// Keys that are declared; several numbers make several runs
+        #[arg(long, value_delimiter = ',', default_value = "10000,100000", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+        keys: Vec<u64>,
+        /// How many of them, spread over all, change between two snapshots
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+        changes: u64,
+        /// Bytes of a value
+        #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        bytes: u32,
+    },
+    /// A journal that grows: applying, snapshots, reads of the past, restart, memory
+    History {
+        /// After how many entries it is looked at, ascending
+        #[arg(long, value_delimiter = ',', default_value = "100000,300000,1000000", value_parser = clap::value_parser!(u64).range(2..=100_000_000))]
+        entries: Vec<u64>,
+        /// Bytes of a value
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        bytes: u32,
     },
     /// The least a three-replica commit can cost here
     Floor {
@@ -334,6 +357,10 @@ fn main() -> Result<()> {
         Verb::Boot { common, node } => runtime.block_on(measure(&common, &Kind::Boot { node }, dir, &report)),
         Verb::Core { callers, seconds, commits } => core(&callers, seconds, commits, dir, &report),
         Verb::Recover { sides, rounds } => runtime.block_on(recover::run(&sides, rounds, dir, &report)),
+        Verb::Snapshot { keys, changes, bytes } => {
+            growth::snapshots(&keys, changes, usize::try_from(bytes)?, dir, &report)
+        }
+        Verb::History { entries, bytes } => growth::history(&entries, usize::try_from(bytes)?, dir, &report),
         Verb::Floor { bytes, seconds } => floor(bytes, seconds, dir, &report),
     }
 }

@@ -273,7 +273,9 @@ fn ways(kind: Kind) -> Vec<(Operation, Ask)> {
         Kind::Observe => {
             let mut ways: Vec<_> =
                 [Query::Summary, Query::Members].map(|query| (Operation::of_query(&query), Ask::Query(query))).into();
-            ways.extend([Ask::Age, Ask::Status, Ask::Page("/health".into()), Ask::Page("/metrics".into())].map(of_cluster));
+            ways.extend(
+                [Ask::Age, Ask::Status, Ask::Page("/health".into()), Ask::Page("/metrics".into())].map(of_cluster),
+            );
             ways
         }
         Kind::Read => {

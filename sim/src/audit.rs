@@ -37,7 +37,8 @@ async fn inspect(world: &Arc<World>, replica: ReplicaId, life: &Arc<Life>) {
             });
         }
     };
-    let snapshots = found.snapshots.iter().filter_map(|file| file.meta.as_ref().map(|meta| meta.index)).collect();
+    let snapshots = found.snapshots.iter().filter(|file| file.is_kept);
+    let snapshots = snapshots.filter_map(|file| file.meta.as_ref().map(|meta| meta.index)).collect();
     let problems = found.problems.iter().map(ToString::to_string).collect();
     if !life.is_over() {
         world.emit(&Event::Inspected { replica, log_start: found.log_start.0, snapshots, problems });

@@ -40,8 +40,8 @@ struct Active {
     reached: bool,
 }
 
-/// The format of what a newer version writes.
-pub const NEWER_FORMAT: u32 = 9;
+/// How much newer the format of what a newer version writes is.
+pub const NEWER_BY: u32 = 8;
 
 impl Faults {
     /// No faults yet.
@@ -437,7 +437,7 @@ impl Faults {
         self.world.kill(victim, Ending::Killed);
         let store = self.world.machines().get(&victim).map(|machine| machine.store.clone());
         let Some(store) = store else { return };
-        let found = store.set_format(file, if on { NEWER_FORMAT } else { muster_storage::FORMAT });
+        let found = store.change_format(file, |format| if on { format + NEWER_BY } else { format - NEWER_BY });
         self.world.note_downgrade(victim, on && found.is_some());
         if on && found.is_some() {
             self.world.note_disk_fault(victim, "a newer version wrote its files");

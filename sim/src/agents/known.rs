@@ -95,12 +95,8 @@ impl AgentFacts {
                 }
             }
             AgentEvent::Asked { number, author, request } => {
-                let question = Question {
-                    author: author.clone(),
-                    request: request.clone(),
-                    step,
-                    ledger: self.ledger.clone(),
-                };
+                let question =
+                    Question { author: author.clone(), request: request.clone(), step, ledger: self.ledger.clone() };
                 self.questions.insert(*number, question);
             }
             AgentEvent::Told { number, .. } => self.answered = self.questions.remove(number),

@@ -316,9 +316,7 @@ impl Operator {
             }
             Work::Commit => Request::Commit { which, ttl_seconds: None, message: "it stays".into() },
             Work::Rollback => Request::Rollback { which },
-            Work::Extend => {
-                Request::Extend { seconds: u32::try_from(self.draw.between(1, 10)).unwrap_or(1) }
-            }
+            Work::Extend => Request::Extend { seconds: u32::try_from(self.draw.between(1, 10)).unwrap_or(1) },
             Work::Emergency => {
                 let reason = if self.draw.percent(15) { "" } else { "the building is on fire" };
                 Request::EmergencyStart { reason: reason.into() }
@@ -347,8 +345,7 @@ impl Operator {
             }
             Work::Declare => {
                 let (key, setting) = self.change();
-                let scope =
-                    if self.draw.percent(60) { Scope::Node(name(agent)) } else { Scope::VCluster(vcluster()) };
+                let scope = if self.draw.percent(60) { Scope::Node(name(agent)) } else { Scope::VCluster(vcluster()) };
                 let who = u32::try_from(self.number).unwrap_or(0);
                 drop(declare(&self.world, who, scope, vec![change(key, setting)]).await);
                 return;

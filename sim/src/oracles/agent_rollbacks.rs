@@ -48,7 +48,9 @@ impl AgentRollbacks {
         };
         let is = |key: &Key| known.there.get(key).filter(|_| !known.was_tampered(key, question.step));
         let done = match reply {
-            Reply::Returned(Returned::Done { keys }) | Reply::NotSet { taken_back: Returned::Done { keys }, .. } => keys,
+            Reply::Returned(Returned::Done { keys }) | Reply::NotSet { taken_back: Returned::Done { keys }, .. } => {
+                keys
+            }
             Reply::Returned(Returned::Blocked { consumers }) => {
                 let expected = || format!("a{agent} to name who blocks its rollback");
                 return must(!consumers.is_empty(), expected, || "nobody".into());

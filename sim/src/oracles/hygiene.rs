@@ -3,7 +3,7 @@
 
 use super::{Oracle, Violation, must};
 use crate::event::{Ending, Event};
-use crate::fault::NEWER_FORMAT;
+use crate::fault::NEWER_BY;
 use crate::world::Facts;
 use muster_storage::FORMAT;
 
@@ -33,15 +33,20 @@ impl Oracle for Hygiene {
             // disk stops it first.
             Event::Stop { replica, why: Ending::Fault(problem), .. } if facts.downgraded.contains(replica) => must(
                 problem.contains(IO_ERROR)
-                    || (problem.contains(&format!("format {NEWER_FORMAT}"))
-                        && problem.contains(&format!("up to {FORMAT}"))),
-                || format!("replica {replica} to name format {NEWER_FORMAT} and the newest that it knows, {FORMAT}"),
+                    || (1..=FORMAT).any(|known| {
+                        problem.contains(&format!("format {}", known + NEWER_BY))
+                            && problem.contains(&format!("up to {known}"))
+                    }),
+                || {
+                    format!(
+                        "replica {replica} to name a format of its file that is newer by {NEWER_BY}, and the newest that it knows"
+                    )
+                },
                 || format!("it stop: {problem}"),
             ),
-            Event::Start { replica, .. } if facts.downgraded.contains(replica) => Err(Violation::new(
-                format!("replica {replica} to refuse a file of format {NEWER_FORMAT}"),
-                "it start on it",
-            )),
+            Event::Start { replica, .. } if facts.downgraded.contains(replica) => {
+                Err(Violation::new(format!("replica {replica} to refuse a file of a newer format"), "it start on it"))
+            }
             Event::Stop { replica, why: Ending::Fault(problem), .. } => must(
                 facts.disk_faults.contains_key(replica),
                 || format!("replica {replica}, whose disk kept what it was told to keep, to go on"),
