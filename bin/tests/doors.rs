@@ -82,6 +82,7 @@ fn policy() -> Policy {
 }
 
 /// How something is asked.
+#[allow(clippy::large_enum_variant, reason = "one is asked at a time")]
 #[derive(Clone, Debug)]
 enum Ask {
     /// At the clients' port, by `Write` and on the pipeline.
