@@ -344,7 +344,11 @@ impl Operator {
                 return;
             }
             Work::Declare => {
-                let (key, setting) = self.change();
+                let (key, mut setting) = self.change();
+                // What the kernel would cut off cannot be reached: that would be no more than a mistake of whoever declares it.
+                if key.as_str().starts_with("kernel:") {
+                    setting = value(&self.draw.below(100_000).to_string());
+                }
                 let scope = if self.draw.percent(60) { Scope::Node(name(agent)) } else { Scope::VCluster(vcluster()) };
                 let who = u32::try_from(self.number).unwrap_or(0);
                 drop(declare(&self.world, who, scope, vec![change(key, setting)]).await);

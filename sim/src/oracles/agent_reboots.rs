@@ -28,10 +28,16 @@ fn boots(ledger: &Ledger) -> bool {
 fn booted(facts: &Facts, agent: AgentId, ledger: &Ledger) -> Result<(), Violation> {
     let known = known::of(facts, agent);
     let Some(node) = &known.node else { return Ok(()) };
+    let in_flux = |key: &Key| match &ledger.doing {
+        Some(Doing::Returning { keys, .. }) => keys.contains(key),
+        Some(Doing::Setting { keys, .. }) => keys.contains_key(key),
+        None => false,
+    };
     for (key, setting) in known::declared_to(facts, node, ledger) {
         // What was never touched since the machine booted is what it begins with, and was looked at.
         let Some((there, ..)) = known.there.get(&key) else { continue };
-        if ledger.changes.contains_key(&key) || known.tampered.contains_key(&key) {
+        // The journal may say something newer already, which is being brought about.
+        if ledger.changes.contains_key(&key) || known.tampered.contains_key(&key) || in_flux(&key) {
             continue;
         }
         must(

@@ -19,12 +19,18 @@ pub(super) struct AgentRollbacks {
 }
 
 impl AgentRollbacks {
-    fn changed(&self, facts: &Facts, agent: AgentId, key: &Key, to: &Setting) -> Result<(), Violation> {
+    fn changed(
+        &self,
+        facts: &Facts,
+        agent: AgentId,
+        key: &Key,
+        (from, to): (&Setting, &Setting),
+    ) -> Result<(), Violation> {
         let Some(ledger) = &known::of(facts, agent).ledger else { return Ok(()) };
         let is_return = match &ledger.doing {
             Some(Doing::Returning { .. }) => true,
-            // Taken back where it was begun: a change never makes a key what it was.
-            Some(Doing::Setting { keys, .. }) => keys.get(key).is_some_and(|before| before.value == *to),
+            // Taken back where it was begun: a change that makes a key what it was has no effect, or is no change.
+            Some(Doing::Setting { keys, .. }) => from != to && keys.get(key).is_some_and(|before| before.value == *to),
             None => false,
         };
         if !is_return {
@@ -134,7 +140,7 @@ impl Oracle for AgentRollbacks {
                 }
                 owned(facts, *agent, ledger)?;
             }
-            AgentEvent::Changed { key, to, by: By::Agent, .. } => self.changed(facts, *agent, key, to)?,
+            AgentEvent::Changed { key, from, to, by: By::Agent } => self.changed(facts, *agent, key, (from, to))?,
             AgentEvent::Told { reply: Some(reply), .. } => Self::told(facts, *agent, reply)?,
             _ => {}
         }
