@@ -14,7 +14,8 @@ use muster_core::clock::Clock;
 use muster_core::driver::{Assembly, BOOTSTRAP, assemble, run_archive, run_fetch, run_log};
 use muster_core::front::Handle;
 use muster_core::ids::{
-    ClusterId, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, SessionId, Term, Time, WallTime,
+    ClusterId, Digest, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, SessionId, Term, Time,
+    WallTime,
 };
 use muster_core::journal::command::JournalCommand;
 use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType, Principal, Role};
@@ -28,7 +29,7 @@ use muster_core::replica::{Limits, Settings, Timing};
 use muster_core::request::{Command, Outcome, RaftRole, Reply, RequestId, WriteRequest};
 use muster_core::state::{Proposal, State};
 use muster_core::storage::{
-    Archive, Identity, Layer, LogStore, Page, Pages, Recovered, Run, Segment, SnapshotMeta, StorageError,
+    Archive, Identity, Layer, LogStore, Page, Pages, Recovered, Run as SnapshotRun, Segment, SnapshotMeta, StorageError,
 };
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -98,13 +99,13 @@ impl Archive for Nowhere {
         meta.layers.push(Layer { index, term, pages: 0, lasting: 0, bytes, digest });
         Ok((SnapshotMeta { digest, ..meta }, index))
     }
-    async fn staged(&mut self, runs: &[Run]) -> Result<Vec<u32>, StorageError> {
+    async fn staged(&mut self, runs: &[SnapshotRun]) -> Result<Vec<u32>, StorageError> {
         Ok(vec![0; runs.len()])
     }
-    async fn stage(&mut self, _: &Run, _: Bytes) -> Result<(), StorageError> {
+    async fn stage(&mut self, _: &SnapshotRun, _: Bytes) -> Result<(), StorageError> {
         Ok(())
     }
-    async fn staged_page(&mut self, _: &Run, _: u32) -> Result<Bytes, StorageError> {
+    async fn staged_page(&mut self, _: &SnapshotRun, _: u32) -> Result<Bytes, StorageError> {
         unreachable!("nothing is staged")
     }
     async fn install(&mut self, meta: SnapshotMeta, _: Pages, _: Vec<Bytes>) -> Result<SnapshotMeta, StorageError> {

@@ -92,7 +92,15 @@ impl Replica {
         let opened = ready(open(RealDisk, &root, WalOptions::default()))?;
         let state = ready(load_state(&opened.identity, &opened.recovered, &opened.library))?;
         let meta = opened.recovered.snapshot.clone().context("a replica has a snapshot")?;
-        Ok(Self { root, index: meta.index, oldest: meta.index, below: (meta, state.clone()), opened, state, value_bytes })
+        Ok(Self {
+            root,
+            index: meta.index,
+            oldest: meta.index,
+            below: (meta, state.clone()),
+            opened,
+            state,
+            value_bytes,
+        })
     }
 
     /// Declares keys in one entry. Gives the bytes of its record.
@@ -255,7 +263,9 @@ pub(crate) fn snapshots(keys: &[u64], changes: u64, value_bytes: usize, dir: &Pa
 /// What a journal costs after so many entries.
 pub(crate) fn history(entries: &[u64], value_bytes: usize, dir: &Path, report: &Report) -> Result<()> {
     report.begin("history: a thousand keys, written again and again", &Machine::look(dir))?;
-    report.say("   entries  apply and archive µs  snapshot ms  read old µs  read new µs  restart ms  disk MiB  resident MiB")?;
+    report.say(
+        "   entries  apply and archive µs  snapshot ms  read old µs  read new µs  restart ms  disk MiB  resident MiB",
+    )?;
     let dir = tempfile::tempdir_in(dir)?;
     let mut replica = Replica::new(dir.path(), value_bytes)?;
     let mut written = 0;

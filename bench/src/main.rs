@@ -34,6 +34,7 @@ use machine::Machine;
 use muster::{Cluster, Running};
 use muster_core::ids::NodeId;
 use muster_core::journal::key::Scope;
+use muster_core::request::Freshness;
 use report::{Figures, Report};
 use std::path::PathBuf;
 
@@ -87,6 +88,9 @@ enum Verb {
         /// Take what the replica has, without asking a quorum
         #[arg(long)]
         local: bool,
+        /// Let the leader answer from its lease
+        #[arg(long, conflicts_with_all = ["local", "against"])]
+        leased: bool,
     },
     /// Complete boots of one node, from running servers
     Boot {
@@ -191,8 +195,9 @@ fn what(kind: &Kind) -> String {
         Kind::Commit { bytes, keys, scope } => {
             format!("commits of {bytes} bytes to {scope}, {keys} keys a caller, three replicas on loopback")
         }
-        Kind::Read { bytes, local: true } => format!("local reads of {bytes} bytes (etcd: serializable)"),
-        Kind::Read { bytes, local: false } => format!("linearizable reads of {bytes} bytes"),
+        Kind::Read { bytes, freshness: Freshness::Leased } => format!("leased reads of {bytes} bytes"),
+        Kind::Read { bytes, freshness: Freshness::Linearizable } => format!("linearizable reads of {bytes} bytes"),
+        Kind::Read { bytes, .. } => format!("local reads of {bytes} bytes (etcd: serializable)"),
         Kind::Boot { node } => format!("boots of {node}"),
     }
 }
@@ -341,8 +346,13 @@ fn main() -> Result<()> {
         Verb::Commit { common, bytes, keys, scope } => {
             runtime.block_on(measure(&common, &Kind::Commit { bytes, keys, scope }, dir, &report))
         }
-        Verb::Read { common, bytes, local } => {
-            runtime.block_on(measure(&common, &Kind::Read { bytes, local }, dir, &report))
+        Verb::Read { common, bytes, local, leased } => {
+            let freshness = match (local, leased) {
+                (true, _) => Freshness::Local,
+                (false, true) => Freshness::Leased,
+                (false, false) => Freshness::Linearizable,
+            };
+            runtime.block_on(measure(&common, &Kind::Read { bytes, freshness }, dir, &report))
         }
         Verb::Boot { common, node } => runtime.block_on(measure(&common, &Kind::Boot { node }, dir, &report)),
         Verb::Core { callers, seconds, commits } => core(&callers, seconds, commits, dir, &report),

@@ -31,7 +31,6 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use event_listener::Event as Signal;
@@ -175,12 +174,11 @@ pub fn assemble(identity: Identity, settings: Settings, recovered: Recovered, st
     let (log_in, log_tasks) = mpsc::unbounded();
     let (archive_in, archive_tasks) = mpsc::unbounded();
     let (fetch_in, fetch_tasks) = mpsc::unbounded();
-    let view = View { state: replica.state().clone(), status: replica.status(), version: 0, published: now };
     let shared = Arc::new(Shared {
         inbox: inbox_in,
         queued: AtomicUsize::new(0),
         dropped: AtomicU64::new(0),
-        view: ArcSwap::from_pointee(view),
+        live: replica.live().clone(),
         published: Signal::new(),
         recorded: AtomicU64::new(recorded.0),
         extended: Signal::new(),
@@ -264,6 +262,7 @@ impl Driver {
     fn take(&mut self, event: Event, inputs: &mut Vec<Input>) -> Result<(), StorageError> {
         self.shared.queued.fetch_sub(event.count(), Ordering::Relaxed);
         match event {
+            Event::Peer(envelope) => inputs.push(Input::Peer(*envelope)),
             Event::Input(input) => inputs.push(input),
             Event::Write { write, forward, answer } => {
                 let token = self.wait(Waiting::Write(answer));
@@ -329,8 +328,8 @@ impl Driver {
         if let Some(after) = effects.look_for_history {
             let _ = self.fetch.unbounded_send(FetchTask::History { after });
         }
-        if let Some(view) = effects.view {
-            self.shared.publish(view);
+        if effects.published.is_some() {
+            self.shared.announce();
         }
         for (token, answer) in effects.answers {
             self.answer(token, answer);
@@ -707,7 +706,7 @@ async fn fetch_snapshot<N: Network, C: Clock>(
     from: ReplicaId,
     meta: &SnapshotMeta,
 ) -> Result<Option<Staged>, Ended> {
-    let view = ends.shared.view.load_full();
+    let view = ends.shared.live.view();
     let applied = view.status.applied;
     let base = meta.layers.first().map(|base| base.index);
     let own = (meta.has_digest() && base.is_some_and(|base| base <= applied)).then(|| (applied, view.state.clone()));
@@ -811,7 +810,7 @@ async fn fill_history<N: Network, C: Clock>(
     let shared = &*shared;
     let ahead = futures_util::stream::iter(missing.into_iter().enumerate())
         .map(|(place, segment)| async move {
-            let peers = peers_for(&shared.view.load_full(), place);
+            let peers = peers_for(&shared.live.view(), place);
             (segment, fetch_segment(shared, network, clock, &peers, &segment).await)
         })
         .buffer_unordered(FETCH_AHEAD);
@@ -847,12 +846,14 @@ pub async fn keep_overlays<C: Clock>(handle: Handle, clock: C, mut draw: impl Fn
     while !handle.stopped() {
         version = handle.changed(version).await.version;
         clock.sleep_until(clock.now().plus_ms(OVERLAY_LOOK_MS)).await;
-        let view = handle.view();
-        if view.status.role != RaftRole::Leader {
-            continue;
-        }
+        let stale = {
+            let view = handle.view();
+            if view.status.role != RaftRole::Leader {
+                continue;
+            }
+            overlay::stale(&view.state)
+        };
         let now = clock.now();
-        let stale = overlay::stale(&view.state);
         let mut next: Option<Time> = None;
         for vcluster in stale {
             if let Some(at) = not_before.get(&vcluster).filter(|at| **at > now) {
@@ -868,7 +869,9 @@ pub async fn keep_overlays<C: Clock>(handle: Handle, clock: C, mut draw: impl Fn
                     continue;
                 }
             };
-            let outcome = handle.write(store_overlay(&state, vcluster.clone(), built, draw()), false).await;
+            let store = store_overlay(&state, vcluster.clone(), built, draw());
+            drop(state);
+            let outcome = handle.write(store, false).await;
             debug!(%vcluster, ?outcome, "overlay rebuilt");
         }
         not_before.retain(|_, at| *at > now);

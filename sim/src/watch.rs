@@ -126,7 +126,7 @@ impl<A: Archive> Archive for Watched<A> {
 
 /// Tells every view that a process publishes, until it is over.
 pub async fn views(world: Arc<World>, life: Arc<Life>, handle: Handle) {
-    let mut version = 0;
+    let (mut version, mut full_copy) = (0, false);
     while !life.is_over() && !world.is_over() {
         let view = handle.changed(version).await;
         if life.is_over() {
@@ -134,7 +134,12 @@ pub async fn views(world: Arc<World>, life: Arc<Life>, handle: Handle) {
         }
         if view.version > version {
             version = view.version;
+            let claims = view.status.full_copy && !full_copy;
+            full_copy = view.status.full_copy;
             world.emit(&Event::View { replica: life.replica, run: life.run, view });
+            if claims {
+                world.spawn(crate::audit::claim(world.clone(), handle.clone(), life.clone()));
+            }
         } else if handle.stopped() {
             return;
         }

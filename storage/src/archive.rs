@@ -233,9 +233,7 @@ impl<D: Disk> FileArchive<D> {
             }
             let checked = match trusted.contains(segment) {
                 true => history::is_here(&self.disk, &self.places.history, &self.owner, segment).await.map(|_| ()),
-                false => {
-                    history::verify_whole(&self.disk, &self.places.history, Some(&self.owner), segment).await
-                }
+                false => history::verify_whole(&self.disk, &self.places.history, Some(&self.owner), segment).await,
             };
             match checked {
                 Ok(()) => {}

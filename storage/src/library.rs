@@ -178,8 +178,8 @@ impl<D: Disk> FileLibrary<D> {
     async fn read(&self, take: &mut Take, place: &Readable, generation: u64) -> Result<(), StorageError> {
         let &Readable { first, last, from, offset } = place;
         let blocks = Blocks::open(&self.disk, &self.history, None, first).await?;
-        let mut blocks =
-            blocks.ok_or_else(|| damaged(&history::path_of(&self.history, first), 0, "it is missing".into(), REPAIR))?;
+        let mut blocks = blocks
+            .ok_or_else(|| damaged(&history::path_of(&self.history, first), 0, "it is missing".into(), REPAIR))?;
         blocks.go_to(from, offset);
         let mut stopped = Place { first, next: from, offset };
         while take.next <= last && !take.is_done() {

@@ -194,10 +194,7 @@ impl Kept {
     }
 
     /// Refuses a snapshot that rests on a layer that is not among these files.
-    pub(crate) fn check_layers<'a>(
-        &self,
-        files: impl Iterator<Item = &'a Self> + Clone,
-    ) -> Result<(), StorageError> {
+    pub(crate) fn check_layers<'a>(&self, files: impl Iterator<Item = &'a Self> + Clone) -> Result<(), StorageError> {
         match self.lacks(files) {
             None => Ok(()),
             Some(layer) => {

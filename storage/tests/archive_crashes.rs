@@ -173,7 +173,8 @@ fn take(replica: &mut Replica, world: &mut World, step: Step, disk: &CrashDisk) 
         Step::Save { over } if replica.last > world.saved => {
             let meta = world.meta_at(replica.last);
             let below = if over { world.layers.clone() } else { Vec::new() };
-            let (saved, oldest) = ready(save(&mut replica.opened.archive, SnapshotMeta { layers: below.clone(), ..meta.clone() }))?;
+            let (saved, oldest) =
+                ready(save(&mut replica.opened.archive, SnapshotMeta { layers: below.clone(), ..meta.clone() }))?;
             let layers = below.into_iter().chain(meta.layers.clone()).collect();
             assert_eq!(saved, SnapshotMeta { layers, ..meta });
             world.layers = saved.layers;

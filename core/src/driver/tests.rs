@@ -438,12 +438,11 @@ fn the_inbox_is_bounded() {
 fn queues() -> (Arc<Shared>, mpsc::UnboundedReceiver<Event>) {
     let (inbox, events) = mpsc::unbounded();
     let machine = Machine::new();
-    let view = machine.handle.view();
     let shared = Shared {
         inbox,
         queued: AtomicUsize::new(0),
         dropped: AtomicU64::new(0),
-        view: ArcSwap::new(view),
+        live: machine.handle.shared.live.clone(),
         published: Signal::new(),
         recorded: AtomicU64::new(0),
         extended: Signal::new(),
@@ -481,7 +480,8 @@ fn nothing_is_lost_or_reordered_on_the_way_to_the_log_whatever_the_grouping() {
         let (archive_in, archive_tasks) = mpsc::unbounded();
         let disk = Disk::default();
         let mut log = Task::new(run_log(disk.clone(), LogEnds { tasks, archive: archive_in, shared: shared.clone() }));
-        let mut archive = Task::new(run_archive(disk.clone(), ArchiveEnds { tasks: archive_tasks, newest: None, shared }));
+        let mut archive =
+            Task::new(run_archive(disk.clone(), ArchiveEnds { tasks: archive_tasks, newest: None, shared }));
         let mut handed = Vec::new();
         let mut synced = 0;
         for id in 1..=20 {
@@ -578,8 +578,7 @@ impl Fetching {
         for id in 2..=4 {
             state.members.table.insert(ReplicaId(id), member(id));
         }
-        let view = View { state, ..(*shared.view.load_full()).clone() };
-        shared.view.store(Arc::new(view));
+        shared.live.advance(Index(1), |live| *live = state);
         let (tasks_in, tasks) = mpsc::unbounded();
         let (archive_in, archive_tasks) = mpsc::unbounded();
         let (disk, wire, clock) = (Disk::default(), Wire::default(), HandClock::default());
@@ -616,10 +615,7 @@ impl Fetching {
 
     /// The replica has come this far.
     fn applied(&self, index: Index, state: State) {
-        let mut view = (*self.shared.view.load_full()).clone();
-        view.status.applied = index;
-        view.state = state;
-        self.shared.view.store(Arc::new(view));
+        self.shared.live.advance(index, |live| *live = state);
     }
 
     fn offer(&self, meta: &SnapshotMeta) {

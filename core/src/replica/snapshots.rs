@@ -10,6 +10,7 @@ use crate::log::{LogRecord, Write};
 use crate::mark::mark;
 use crate::peer::{RaftMessage, RaftMessageKind};
 use crate::request::AdminOutcome;
+use crate::state::State;
 use crate::storage::SnapshotMeta;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -136,7 +137,7 @@ impl Replica {
         self.raft.advance_append_async(ready);
         info!(replica = self.identity.replica.0, index = index.0, sequence = meta.sequence.0, "installed a snapshot");
         mark!(snapshot_installed);
-        self.state = staged.state;
+        self.live.advance(index, |state| *state = staged.state);
         self.applied = index;
         self.configuration = meta.configuration.clone();
         self.writes.skip_to(index);
@@ -201,17 +202,24 @@ impl Replica {
             return;
         }
         let term = self.raft.raft.raft_log.term(self.applied.0).expect("the applied entry's term is kept");
-        let meta = self.state.snapshot_meta(self.applied, Term(term), self.configuration.clone());
+        let state = self.live.look(State::clone);
+        let meta = state.snapshot_meta(self.applied, Term(term), self.configuration.clone());
         self.snapshot_saving = true;
         self.snapshot_wanted = false;
         self.snapshot_at = self.now;
-        effects.snapshot = Some((meta, self.state.clone()));
+        effects.snapshot = Some((meta, state));
     }
 
     pub(super) fn on_snapshot_saved(&mut self, meta: SnapshotMeta, oldest: Index, effects: &mut Effects) {
         self.snapshot_saving = false;
         if meta.index > self.snapshot_index() {
-            info!(replica = self.identity.replica.0, index = meta.index.0, layers = meta.layers.len(), bytes = meta.bytes(), "snapshot saved");
+            info!(
+                replica = self.identity.replica.0,
+                index = meta.index.0,
+                layers = meta.layers.len(),
+                bytes = meta.bytes(),
+                "snapshot saved"
+            );
             mark!(snapshot_taken);
             if meta.layers.len() > 1 {
                 mark!(layer_taken);

@@ -112,10 +112,7 @@ impl Stage {
         let ids = |list: &[u64]| list.iter().copied().map(ReplicaId).collect::<Vec<_>>();
         let pages: Vec<Bytes> = state.pages().collect();
         let configuration = Configuration { voters: ids(voters), learners: ids(learners), ..Configuration::default() };
-        let meta = SnapshotMeta {
-            digest: state.digest(),
-            ..state.snapshot_meta(Index(1), Term(1), configuration)
-        };
+        let meta = SnapshotMeta { digest: state.digest(), ..state.snapshot_meta(Index(1), Term(1), configuration) };
         let mut stage = Self {
             now: 0,
             players: BTreeMap::new(),

@@ -214,10 +214,7 @@ impl World {
         let state = State::new(cluster, member);
         let pages: Vec<Bytes> = state.pages().collect();
         let configuration = Configuration { voters: vec![ReplicaId(1)], ..Configuration::default() };
-        let meta = SnapshotMeta {
-            digest: state.digest(),
-            ..state.snapshot_meta(Index(1), Term(1), configuration)
-        };
+        let meta = SnapshotMeta { digest: state.digest(), ..state.snapshot_meta(Index(1), Term(1), configuration) };
         let limits = Limits {
             // Rarer than joins: who joins must get a snapshot that knows it all the same.
             snapshot_entries: 120,
@@ -480,9 +477,9 @@ impl World {
             assert_eq!(mine, first, "{id} has something else committed at {index}");
             node.compared = index;
         }
-        if let Some(view) = &effects.view {
-            assert!(view.version > node.view, "views go back");
-            node.view = view.version;
+        if let Some(version) = effects.published {
+            assert!(version > node.view, "views go back");
+            node.view = version;
         }
         if replica.is_leader() {
             let old = self.leaders.insert(status.term, id);

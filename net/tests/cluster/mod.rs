@@ -5,7 +5,9 @@ use bytes::Bytes;
 use muster_core::clock::Clock;
 use muster_core::driver::{assemble, run_archive, run_fetch, run_log};
 use muster_core::front::Handle;
-use muster_core::ids::{ClusterId, Digest, GroupId, Incarnation, Index, ReplicaId, ReplicaName, Seq, Term, Time, WallTime};
+use muster_core::ids::{
+    ClusterId, Digest, GroupId, Incarnation, Index, ReplicaId, ReplicaName, Seq, Term, Time, WallTime,
+};
 use muster_core::journal::command::JournalCommand;
 use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType, Principal, Role};
 use muster_core::journal::key::{Key, Scope, Setting};
@@ -21,7 +23,9 @@ use muster_core::storage::{
 };
 use muster_net::client::{Client, Options};
 use muster_net::peer::{GrpcNetwork, PeerCounters, PeerOptions};
-use muster_net::server::{ClientLimits, HttpPages, Listener, Protection, Replica, serve_clients, serve_peers};
+use muster_net::server::{
+    BootOptions, ClientLimits, HttpPages, Listener, Protection, Replica, serve_clients, serve_peers,
+};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -249,6 +253,17 @@ pub async fn start(identity: Identity, known: &[Member], limits: ClientLimits) -
 }
 
 pub async fn start_on(sockets: Sockets, identity: Identity, known: &[Member], limits: ClientLimits) -> Running {
+    start_serving(sockets, identity, known, limits, BootOptions::default()).await
+}
+
+/// The same, serving boots in some way of its own.
+pub async fn start_serving(
+    sockets: Sockets,
+    identity: Identity,
+    known: &[Member],
+    limits: ClientLimits,
+    boots: BootOptions,
+) -> Running {
     let (client_address, peer_address) = (sockets.client_address(), sockets.peer_address());
     let Sockets { clients, peers } = sockets;
     let memory = Memory::default();
@@ -292,7 +307,7 @@ pub async fn start_on(sockets: Sockets, identity: Identity, known: &[Member], li
             );
         });
     });
-    let replica = Replica::new(handle, memory.clone(), identity, "test");
+    let replica = Replica::new(handle, memory.clone(), identity, "test").with_boots(boots);
     tokio::spawn(serve_clients(clients, replica.clone(), limits, HttpPages::default()));
     tokio::spawn(serve_peers(peers, replica.clone(), network.clone()));
     Running { replica, network, counters, client_address, peer_address, memory }

@@ -330,4 +330,3 @@ fn put_stack(journal: &mut Journal, scope: Scope, key: Key, stack: Stack) -> Res
     journal.stacks.insert((scope, key), Arc::new(stack));
     Ok(())
 }
-

@@ -182,9 +182,7 @@ fn session(id: &SessionId, session: &Session) -> Unit {
     let (acknowledged, used) = (session.acknowledged, Mirror::of(&session.used));
     Unit::one(&match &session.holder {
         None => Item1::Session { session: Mirror::of(id), acknowledged, used },
-        Some(holder) => {
-            Item1::HeldSession { session: Mirror::of(id), acknowledged, used, holder: Mirror::of(holder) }
-        }
+        Some(holder) => Item1::HeldSession { session: Mirror::of(id), acknowledged, used, holder: Mirror::of(holder) },
     })
 }
 
@@ -307,8 +305,9 @@ impl Maker {
             Section::Scopes => {
                 let keys = self.keys.scopes.some(&self.state.journal.heads);
                 let at_end = keys.is_empty();
-                let unit =
-                    |scope: &Scope, head: &_| Unit::one(&Item1::Scope { scope: Mirror::of(scope), head: Mirror::of(head) });
+                let unit = |scope: &Scope, head: &_| {
+                    Unit::one(&Item1::Scope { scope: Mirror::of(scope), head: Mirror::of(head) })
+                };
                 self.change_all(keys, |state| &state.journal.heads, unit, |_| None);
                 at_end
             }
