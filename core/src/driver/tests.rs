@@ -124,6 +124,8 @@ fn layer_of(index: Index, term: Term) -> Layer {
 #[derive(Clone, Default)]
 struct Wire {
     sent: Arc<Mutex<Vec<Envelope>>>,
+    /// Pages that were asked for.
+    asked: Arc<Mutex<Vec<(Index, u32)>>>,
     pages: Arc<Mutex<VecDeque<Fetched>>>,
     runs: Arc<Mutex<BTreeMap<ReplicaId, VecDeque<Records>>>>,
 }
@@ -133,7 +135,8 @@ impl Network for Wire {
         self.sent.lock().unwrap().push(envelope);
     }
     fn know(&self, _: &[Member]) {}
-    fn fetch_page(&self, _: ReplicaId, _: Index, _: Term, _: u32) -> impl Future<Output = Fetched> + Send {
+    fn fetch_page(&self, _: ReplicaId, index: Index, _: Term, page: u32) -> impl Future<Output = Fetched> + Send {
+        self.asked.lock().unwrap().push((index, page));
         let page = self.pages.lock().unwrap().pop_front().unwrap_or(Err(FetchError::Gone));
         future::ready(page)
     }
@@ -565,6 +568,7 @@ struct Fetching {
     events: mpsc::UnboundedReceiver<Event>,
     fetch: Task<()>,
     archive: Task<()>,
+    shared: Arc<Shared>,
 }
 
 impl Fetching {
@@ -581,7 +585,11 @@ impl Fetching {
         let ends = FetchEnds { tasks, archive: archive_in, shared: shared.clone() };
         Self {
             fetch: Task::new(run_fetch(ends, wire.clone(), clock.clone())),
-            archive: Task::new(run_archive(disk.clone(), ArchiveEnds { tasks: archive_tasks, newest: None, shared })),
+            archive: Task::new(run_archive(
+                disk.clone(),
+                ArchiveEnds { tasks: archive_tasks, newest: None, shared: shared.clone() },
+            )),
+            shared,
             disk,
             wire,
             clock,
@@ -605,6 +613,11 @@ impl Fetching {
         inputs
     }
 
+    /// The replica has come this far.
+    fn applied(&self, index: Index, state: State) {
+        self.shared.live.advance(index, |live| *live = state);
+    }
+
     fn offer(&self, meta: &SnapshotMeta) {
         self.tasks.unbounded_send(FetchTask::Snapshot { from: ReplicaId(2), meta: meta.clone() }).unwrap();
     }
@@ -626,6 +639,94 @@ fn an_interrupted_fetch_goes_on_where_it_was() {
     assert!(matches!(&inputs[..], [Input::SnapshotStaged(staged)] if staged.meta.index == Index(9)), "{inputs:?}");
     let order = fetching.disk.order.lock().unwrap().clone();
     assert_eq!(order.len(), state.pages().count(), "{order:?}");
+}
+
+/// A state with one more vCluster.
+fn grown(state: &State, number: u64) -> State {
+    let mut state = state.clone();
+    let vcluster = VClusterId::new(&format!("v{number}")).unwrap();
+    let write = WriteRequest {
+        request: RequestId::OneShot { id: OneShotId(number.into()), drawn_at: state.age() },
+        author: Author { principal: Principal::Claimed { name: "op".into() }, role: Role::Admin },
+        command: Command::Journal(JournalCommand::SetPolicy { vcluster, policy: Policy::default() }),
+    };
+    let proposal = crate::state::Proposal { write, recorded_at: WallTime(0), elapsed: 0 };
+    let (outcome, _) = state.apply(Index(number), proposal);
+    assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+    state
+}
+
+fn pages_of(mut pages: Pages) -> Vec<Page> {
+    core::iter::from_fn(move || pages.next_page()).collect()
+}
+
+#[test]
+fn of_a_snapshot_only_what_is_lacked_is_fetched() {
+    let base = State::new(ClusterId(7), member(1));
+    let middle = grown(&grown(&base, 2), 3);
+    let top = grown(&middle, 4);
+    let upper = pages_of(middle.layer_over(&base, base.digest()));
+    let topmost = pages_of(top.layer_over(&middle, middle.digest()));
+    let below = pages_of(base.layer());
+    let layers = [1, 3, 4].map(|index| layer_of(Index(index), Term(1))).into();
+    let meta = SnapshotMeta { layers, history: Vec::new(), ..meta_of(&top, 4) };
+    let passing = || [&below, &upper, &topmost].map(|pages| Ok(pages[1].bytes.clone()));
+
+    // It has applied up to 2, between two layers: what lasts of the lowest it has.
+    let mut fetching = Fetching::new();
+    fetching.applied(Index(2), grown(&base, 2));
+    fetching.wire.pages.lock().unwrap().extend([&upper, &topmost].map(|pages| Ok(pages[0].bytes.clone())));
+    fetching.wire.pages.lock().unwrap().extend(passing());
+    fetching.offer(&meta);
+    let inputs = fetching.play(500);
+    let [Input::SnapshotStaged(staged)] = &inputs[..] else { panic!("{inputs:?}") };
+    assert_eq!((staged.state.digest(), staged.state.problem()), (top.digest(), None));
+    let asked = [(3, 0), (4, 0), (1, 1), (3, 1), (4, 1)].map(|(index, page)| (Index(index), page));
+    assert_eq!(*fetching.wire.asked.lock().unwrap(), asked);
+
+    // What it has is not what the sender's was: the sum tells, and all of it is fetched.
+    let mut fetching = Fetching::new();
+    fetching.applied(Index(2), grown(&base, 9));
+    fetching.wire.pages.lock().unwrap().extend([&upper, &topmost].map(|pages| Ok(pages[0].bytes.clone())));
+    fetching.wire.pages.lock().unwrap().extend(passing());
+    fetching.wire.pages.lock().unwrap().extend([&below, &upper, &topmost].map(|pages| Ok(pages[0].bytes.clone())));
+    fetching.wire.pages.lock().unwrap().extend(passing());
+    fetching.offer(&meta);
+    let inputs = fetching.play(500);
+    let [Input::SnapshotStaged(staged)] = &inputs[..] else { panic!("{inputs:?}") };
+    assert_eq!(staged.state.digest(), top.digest());
+}
+
+#[test]
+fn what_arrives_while_a_snapshot_is_written_is_done_between_its_pages_and_the_next_is_a_layer() {
+    let (shared, mut events) = queues();
+    let (tasks_in, tasks) = mpsc::unbounded();
+    let disk = Disk::default();
+    let mut archive = Task::new(run_archive(disk.clone(), ArchiveEnds { tasks, newest: None, shared }));
+    let base = State::new(ClusterId(7), member(1));
+    let next = grown(&base, 2);
+    let save = |state: &State, index| {
+        let meta = SnapshotMeta { layers: Vec::new(), ..meta_of(state, index) };
+        tasks_in.unbounded_send(ArchiveTask::Save { meta, state: Box::new(state.clone()) }).unwrap();
+    };
+    let extend = |first| {
+        tasks_in.unbounded_send(ArchiveTask::Extend { first: Seq(first), records: vec![Bytes::new()] }).unwrap();
+    };
+    save(&base, 1);
+    extend(1);
+    extend(2);
+    archive.poll();
+    save(&next, 2);
+    archive.poll();
+    let order = disk.order.lock().unwrap().clone();
+    let first = ["begin 1 over 0", "page", "extend 1 by 1", "page", "extend 2 by 1", "save 1"];
+    assert_eq!(order[..6], first);
+    assert_eq!(order[6..], ["begin 2 over 1", "page", "page", "save 2"]);
+    let mut saved = Vec::new();
+    while let Ok(Event::Input(Input::SnapshotSaved { meta, .. })) = events.try_recv() {
+        saved.push((meta.layers.len(), meta.digest));
+    }
+    assert_eq!(saved, [(1, base.digest()), (2, next.digest())]);
 }
 
 #[test]
