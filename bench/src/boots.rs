@@ -423,6 +423,14 @@ impl Nginx {
     }
 }
 
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // A master that is killed leaves its workers behind.
+        let pids = self.pids().into_iter().map(|pid| pid.to_string());
+        std::process::Command::new("kill").args(pids).status().ok();
+    }
+}
+
 impl Side for Nginx {
     type Work = Fetch;
 
