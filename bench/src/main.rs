@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! commit, read        closed-loop callers against three replicas on loopback, or against running servers
-//! boot                boots of one node, from running servers
+//! boot                boots over HTTP from one replica, or over gRPC from running servers; readers that are slow
 //! core                the engine in memory
 //! recover             the gap that the leader's death leaves
 //! snapshot, history   a journal on disk as it grows, without consensus
@@ -12,6 +12,7 @@
 //! alternating rounds; medians and ratios are printed. Figures are for the machine they were taken on: nothing here asserts a
 //! time.
 
+mod boots;
 mod child;
 mod engine;
 mod etcd;
@@ -23,6 +24,7 @@ mod muster;
 mod plot;
 mod recover;
 mod report;
+mod storm;
 mod usage;
 
 use anyhow::{Result, bail};
@@ -60,6 +62,8 @@ struct Cli {
 enum Peer {
     /// A three-member cluster of etcd
     Etcd,
+    /// nginx with a static file of the same size
+    Nginx,
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,12 +96,40 @@ enum Verb {
         #[arg(long, conflicts_with_all = ["local", "against"])]
         leased: bool,
     },
-    /// Complete boots of one node, from running servers
+    /// Boots: over HTTP from a replica that is started, or over gRPC from servers that run already
     Boot {
         #[command(flatten)]
         common: Common,
-        /// Which node
-        node: NodeId,
+        /// Over gRPC from running servers: which node
+        #[arg(requires = "servers")]
+        node: Option<NodeId>,
+        /// A connection for every boot; kept otherwise
+        #[arg(long)]
+        close: bool,
+        /// Over TLS, with certificates on both ends
+        #[arg(long)]
+        tls: bool,
+        /// So many readers that ask and take nothing; tells what memory they take
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        slow_readers: Option<u32>,
+        /// With slow readers: boot.places_max, and no deadline; the replica's own defaults otherwise
+        #[arg(long, value_name = "COUNT", requires = "slow_readers", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        places: Option<u32>,
+        /// Every node boots once, from two learners, while commits go on; beside nginx if --nginx names it
+        #[arg(long)]
+        storm: bool,
+        /// Nodes, each with settings of its own; callers ask for one after another
+        #[arg(long, default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        nodes: u32,
+        /// Bytes of the overlay, compressed, about
+        #[arg(long, default_value_t = 150 << 10, value_parser = clap::value_parser!(u32).range(1..=16_000_000))]
+        overlay: u32,
+        /// Bytes of each delta, about
+        #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        delta: u32,
+        /// Where nginx is, if not on PATH
+        #[arg(long, value_name = "FILE")]
+        nginx: Option<PathBuf>,
     },
     /// The engine in memory: three replicas in this process, no disk, no network
     Core {
@@ -296,6 +328,7 @@ async fn measure(common: &Common, kind: &Kind, dir: &std::path::Path, report: &R
             let medians = alone(&cluster, common, kind, report).await?;
             conclude(&what, common, vec![(cluster.name(), medians)], report)
         }
+        Some(Peer::Nginx) => bail!("nginx only serves files: compare it with `boot`"),
         Some(Peer::Etcd) => {
             let program = child::find(common.sides.etcd.as_deref(), "etcd")?;
             let etcd = Etcd::start(&program, dir, common.sides.connections).await?;
@@ -303,6 +336,68 @@ async fn measure(common: &Common, kind: &Kind, dir: &std::path::Path, report: &R
             let (ours, theirs) = beside(&cluster, &etcd, common, kind, report).await?;
             conclude(&what, common, vec![(cluster.name(), ours), (etcd.name(), theirs)], report)
         }
+    }
+}
+
+/// How boots over HTTP are measured.
+struct Boots {
+    fleet: boots::Fleet,
+    close: bool,
+    tls: bool,
+    slow_readers: Option<u32>,
+    places: Option<u32>,
+    nginx: Option<PathBuf>,
+}
+
+async fn boots(common: &Common, how: &Boots, dir: &std::path::Path, report: &Report) -> Result<()> {
+    let boots::Fleet { overlay_bytes, delta_bytes, .. } = how.fleet;
+    let what = format!(
+        "boots over HTTP{}: an overlay of about {overlay_bytes} bytes and a delta of about {delta_bytes}, {}",
+        if how.tls { " and TLS" } else { "" },
+        if how.close { "a connection each" } else { "connections kept" },
+    );
+    report.begin(&what, &Machine::look(dir))?;
+    let program = muster::program(common.sides.muster.as_deref())?;
+    let keys = how.tls.then(|| boots::Keys::make(&program, dir)).transpose()?;
+    if let Some(readers) = how.slow_readers {
+        let more = how
+            .places
+            .map(|places| format!("connections_max = 1000000\n[boot]\nplaces_max = {places}\npatience_ms = 3600000\n"));
+        let more = more.unwrap_or_default();
+        let served = boots::Served::start(&program, dir, how.fleet, (keys.as_ref(), how.close, &more)).await?;
+        let slow = served.slow_readers(readers).await?;
+        report.give(&serde_json::json!({
+            "readers": readers,
+            "resident_before_mib": report::mib(slow.before),
+            "resident_mib": report::mib(slow.while_there),
+            "boot_ms": slow.boot.as_secs_f64() * 1e3,
+            "boot_status": slow.code,
+        }))?;
+        return report.say(&format!(
+            "{readers} readers that take nothing: {:.0} MiB resident, {:.0} before; another boot meanwhile took {:.1} ms (status {})",
+            report::mib(slow.while_there),
+            report::mib(slow.before),
+            slow.boot.as_secs_f64() * 1e3,
+            slow.code,
+        ));
+    }
+    let served = boots::Served::start(&program, dir, how.fleet, (keys.as_ref(), how.close, "")).await?;
+    // What a caller does is each side's own: the kind is not looked at.
+    let kind = Kind::Read { bytes: 1, local: true };
+    match common.sides.against {
+        None => {
+            report.heading()?;
+            let medians = alone(&served, common, &kind, report).await?;
+            conclude(&what, common, vec![(served.name(), medians)], report)
+        }
+        Some(Peer::Nginx) => {
+            let program = child::find(how.nginx.as_deref(), "nginx")?;
+            let nginx = boots::Nginx::start(&program, dir, served.length(), (keys.as_ref(), how.close)).await?;
+            report.heading()?;
+            let (ours, theirs) = beside(&served, &nginx, common, &kind, report).await?;
+            conclude(&what, common, vec![(served.name(), ours), (nginx.name(), theirs)], report)
+        }
+        Some(Peer::Etcd) => bail!("etcd boots nothing: compare with nginx"),
     }
 }
 
@@ -354,7 +449,19 @@ fn main() -> Result<()> {
             };
             runtime.block_on(measure(&common, &Kind::Read { bytes, freshness }, dir, &report))
         }
-        Verb::Boot { common, node } => runtime.block_on(measure(&common, &Kind::Boot { node }, dir, &report)),
+        Verb::Boot { common, node: Some(node), .. } => {
+            runtime.block_on(measure(&common, &Kind::Boot { node }, dir, &report))
+        }
+        Verb::Boot { common, node: None, close, tls, slow_readers, places, storm, nodes, overlay, delta, nginx } => {
+            let fleet = boots::Fleet { nodes, overlay_bytes: overlay, delta_bytes: delta };
+            if storm {
+                let program = muster::program(common.sides.muster.as_deref())?;
+                let storm = storm::Storm { fleet, seconds: common.seconds, program: &program, nginx: nginx.as_deref() };
+                return runtime.block_on(storm::run(&storm, dir, &report));
+            }
+            let how = Boots { fleet, close, tls, slow_readers, places, nginx };
+            runtime.block_on(boots(&common, &how, dir, &report))
+        }
         Verb::Core { callers, seconds, commits } => core(&callers, seconds, commits, dir, &report),
         Verb::Recover { sides, rounds } => runtime.block_on(recover::run(&sides, rounds, dir, &report)),
         Verb::Snapshot { keys, changes, bytes } => {

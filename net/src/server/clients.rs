@@ -82,7 +82,7 @@ impl<L: Library> Service<Request<Incoming>> for Front<L> {
 
     fn call(&self, mut request: Request<Incoming>) -> Answered {
         if request.version() == Version::HTTP_2 {
-            self.pulse.is_multiplexed();
+            self.pulse.speaks_http2();
         }
         let turn = Turn::begin(&self.pulse);
         if request.uri().path().starts_with(boots::PREFIX) {
@@ -121,7 +121,7 @@ impl<L: Library> Service<Request<Incoming>> for Anonymous<L> {
 
     fn call(&self, request: Request<Incoming>) -> Answered {
         if request.version() == Version::HTTP_2 {
-            self.pulse.is_multiplexed();
+            self.pulse.speaks_http2();
         }
         let turn = Turn::begin(&self.pulse);
         let path = request.uri().path();

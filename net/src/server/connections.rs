@@ -92,7 +92,7 @@ impl Pulse {
     }
 
     /// It speaks HTTP/2.
-    pub(super) fn is_multiplexed(&self) {
+    pub(super) fn speaks_http2(&self) {
         if !self.multiplexed.load(Ordering::Relaxed) {
             self.multiplexed.store(true, Ordering::Relaxed);
         }

@@ -35,8 +35,8 @@ use crate::server::Replica;
 use crate::server::connections::Turn;
 use crate::server::outgoing::{Outgoing, Parts};
 use axum::http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
-    RETRY_AFTER,
+    ACCEPT_RANGES, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+    IF_RANGE, RANGE, RETRY_AFTER,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use bytes::Bytes;
@@ -320,7 +320,7 @@ fn delta_for(state: &State, ask: &Ask, vcluster: &VClusterId, version: Seq) -> L
 
 /// Whether one of a list of tags is this one.
 fn names(list: &str, tag: &str) -> bool {
-    list.split(',').map(|each| each.trim()).any(|each| each == "*" || each.strip_prefix("W/").unwrap_or(each) == tag)
+    list.split(',').map(str::trim).any(|each| each == "*" || each.strip_prefix("W/").unwrap_or(each) == tag)
 }
 
 /// An answer of headers and bytes.
@@ -424,6 +424,10 @@ fn later(code: StatusCode, busy: &Busy, ask: &Ask) -> Answer {
     let headers = answer.headers_mut();
     headers.insert(RETRY_AFTER, busy.after_ms.div_ceil(1_000).max(1).into());
     headers.insert(RETRY_AFTER_MS, busy.after_ms.into());
+    if code == StatusCode::SERVICE_UNAVAILABLE {
+        // Who waits, or goes elsewhere, need not hold a connection meanwhile: that is what ten thousand of them would cost.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if !elsewhere.is_empty() {
         headers.insert(ELSEWHERE, header(elsewhere));
     }
