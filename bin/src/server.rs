@@ -64,7 +64,8 @@ pub(crate) fn run(config: &Config, until_stdin_closes: bool) -> Result<(), Failu
     let span = info_span!("replica", id = opened.identity.replica.0, name = %opened.identity.name);
     let pool = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // The replica and its peers' sockets share one thread: a message that arrives is handled, and answered, where it was read.
-    let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Sockets are looked at after every few polls, for the replica's own can be long.
+    let own = tokio::runtime::Builder::new_current_thread().event_interval(4).enable_all().build()?;
     let served = serve(config, opened, until_stdin_closes, pool.handle(), &span);
     let result = own.block_on(served.instrument(span.clone()));
     own.shutdown_timeout(Duration::from_secs(1));

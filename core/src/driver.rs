@@ -33,6 +33,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::task::Poll;
 use event_listener::Event as Signal;
 use futures_channel::{mpsc, oneshot};
 use futures_util::future::Either;
@@ -231,8 +232,11 @@ impl Driver {
                     Either::Left((None, _)) => return Ok(()),
                     Either::Right(((), _)) => {}
                 }
-                self.collect(&mut inputs)?;
+            } else {
+                // Whoever shares the thread has a turn: an inbox that fills as fast as it is emptied must not silence the links.
+                give_way().await;
             }
+            self.collect(&mut inputs)?;
             let now = clock.now();
             for input in &inputs {
                 if matches!(input, Input::Stop) && self.stop_by.is_none() {
@@ -335,6 +339,19 @@ impl Driver {
             self.answer(token, answer);
         }
     }
+}
+
+/// Lets others on this thread go first, once.
+async fn give_way() {
+    let mut gave = false;
+    future::poll_fn(|context| {
+        if core::mem::replace(&mut gave, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Answers a loop that may have ended meanwhile.

@@ -63,6 +63,8 @@ impl Live {
     pub(crate) fn publish(&self, status: ReplicaStatus, version: u64, now: Time) {
         let status = Arc::new(status);
         let mut moving = self.0.lock();
+        // Entries that leave the state as it is, such as a leader's first, move the position alone.
+        moving.applied = status.applied;
         (moving.status, moving.version, moving.published) = (status, version, now);
     }
 

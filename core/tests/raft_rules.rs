@@ -127,6 +127,47 @@ fn a_replica_alone_does_not_campaign_before_the_longest_election_timeout() {
     assert!(stage.sent.iter().any(|e| kind(e) == Some(RaftMessageKind::PreVote)));
 }
 
+/// Whether a read of the leader is answered at once, by itself.
+fn answers_alone(stage: &mut Stage, token: u64, freshness: Freshness) -> bool {
+    stage.step(1, vec![Input::Read { token, freshness }]);
+    stage.players[&1].answers.contains(&(token, Answer::Read(Ok(()))))
+}
+
+/// A leader that a quorum has just acknowledged.
+fn leader_with_a_lease() -> Stage {
+    let mut stage = Stage::new(&[1, 2, 3], &[]);
+    stage.make_leader(1);
+    // Who was made leader by a transfer of its own has told nobody to campaign in this term.
+    assert!(!answers_alone(&mut stage, 1, Freshness::Leased), "a lease before any round");
+    stage.play(20, |_| true);
+    assert!(stage.players[&1].answers.contains(&(1, Answer::Read(Ok(())))));
+    stage
+}
+
+#[test]
+fn a_lease_answers_until_it_has_run_out_and_only_who_asks_for_it() {
+    let mut stage = leader_with_a_lease();
+    assert!(answers_alone(&mut stage, 2, Freshness::Leased));
+    assert!(!answers_alone(&mut stage, 3, Freshness::Linearizable), "a linearizable read rested on a clock");
+    stage.alone(1, 240);
+    assert!(answers_alone(&mut stage, 4, Freshness::Leased));
+    stage.alone(1, 40);
+    assert!(!answers_alone(&mut stage, 5, Freshness::Leased), "others may lead by now");
+}
+
+#[test]
+fn there_is_no_lease_in_a_term_in_which_somebody_was_told_to_campaign() {
+    let mut stage = leader_with_a_lease();
+    stage.step(1, vec![Input::Admin { token: 2, request: AdminRequest::Transfer { to: ReplicaId(2) } }]);
+    // The message is late, and leadership is not being handed over any more when it arrives.
+    stage.play(2_000, |e| kind(e) != Some(RaftMessageKind::TimeoutNow));
+    assert!(stage.sent.iter().any(|e| kind(e) == Some(RaftMessageKind::TimeoutNow)));
+    assert!(stage.replica(1).is_leader());
+    assert!(!answers_alone(&mut stage, 3, Freshness::Leased));
+    stage.play(20, |_| true);
+    assert!(!answers_alone(&mut stage, 4, Freshness::Leased), "a campaign that no lease holds up may be under way");
+}
+
 // ---- rule 5 -----------------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -194,7 +194,8 @@ impl Stage {
             incarnation: incarnation(id),
             name: ReplicaName::new(&format!("r{id}")).unwrap(),
         };
-        let settings = Settings { timing: Timing::LAN, limits, seed: id * 1_000 + player.runs };
+        let timing = Timing { lease_drift_ppm: Some(1_000), ..Timing::LAN };
+        let settings = Settings { timing, limits, seed: id * 1_000 + player.runs };
         let recovered = Self::recovered(&player.disk);
         player.replica = Some(Replica::new(identity, settings, recovered, state, now));
     }
