@@ -493,7 +493,10 @@ impl Client {
             Kind::Overlay => {
                 let vcluster = VClusterId::new(VCLUSTERS[self.draw.place(VCLUSTERS.len())]).expect("a good name");
                 let (_, to) = self.current();
-                let Ok(Ok((view, _))) = network::read(&self.world, network::End::Clients, to, Freshness::Local).await else { return };
+                let Ok(Ok((view, _))) = network::read(&self.world, network::End::Clients, to, Freshness::Local).await
+                else {
+                    return;
+                };
                 let Ok(built) = overlay::build(&view.state, &vcluster) else { return };
                 let late = self.draw.around(SECOND / 5);
                 self.world.agenda.sleep(late).await;

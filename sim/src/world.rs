@@ -6,9 +6,9 @@
 //! - the first violation counts; the run ends after it.
 
 use crate::agenda::Agenda;
+use crate::agents::Fleet;
 use crate::agents::event::AgentId;
 use crate::agents::known::AgentFacts;
-use crate::agents::Fleet;
 use crate::amnesia::Amnesia;
 use crate::clock::{Oscillator, SimClock};
 use crate::committed::Committed;

@@ -145,7 +145,8 @@ fn an_act_that_cannot_be_is_refused() {
     refuses(&act("commit = \"everything\""), 7, "expected one of own, all");
     refuses(&act("commit = \"own\"\nextend = 3"), 4, "an act does 2 things");
     refuses(&act("behind = { \"files:/x\" = \"y\" }\noutcome = \"done\""), 4, "not for behind, declare and rollout");
-    let (crash, reboot) = ("agent_crash = { who = 2 }\ndown = \"5s\"", "agent_reboot = { who = \"all\" }\ndown = \"1s\"");
+    let (crash, reboot) =
+        ("agent_crash = { who = 2 }\ndown = \"5s\"", "agent_reboot = { who = \"all\" }\ndown = \"1s\"");
     let one = |id: &str, at: &str, what: &str| format!("[[fault]]\nid = \"{id}\"\nat = \"{at}\"\n{what}\n");
     let both = one("a", "1s", crash) + &one("b", "2s", reboot);
     let text = format!("about = \"x\"\n[agents]\ncount = 2\n{both}");

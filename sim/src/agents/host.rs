@@ -62,7 +62,8 @@ fn outlasts(key: &Key) -> bool {
 
 impl Inner {
     fn setting(&self, key: &Key) -> Setting {
-        let none = if key.dimension() == Some(Dimension::Kernel) { Setting::Value("0".into()) } else { Setting::Absent };
+        let none =
+            if key.dimension() == Some(Dimension::Kernel) { Setting::Value("0".into()) } else { Setting::Absent };
         self.there.get(key).cloned().unwrap_or(none)
     }
 

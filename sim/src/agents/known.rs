@@ -95,12 +95,8 @@ impl AgentFacts {
                 }
             }
             AgentEvent::Asked { number, author, request } => {
-                let question = Question {
-                    author: author.clone(),
-                    request: request.clone(),
-                    step,
-                    ledger: self.ledger.clone(),
-                };
+                let question =
+                    Question { author: author.clone(), request: request.clone(), step, ledger: self.ledger.clone() };
                 self.questions.insert(*number, question);
             }
             AgentEvent::Told { number, .. } => self.answered = self.questions.remove(number),
@@ -157,6 +153,6 @@ pub fn as_seen(setting: &Setting) -> Observed {
 
 /// The facts of the agent that an event is about.
 #[must_use]
-pub fn of<'a>(facts: &'a Facts, agent: AgentId) -> &'a AgentFacts {
+pub fn of(facts: &Facts, agent: AgentId) -> &AgentFacts {
     facts.agents.get(&agent).expect("an event about an agent makes it known")
 }

@@ -316,9 +316,7 @@ impl Operator {
             }
             Work::Commit => Request::Commit { which, ttl_seconds: None, message: "it stays".into() },
             Work::Rollback => Request::Rollback { which },
-            Work::Extend => {
-                Request::Extend { seconds: u32::try_from(self.draw.between(1, 10)).unwrap_or(1) }
-            }
+            Work::Extend => Request::Extend { seconds: u32::try_from(self.draw.between(1, 10)).unwrap_or(1) },
             Work::Emergency => {
                 let reason = if self.draw.percent(15) { "" } else { "the building is on fire" };
                 Request::EmergencyStart { reason: reason.into() }
@@ -351,8 +349,7 @@ impl Operator {
                 if key.as_str().starts_with("kernel:") {
                     setting = value(&self.draw.below(100_000).to_string());
                 }
-                let scope =
-                    if self.draw.percent(60) { Scope::Node(name(agent)) } else { Scope::VCluster(vcluster()) };
+                let scope = if self.draw.percent(60) { Scope::Node(name(agent)) } else { Scope::VCluster(vcluster()) };
                 let who = u32::try_from(self.number).unwrap_or(0);
                 drop(declare(&self.world, who, scope, vec![change(key, setting)]).await);
                 return;

@@ -1,8 +1,8 @@
 //! A change to many nodes: the operator's machine (`core::agent::rollout`) over simulated agents, carried out as its verb does.
 
 use super::event::AgentId;
-use super::operators::ask_patiently;
 use super::name;
+use super::operators::ask_patiently;
 use crate::event::Event;
 use crate::oracles::Violation;
 use crate::run::STORY;

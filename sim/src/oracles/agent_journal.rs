@@ -101,7 +101,8 @@ impl AgentJournal {
             if change.owner == Owner::NotReached || !still {
                 continue;
             }
-            let told = self.told.get(&agent).is_some_and(|told| told.drift.contains(&(key.clone(), change.value.clone())));
+            let told =
+                self.told.get(&agent).is_some_and(|told| told.drift.contains(&(key.clone(), change.value.clone())));
             must(
                 told,
                 || format!("a{agent} to tell that {key} is {} before it accepts {:?}", change.value, ledger.declared),
@@ -126,7 +127,12 @@ impl AgentJournal {
                 let over = conflict.is_none_or(|conflict| conflict.deadline <= known.boot_now);
                 must(
                     over,
-                    || format!("{key} of a{agent} to stand still until {:?}", conflict.map(|conflict| conflict.deadline)),
+                    || {
+                        format!(
+                            "{key} of a{agent} to stand still until {:?}",
+                            conflict.map(|conflict| conflict.deadline)
+                        )
+                    },
                     || format!("it given up at {:?}", known.boot_now),
                 )?;
                 self.told.entry(agent).or_default().lost.insert((key.clone(), from.clone()));

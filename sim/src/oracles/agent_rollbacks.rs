@@ -19,7 +19,13 @@ pub(super) struct AgentRollbacks {
 }
 
 impl AgentRollbacks {
-    fn changed(&self, facts: &Facts, agent: AgentId, key: &Key, (from, to): (&Setting, &Setting)) -> Result<(), Violation> {
+    fn changed(
+        &self,
+        facts: &Facts,
+        agent: AgentId,
+        key: &Key,
+        (from, to): (&Setting, &Setting),
+    ) -> Result<(), Violation> {
         let Some(ledger) = &known::of(facts, agent).ledger else { return Ok(()) };
         let is_return = match &ledger.doing {
             Some(Doing::Returning { .. }) => true,
@@ -48,7 +54,9 @@ impl AgentRollbacks {
         };
         let is = |key: &Key| known.there.get(key).filter(|_| !known.was_tampered(key, question.step));
         let done = match reply {
-            Reply::Returned(Returned::Done { keys }) | Reply::NotSet { taken_back: Returned::Done { keys }, .. } => keys,
+            Reply::Returned(Returned::Done { keys }) | Reply::NotSet { taken_back: Returned::Done { keys }, .. } => {
+                keys
+            }
             Reply::Returned(Returned::Blocked { consumers }) => {
                 let expected = || format!("a{agent} to name who blocks its rollback");
                 return must(!consumers.is_empty(), expected, || "nobody".into());

@@ -13,12 +13,12 @@ use crate::world::Facts;
 use muster_core::agent::drift::{weight, window_seconds};
 use muster_core::agent::host::BootTime;
 use muster_core::agent::ledger::{Cause, Doing, Ledger, Window};
+use muster_core::agent::operator::Request;
 use muster_core::agent::value::agrees;
+use muster_core::ids::Time;
 use muster_core::journal::key::{Key, Setting};
 use muster_core::journal::policy::{Mode, Policy};
 use std::collections::BTreeMap;
-use muster_core::agent::operator::Request;
-use muster_core::ids::Time;
 
 /// How long after its decision something may become durable.
 const SAVED_NANOS: u64 = 5 * SECOND;
@@ -58,9 +58,8 @@ impl AgentWindows {
             return None;
         }
         let slow = facts.faults.values().any(|what| what.contains("agent_host"));
-        let late = LATE_NANOS
-            + if ledger.commit.is_some() { ANSWER_NANOS } else { 0 }
-            + if slow { SLOW_NANOS } else { 0 };
+        let late =
+            LATE_NANOS + if ledger.commit.is_some() { ANSWER_NANOS } else { 0 } + if slow { SLOW_NANOS } else { 0 };
         Some(Time((known.booted_at.0 + window.deadline.0).max(up_since.0) + late))
     }
 
@@ -127,7 +126,8 @@ impl AgentWindows {
         *granted -= later;
         // Brought nearer only by new drift, and then counted from that moment.
         must(
-            new.deadline >= old.deadline || new.deadline.0 + SAVED_NANOS + thaw >= old_now(old, now) + seconds(policy, new),
+            new.deadline >= old.deadline
+                || new.deadline.0 + SAVED_NANOS + thaw >= old_now(old, now) + seconds(policy, new),
             || format!("window {} of a{agent} to be as long as {:?} allows", old.number, new.drift),
             || format!("it end at {:?}, said at {now:?}", new.deadline),
         )
@@ -219,7 +219,9 @@ impl Oracle for AgentWindows {
         }
         // What makes the machine slow may have begun since.
         let agents: Vec<AgentId> = self.due.keys().copied().collect();
-        agents.into_iter().for_each(|agent| self.plan(facts, agent));
+        for agent in agents {
+            self.plan(facts, agent);
+        }
         let late = self.due.iter().find(|(_, due)| facts.now > **due);
         must(
             late.is_none(),

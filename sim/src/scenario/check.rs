@@ -65,7 +65,10 @@ fn contradiction(a: &FaultItem, b: &FaultItem) -> Option<String> {
     let line = if a.line > 0 { format!(" (line {})", a.line) } else { String::new() };
     if let (Fault::Agent(ours), Fault::Agent(theirs)) = (&a.fault, &b.fault) {
         let what = super::agents::contradiction(ours, theirs)?;
-        return Some(format!("{} and {}{line} both decide {what}, at the same time: expected one after the other", b.id, a.id));
+        return Some(format!(
+            "{} and {}{line} both decide {what}, at the same time: expected one after the other",
+            b.id, a.id
+        ));
     }
     let theirs = decides(&b.fault);
     let what = decides(&a.fault).into_iter().find(|what| theirs.contains(what))?;

@@ -10,9 +10,7 @@ mod nemesis;
 mod read;
 mod write;
 
-pub use agents::{
-    Act, ActItem, ActOutcome, AgentFault, AgentPick, Agents, Harm, RolloutAct, Work,
-};
+pub use agents::{Act, ActItem, ActOutcome, AgentFault, AgentPick, Agents, Harm, RolloutAct, Work};
 pub(crate) use check::whom;
 pub use nemesis::Nemesis;
 pub use read::Problem;
@@ -552,13 +550,10 @@ impl Scenario {
     /// What a run is to reach, in words: the marks that the story wants, and the points where its crashes happen.
     #[must_use]
     pub fn wanted(&self) -> BTreeSet<String> {
-        let points = self
-            .faults
-            .iter()
-            .filter(|item| match &item.fault {
-                Fault::Agent(fault) => fault.wants_point(),
-                fault => matches!(fault, Fault::Crash { point: Some(_), may_miss: false, .. }),
-            });
+        let points = self.faults.iter().filter(|item| match &item.fault {
+            Fault::Agent(fault) => fault.wants_point(),
+            fault => matches!(fault, Fault::Crash { point: Some(_), may_miss: false, .. }),
+        });
         let marks = self.expect.marks.iter().map(|mark| mark_of(mark));
         marks.chain(points.map(|item| point_of(&item.id))).collect()
     }

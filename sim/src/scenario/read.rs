@@ -593,7 +593,10 @@ fn fault(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<FaultItem> {
             page.wrong(keys.at, "down is for crash, wipe, rewind, agent_crash and agent_reboot: expected `for`");
         }
         if keys.has("for") && (dies || matches!(fault, Fault::Rot { .. })) {
-            page.wrong(keys.at, "for is not for crash, wipe, rewind, agent_crash, agent_reboot (write `down`) and rot (it stays)");
+            page.wrong(
+                keys.at,
+                "for is not for crash, wipe, rewind, agent_crash, agent_reboot (write `down`) and rot (it stays)",
+            );
         }
     }
     keys.done(page);

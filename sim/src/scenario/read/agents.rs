@@ -1,9 +1,7 @@
 //! From TOML to nodes with agents, what people do there, and what breaks around them.
 
 use super::super::agents::{MODES, usual_mix};
-use super::super::{
-    Act, ActItem, ActOutcome, AgentFault, AgentPick, Agents, Fault, Harm, RolloutAct, SECOND, Work,
-};
+use super::super::{Act, ActItem, ActOutcome, AgentFault, AgentPick, Agents, Fault, Harm, RolloutAct, SECOND, Work};
 use super::{Keys, Page, ReadFault, Value, list, named, shown};
 use crate::agents::AgentPoint;
 use muster_core::agent::value::check_setting;
@@ -12,11 +10,7 @@ use muster_core::journal::policy::Mode;
 use toml::de::DeValue;
 
 /// The `[agents]` table and the `[[act]]` list.
-pub(super) fn agents(
-    page: &mut Page<'_>,
-    table: Option<Value<'_, '_>>,
-    acts: Option<Value<'_, '_>>,
-) -> Option<Agents> {
+pub(super) fn agents(page: &mut Page<'_>, table: Option<Value<'_, '_>>, acts: Option<Value<'_, '_>>) -> Option<Agents> {
     let Some(value) = table else {
         if let Some(acts) = acts {
             page.wrong(acts.span().start, "there are acts and no agents: expected an [agents] table");
@@ -82,7 +76,10 @@ fn rate(page: &mut Page<'_>, keys: &mut Keys<'_, '_>) -> Option<u64> {
     });
     if milli.is_none() {
         let shown = shown(page, value);
-        page.wrong(value.span().start, format!("rate is {shown}: expected a number from 0 to 1000, at most three decimals"));
+        page.wrong(
+            value.span().start,
+            format!("rate is {shown}: expected a number from 0 to 1000, at most three decimals"),
+        );
     }
     milli
 }
@@ -218,17 +215,13 @@ fn who(page: &mut Page<'_>, keys: &mut Keys<'_, '_>) -> Option<AgentPick> {
         DeValue::Array(array) => array.iter().map(number).collect(),
         _ => number(value).map(|number| vec![number]),
     };
-    match found.filter(|agents| !agents.is_empty()) {
-        Some(agents) => Some(AgentPick::These(agents)),
-        None => {
-            let shown = shown(page, value);
-            page.wrong(
-                value.span().start,
-                format!("who is {shown}: expected an agent's number, a list of them, or one of all, one"),
-            );
-            None
-        }
+    let found = found.filter(|agents| !agents.is_empty());
+    if found.is_none() {
+        let shown = shown(page, value);
+        let problem = format!("who is {shown}: expected an agent's number, a list of them, or one of all, one");
+        page.wrong(value.span().start, problem);
     }
+    found.map(AgentPick::These)
 }
 
 fn agent(page: &mut Page<'_>, keys: &mut Keys<'_, '_>, harm: Option<Harm>) -> Option<Fault> {
