@@ -383,7 +383,7 @@ async fn boots(common: &Common, how: &Boots, dir: &std::path::Path, report: &Rep
     }
     let served = boots::Served::start(&program, dir, how.fleet, (keys.as_ref(), how.close, "")).await?;
     // What a caller does is each side's own: the kind is not looked at.
-    let kind = Kind::Read { bytes: 1, local: true };
+    let kind = Kind::Read { bytes: 1, freshness: Freshness::Local };
     match common.sides.against {
         None => {
             report.heading()?;

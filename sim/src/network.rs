@@ -747,7 +747,7 @@ pub async fn records_or_a_sign(
         let Some((handle, _)) = world.front(life.replica) else { return std::future::pending().await };
         let there = pin!(handle.recorded(after.next()));
         let sign = pin!(world.agenda.sleep(SIGN_NANOS));
-        drop(select(there, sign).await);
+        let _first = select(there, sign).await;
         let upto = handle.view().state.sequence();
         if upto <= after {
             return Some(Vec::new());

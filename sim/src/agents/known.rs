@@ -153,6 +153,6 @@ pub fn as_seen(setting: &Setting) -> Observed {
 
 /// The facts of the agent that an event is about.
 #[must_use]
-pub fn of<'a>(facts: &'a Facts, agent: AgentId) -> &'a AgentFacts {
+pub fn of(facts: &Facts, agent: AgentId) -> &AgentFacts {
     facts.agents.get(&agent).expect("an event about an agent makes it known")
 }

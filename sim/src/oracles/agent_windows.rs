@@ -219,7 +219,9 @@ impl Oracle for AgentWindows {
         }
         // What makes the machine slow may have begun since.
         let agents: Vec<AgentId> = self.due.keys().copied().collect();
-        agents.into_iter().for_each(|agent| self.plan(facts, agent));
+        for agent in agents {
+            self.plan(facts, agent);
+        }
         let late = self.due.iter().find(|(_, due)| facts.now > **due);
         must(
             late.is_none(),

@@ -215,17 +215,13 @@ fn who(page: &mut Page<'_>, keys: &mut Keys<'_, '_>) -> Option<AgentPick> {
         DeValue::Array(array) => array.iter().map(number).collect(),
         _ => number(value).map(|number| vec![number]),
     };
-    match found.filter(|agents| !agents.is_empty()) {
-        Some(agents) => Some(AgentPick::These(agents)),
-        None => {
-            let shown = shown(page, value);
-            page.wrong(
-                value.span().start,
-                format!("who is {shown}: expected an agent's number, a list of them, or one of all, one"),
-            );
-            None
-        }
+    let found = found.filter(|agents| !agents.is_empty());
+    if found.is_none() {
+        let shown = shown(page, value);
+        let problem = format!("who is {shown}: expected an agent's number, a list of them, or one of all, one");
+        page.wrong(value.span().start, problem);
     }
+    found.map(AgentPick::These)
 }
 
 fn agent(page: &mut Page<'_>, keys: &mut Keys<'_, '_>, harm: Option<Harm>) -> Option<Fault> {
