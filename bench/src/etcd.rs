@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use api::kv_client::KvClient;
 use api::maintenance_client::MaintenanceClient;
 use bytes::Bytes;
+use muster_core::request::Freshness;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -162,8 +163,9 @@ impl Work for Load {
             Kind::Commit { keys, .. } => {
                 self.put(caller, format!("kernel:bench.{caller}.{}", turn % u64::from(*keys))).await
             }
-            Kind::Read { local, .. } => {
-                let request = api::RangeRequest { key: READ_KEY.as_bytes().to_vec(), serializable: *local };
+            Kind::Read { freshness, .. } => {
+                let serializable = *freshness == Freshness::Local;
+                let request = api::RangeRequest { key: READ_KEY.as_bytes().to_vec(), serializable };
                 let reply = self.stub(caller).range(request).await.map_err(|status| status.to_string())?;
                 match reply.into_inner().kvs.first() {
                     Some(found) if found.value.len() == self.value.len() => Ok(()),

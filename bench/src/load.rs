@@ -5,6 +5,7 @@ use anyhow::Result;
 use hdrhistogram::Histogram;
 use muster_core::ids::NodeId;
 use muster_core::journal::key::Scope;
+use muster_core::request::Freshness;
 use std::time::{Duration, Instant};
 
 /// What every caller does.
@@ -13,7 +14,7 @@ pub(crate) enum Kind {
     /// Writes a value of so many bytes under one of its own keys.
     Commit { bytes: u32, keys: u32, scope: Scope },
     /// Reads one value of so many bytes.
-    Read { bytes: u32, local: bool },
+    Read { bytes: u32, freshness: Freshness },
     /// Boots a node.
     Boot { node: NodeId },
 }

@@ -162,6 +162,9 @@ pub(crate) struct ReadArgs {
     /// Take what the replica has, without asking a quorum
     #[arg(long)]
     pub(crate) local: bool,
+    /// Let the leader answer from its lease, where its servers state how much clocks drift
+    #[arg(long, conflicts_with = "local")]
+    pub(crate) leased: bool,
 }
 
 /// In whose name, and under which request id.

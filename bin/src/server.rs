@@ -1,7 +1,7 @@
 //! `muster server`: one replica on this machine's clock, disk and sockets.
 //!
 //! ```text
-//!   signals ──► stop                      clients 9443        peers 9444
+//!   signals ──► stop         (boots 9442)  clients 9443        peers 9444
 //!                 │                            │                  │
 //!            ┌────▼─────┐   core::front   ┌────▼──────────────────▼───┐
 //!            │  driver  │◄────────────────┤ net's servers, on the pool│
@@ -26,9 +26,12 @@ use muster_core::driver::{self, Assembly};
 use muster_core::front::Handle;
 use muster_core::query::{self, Answer, Query};
 use muster_core::replica::{Limits, Settings};
-use muster_core::storage::{Identity, StorageError};
+use muster_core::request::ReplicaStatus;
+use muster_core::storage::{Identity, Library, StorageError};
 use muster_net::peer::{GrpcNetwork, PeerCounters, PeerOptions};
-use muster_net::server::{ClientLimits, HttpPages, Listener, Protection, Replica, serve_clients, serve_peers};
+use muster_net::server::{
+    ClientLimits, HttpPages, Listener, Protection, Replica, serve_anonymous, serve_clients, serve_peers,
+};
 use muster_net::tls::Tls;
 use muster_storage::{Lock, Opened, RealDisk, WalOptions, ready};
 use std::io::Read as _;
@@ -36,6 +39,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span, error, info, info_span, warn};
@@ -54,13 +58,29 @@ pub(crate) fn run(config: &Config, until_stdin_closes: bool) -> Result<(), Failu
         return Err(StorageError::Empty { directory: dir.display().to_string() }.into());
     }
     let _lock = Lock::take(dir)?;
+    allow_many_connections();
     let opened = ready(muster_storage::open(RealDisk, dir, WalOptions::default()))?;
     check_name(config, &opened.identity)?;
     let span = info_span!("replica", id = opened.identity.replica.0, name = %opened.identity.name);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve(config, opened, until_stdin_closes, &span).instrument(span.clone()));
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    let pool = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // The replica and its peers' sockets share one thread: a message that arrives is handled, and answered, where it was read.
+    let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let served = serve(config, opened, until_stdin_closes, pool.handle(), &span);
+    let result = own.block_on(served.instrument(span.clone()));
+    own.shutdown_timeout(Duration::from_secs(1));
+    pool.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// As many open files as the system lets this process have: every connection is one, and shells hand on a thousand.
+fn allow_many_connections() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limits = getrlimit(Resource::Nofile);
+    if limits.current != limits.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits })
+    {
+        warn!(%error, "the number of open files stays as it was set");
+    }
 }
 
 fn check_name(config: &Config, identity: &Identity) -> Result<(), Failure> {
@@ -83,6 +103,7 @@ async fn serve(
     config: &Config,
     opened: Opened<RealDisk>,
     until_stdin_closes: bool,
+    pool: &Runtime,
     span: &Span,
 ) -> Result<(), Failure> {
     let Opened { identity, recovered, wal, archive, library } = opened;
@@ -92,13 +113,24 @@ async fn serve(
         None if config.insecure => Protection::Insecure,
         None => Protection::Loopback,
     };
-    let protection = &protection;
-    let bind = |address: std::net::SocketAddr, purpose| async move {
-        let bound = Listener::bind(&address.to_string(), purpose, protection).await;
-        bound.map_err(|error| Failure::error(error.to_string(), ""))
+    let bind = |address: std::net::SocketAddr, purpose| {
+        let protection = protection.clone();
+        async move {
+            let bound = Listener::bind(&address.to_string(), purpose, &protection).await;
+            bound.map_err(|error| Failure::error(error.to_string(), ""))
+        }
     };
-    let clients = bind(config.client_listen, "clients").await?;
+    // A socket is read where it was bound.
+    let clients = pool.spawn(bind(config.client_listen, "clients")).await.map_err(std::io::Error::from)??;
     let peers = bind(config.peer_listen, "peers").await?;
+    let anonymous = if config.boots.anonymous {
+        let address = config.anonymous_listen.to_string();
+        let bind = async move { Listener::bind(&address, "nodes without a certificate", &Protection::Insecure).await };
+        let bound = pool.spawn(bind).await.map_err(std::io::Error::from)?;
+        Some(bound.map_err(|error| Failure::error(error.to_string(), ""))?)
+    } else {
+        None
+    };
 
     let state = driver::load_state(&identity, &recovered, &library).await?;
     let began = Instant::now();
@@ -113,30 +145,35 @@ async fn serve(
         peer_address: config.peer_address.as_str().into(),
         chunk_bytes: usize::try_from(config.snapshot_chunk_bytes).unwrap_or(usize::MAX),
         tls: tls.clone(),
+        fetches: Some(pool.clone()),
         ..PeerOptions::default()
     };
     let network = GrpcNetwork::new(&identity, options, counters.clone());
     let dir = config.data_dir.clone();
     let replica = Replica::new(handle.clone(), library, identity.clone(), env!("CARGO_PKG_VERSION"))
         .with_disk_bytes(move || disk_bytes(&dir))
-        .with_tls(tls.clone());
+        .with_tls(tls.clone())
+        .with_boots(config.boots);
     let limits = ClientLimits {
         payload_bytes_max: usize::try_from(config.payload_bytes_max).unwrap_or(usize::MAX),
+        connections_max: config.connections_max,
+        idle_timeout: config.idle_timeout,
         ..ClientLimits::default()
     };
-    let pages = pages(handle.clone(), config.data_dir.clone(), began, tls.clone());
-    let renewing = tokio::spawn(keep_certificates_fresh(tls).instrument(span.clone()));
+    let pages = pages(replica.clone(), config.data_dir.clone(), began, tls.clone());
+    let renewing = pool.spawn(keep_certificates_fresh(tls).instrument(span.clone()));
 
     let log_thread = thread("log", span, move || block_on(driver::run_log(wal, log)))?;
     let archive_thread = thread("archive", span, move || block_on(driver::run_archive(archive, archive_ends)))?;
     let (ended, end) = oneshot::channel();
     let (loop_network, peer_network) = (network.clone(), network.clone());
-    let driver_thread = thread("replica", span, move || {
+    let replica_loop = async move {
         // Nobody waits for the outcome if the process is being torn down.
-        let _ = ended.send(block_on(driver.run(loop_network, clock)));
-    })?;
-    let fetching = tokio::spawn(driver::run_fetch(fetch, network, clock).instrument(span.clone()));
-    let overlays = tokio::spawn(driver::keep_overlays(handle.clone(), clock, lifecycle::draw).instrument(span.clone()));
+        let _ = ended.send(driver.run(loop_network, clock).await);
+    };
+    let replica_task = tokio::spawn(replica_loop.instrument(span.clone()));
+    let fetching = pool.spawn(driver::run_fetch(fetch, network, clock).instrument(span.clone()));
+    let overlays = pool.spawn(driver::keep_overlays(handle.clone(), clock, lifecycle::draw).instrument(span.clone()));
     info!(
         cluster = %identity.cluster,
         clients = %clients.address(),
@@ -144,7 +181,11 @@ async fn serve(
         version = env!("CARGO_PKG_VERSION"),
         "the replica runs"
     );
-    let clients = tokio::spawn(serve_clients(clients, replica.clone(), limits, pages).instrument(span.clone()));
+    let anonymous = anonymous.map(|listener| {
+        warn!(address = %listener.address(), "boot.anonymous: whoever reaches this port may read what any node boots");
+        pool.spawn(serve_anonymous(listener, replica.clone(), limits.clone()).instrument(span.clone()))
+    });
+    let clients = pool.spawn(serve_clients(clients, replica.clone(), limits, pages).instrument(span.clone()));
     let peers = tokio::spawn(serve_peers(peers, replica.clone(), peer_network).instrument(span.clone()));
 
     let outcome = until_the_end(&handle, end, until_stdin_closes, &config.data_dir).await;
@@ -154,10 +195,16 @@ async fn serve(
             warn!(%problem, "a server broke");
         }
     }
+    if let Some(anonymous) = anonymous {
+        anonymous.await.ok();
+    }
     fetching.abort();
     overlays.abort();
     renewing.abort();
-    for (name, thread) in [("log", log_thread), ("archive", archive_thread), ("replica", driver_thread)] {
+    if outcome.is_ok() && replica_task.await.is_err() {
+        error!("the replica's loop ended on a bug");
+    }
+    for (name, thread) in [("log", log_thread), ("archive", archive_thread)] {
         if outcome.is_ok() && thread.join().is_err() {
             error!(thread = name, "a thread ended on a bug");
         }
@@ -321,17 +368,19 @@ fn warn_of_other_addresses(config: &Config, handle: &Handle, identity: &Identity
     }
 }
 
-fn pages(handle: Handle, dir: PathBuf, began: Instant, tls: Option<Tls>) -> HttpPages {
+fn pages<L: Library>(served: Replica<L>, dir: PathBuf, began: Instant, tls: Option<Tls>) -> HttpPages {
     let metrics = move || {
-        let view = handle.view();
+        let view = served.handle.view();
         let Ok(Answer::Summary(summary)) = query::answer(&view.state, view.status.applied, &Query::Summary) else {
             return String::new();
         };
         let scrape = Scrape {
-            replica: view.status.clone(),
+            replica: ReplicaStatus::clone(&view.status),
             summary,
             disk_bytes: disk_bytes(&dir),
             uptime_seconds: began.elapsed().as_secs(),
+            boots: served.boots(),
+            connections: served.connections(),
             tls: tls.as_ref().map(|tls| TlsFigures {
                 certificate_expires: tls.shown().not_after,
                 ca_expires: tls.ca_expires(),

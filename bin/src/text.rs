@@ -89,6 +89,11 @@ fn author_words(author: &Author) -> String {
     }
 }
 
+/// So many things: `1 key`, `2 keys`.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// A record as one row: sequence, time, kind, scope, author, what it says.
 pub(crate) fn record_row(record: &Record) -> Vec<String> {
     let (recorded_at, kind, author, what) = match record {
@@ -104,7 +109,10 @@ pub(crate) fn record_row(record: &Record) -> Vec<String> {
         time(recorded_at),
         kind.to_owned(),
         record.scope().to_string(),
-        crate::json::principal(&author.principal),
+        crate::json::witness(author).map_or_else(
+            || crate::json::principal(&author.principal),
+            |witness| format!("{} via {witness}", crate::json::principal(&author.principal)),
+        ),
         what,
     ]
 }

@@ -82,6 +82,7 @@ fn policy() -> Policy {
 }
 
 /// How something is asked.
+#[allow(clippy::large_enum_variant, reason = "one is asked at a time")]
 #[derive(Clone, Debug)]
 enum Ask {
     /// At the clients' port, by `Write` and on the pipeline.
@@ -90,7 +91,7 @@ enum Ask {
     Query(Query),
     Age,
     Status,
-    Page(&'static str),
+    Page(String),
     Log(Vec<Scope>),
     Subscribe(v1::subscribe_request::Topic),
     StateAt(Scope),
@@ -273,7 +274,9 @@ fn ways(kind: Kind) -> Vec<(Operation, Ask)> {
         Kind::Observe => {
             let mut ways: Vec<_> =
                 [Query::Summary, Query::Members].map(|query| (Operation::of_query(&query), Ask::Query(query))).into();
-            ways.extend([Ask::Age, Ask::Status, Ask::Page("/health"), Ask::Page("/metrics")].map(of_cluster));
+            ways.extend(
+                [Ask::Age, Ask::Status, Ask::Page("/health".into()), Ask::Page("/metrics".into())].map(of_cluster),
+            );
             ways
         }
         Kind::Read => {
@@ -306,8 +309,13 @@ fn ways(kind: Kind) -> Vec<(Operation, Ask)> {
         }
         Kind::Verify => vec![of_cluster(Ask::Verify)],
         Kind::Boot => {
-            nodes().into_iter().map(|node| (Operation::on_node(kind, node.clone()), Ask::Boot(node))).collect()
+            let ways = |node: NodeId| {
+                [Ask::Page(format!("/v1/boot/{node}")), Ask::Boot(node.clone())]
+                    .map(|ask| (Operation::on_node(kind, node.clone()), ask))
+            };
+            nodes().into_iter().flat_map(ways).collect()
         }
+        Kind::AskWhoIsFree => vec![of_cluster(Ask::Page("/v1/free".into()))],
         Kind::MindReplica => vec![of_cluster(Ask::Admin(AdminRequest::Snapshot))],
         Kind::Peer => [Ask::Link, Ask::FetchPage, Ask::FetchRecords].map(of_cluster).into(),
         Kind::LookAtNode => [Ask::Show, Ask::Watch].map(at_agent).into(),
@@ -479,7 +487,7 @@ impl Visitor {
                 let mut all: Vec<&str> = arguments.iter().map(String::as_str).collect();
                 all.extend(["-o", "/dev/null", "-w", "%{http_code}", &url]);
                 match curl(&all) {
-                    (0, code) if code == "200" || code == "503" => Told::Passed,
+                    (0, code) if code != "401" && code != "403" => Told::Passed,
                     (_, code) => Told::Denied(code),
                 }
             }
@@ -511,7 +519,7 @@ impl Visitor {
             }
             Ask::Boot(node) => {
                 asked("Boot");
-                let request = v1::BootRequest { node: node.to_string(), known: None, at_least: 0 };
+                let request = v1::BootRequest { node: node.to_string(), known: None, at_least: 0, insist: false };
                 of_result(door.boot(request).await)
             }
             Ask::Admin(request) => {

@@ -4,13 +4,13 @@
 mod common;
 
 use common::secured::{Secured, Term, curl, openssl_certificate, with};
-use common::{MUSTER, eventually, muster};
+use common::{eventually, muster};
 use serde_json::Value;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 /// What a plain conversation over TCP gives.

@@ -4,37 +4,22 @@
 //! only writes and read-index rounds pass through the loop.
 //!
 //! Invariants
-//! - a view is published before any answer that rests on it is given;
+//! - what an answer rests on is in every view taken after it was given;
 //! - the inbox is bounded: beyond it peers' messages are dropped (Raft tolerates loss) and clients are told *busy*.
 
-use crate::ids::{Seq, Time};
+use crate::ids::Seq;
+use crate::live::Live;
 use crate::peer::Envelope;
 use crate::replica::Input;
-use crate::request::{
-    AdminOutcome, AdminRequest, Freshness, NotApplied, Outcome, ReplicaStatus, UnknownWhy, WriteRequest,
-};
-use crate::state::State;
+use crate::request::{AdminOutcome, AdminRequest, Freshness, NotApplied, Outcome, UnknownWhy, WriteRequest};
 use crate::storage::StorageError;
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use arc_swap::ArcSwap;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use event_listener::Event as Signal;
 use futures_channel::{mpsc, oneshot};
-
-/// A consistent view of the replicated state at one log position. Taken in O(1), held as long as one likes.
-#[derive(Clone, Debug)]
-pub struct View {
-    /// The state.
-    pub state: State,
-    /// The replica's Raft state when it was published.
-    pub status: ReplicaStatus,
-    /// Grows with every publication of this run.
-    pub version: u64,
-    /// When it was published.
-    pub published: Time,
-}
 
 /// Events that may wait for the loop.
 const INBOX_MAX: usize = 100_000;
@@ -81,11 +66,23 @@ impl Drop for Asker {
 
 /// What reaches the loop.
 pub(crate) enum Event {
+    /// Boxed: the queue moves its elements several times, and most of them are messages.
+    Peer(Box<Envelope>),
     Input(Input),
-    Write { write: WriteRequest, forward: bool, answer: oneshot::Sender<Outcome> },
+    Write {
+        write: WriteRequest,
+        forward: bool,
+        answer: oneshot::Sender<Outcome>,
+    },
     Writes(Vec<(Tagged, Asker)>),
-    Read { freshness: Freshness, answer: oneshot::Sender<Result<(), NotApplied>> },
-    Admin { request: AdminRequest, answer: oneshot::Sender<AdminOutcome> },
+    Read {
+        freshness: Freshness,
+        answer: oneshot::Sender<Result<(), NotApplied>>,
+    },
+    Admin {
+        request: AdminRequest,
+        answer: oneshot::Sender<AdminOutcome>,
+    },
     Fault(StorageError),
 }
 
@@ -94,16 +91,23 @@ impl Event {
     pub(crate) fn count(&self) -> usize {
         match self {
             Self::Writes(writes) => writes.len(),
-            Self::Input(_) | Self::Write { .. } | Self::Read { .. } | Self::Admin { .. } | Self::Fault(_) => 1,
+            Self::Peer(_)
+            | Self::Input(_)
+            | Self::Write { .. }
+            | Self::Read { .. }
+            | Self::Admin { .. }
+            | Self::Fault(_) => 1,
         }
     }
 }
+
+pub use crate::live::View;
 
 pub(crate) struct Shared {
     pub(crate) inbox: mpsc::UnboundedSender<Event>,
     pub(crate) queued: AtomicUsize,
     pub(crate) dropped: AtomicU64,
-    pub(crate) view: ArcSwap<View>,
+    pub(crate) live: Arc<Live>,
     pub(crate) published: Signal,
     pub(crate) recorded: AtomicU64,
     pub(crate) extended: Signal,
@@ -124,8 +128,8 @@ impl Shared {
         Some(back)
     }
 
-    pub(crate) fn publish(&self, view: Arc<View>) {
-        self.view.store(view);
+    /// Wakes those who wait for a newer view.
+    pub(crate) fn announce(&self) {
         self.published.notify(usize::MAX);
     }
 
@@ -152,10 +156,10 @@ impl Handle {
         self.shared.queued.load(Ordering::Relaxed) >= INBOX_MAX
     }
 
-    /// The newest published view.
+    /// The state as it is.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
-        self.shared.view.load_full()
+        self.shared.live.view()
     }
 
     /// Waits until a view newer than `version` is published, or the replica stops; gives the newest view then.
@@ -250,7 +254,7 @@ impl Handle {
         if self.is_full() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         } else {
-            self.shared.put(Event::Input(Input::Peer(envelope)));
+            self.shared.put(Event::Peer(Box::new(envelope)));
         }
     }
 

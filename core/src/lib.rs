@@ -19,6 +19,7 @@ pub mod front;
 pub mod ids;
 pub mod journal;
 pub mod limits;
+mod live;
 pub mod log;
 mod mark;
 pub mod members;

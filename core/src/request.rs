@@ -276,6 +276,9 @@ pub enum Freshness {
     Local,
     /// Whatever this replica has, but not before this sequence; waits for it, then gives up.
     AtLeast(Seq),
+    /// As linearizable, and the leader may answer from its lease, without asking a quorum, where leases are on. Rests on the
+    /// stated drift of the replicas' clocks; where they are off it is linearizable as ever.
+    Leased,
     /// Everything that was acknowledged before the read began.
     Linearizable,
 }
@@ -302,11 +305,12 @@ pub struct Progress {
 }
 
 /// What a replica is at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RaftRole {
     /// Leads the term.
     Leader,
     /// Follows.
+    #[default]
     Follower,
     /// Asks whether it could win.
     PreCandidate,
@@ -331,7 +335,7 @@ impl RaftRole {
 }
 
 /// A replica's Raft state, for operators.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplicaStatus {
     /// Who.
     pub replica: ReplicaId,

@@ -589,7 +589,7 @@ fn what_the_agent_only_observes_gives_way_and_the_newest_value_is_said_at_last()
     world.disconnect();
     for n in 0..SPOOL.observations {
         world.meddle(SWAP, v(&n.to_string()));
-        world.pass(181);
+        world.pass(236);
         assert_eq!(world.is(SWAP), v("60"), "it is rolled back, told or not");
     }
     let waits = usize::try_from(world.report().spooled).unwrap();

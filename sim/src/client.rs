@@ -517,6 +517,10 @@ impl Client {
             }
             Kind::Read | Kind::LocalRead | Kind::ReadAtLeast => {
                 let (ask, freshness) = match kind {
+                    // Where the story has leases, what rests on them is held to the same promise.
+                    Kind::Read if self.world.scenario.cluster.timing.lease_drift_ppm.is_some() => {
+                        (Ask::Read, Freshness::Leased)
+                    }
                     Kind::Read => (Ask::Read, Freshness::Linearizable),
                     Kind::ReadAtLeast => (Ask::ReadAtLeast { sequence: self.seen }, Freshness::AtLeast(self.seen)),
                     Kind::LocalRead

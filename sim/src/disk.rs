@@ -45,6 +45,8 @@ pub enum Point {
     MidRoll,
     /// While a fetched snapshot is staged or installed.
     MidInstall,
+    /// While history is written: a block, or the head of a segment that is made or sealed.
+    History,
     /// While the next process recovers.
     Recovery,
     /// At any disk operation.
@@ -53,13 +55,14 @@ pub enum Point {
 
 impl Point {
     /// Every point with its word.
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("before-write", Self::BeforeWrite),
         ("before-sync", Self::BeforeSync),
         ("after-sync", Self::AfterSync),
         ("mid-snapshot", Self::MidSnapshot),
         ("mid-roll", Self::MidRoll),
         ("mid-install", Self::MidInstall),
+        ("history", Self::History),
         ("recovery", Self::Recovery),
         ("any-write", Self::AnyWrite),
     ];
@@ -88,6 +91,7 @@ impl Point {
                         || (log && op != DiskOp::Write && op != DiskOp::Sync))
             }
             Self::MidInstall => changes && (parent == "staging" || name == "staging"),
+            Self::History => changes && (parent == "history" || name == "history"),
             Self::Recovery => !after,
             Self::AnyWrite => changes,
         }
@@ -414,9 +418,32 @@ impl Store {
         Some((path.to_string_lossy().into_owned(), at))
     }
 
+    /// Flips a bit in the newest snapshot, if there is an older one too. Gives the file.
+    pub fn spoil_newest_snapshot(&self) -> Option<String> {
+        let mut content = self.lock();
+        let content = &mut *content;
+        let mut found = Vec::new();
+        for (path, directory) in &content.image.directories {
+            for (name, number) in &directory.names {
+                let position = name.strip_prefix("snap-").and_then(|rest| rest.split_once('-'));
+                let number_of = |text: &str| text.parse::<u64>().ok();
+                if let Some((term, at)) = position
+                    && let (Some(term), Some(at)) = (number_of(term), number_of(at))
+                {
+                    found.push((at, term, path.join(name), *number));
+                }
+            }
+        }
+        found.sort();
+        let (_, _, path, number) = found.pop().filter(|_| !found.is_empty())?;
+        // Within the header, which has a checksum of its own.
+        content.image.inodes.get_mut(&number)?.rot(SECTOR / 4, 1);
+        Some(path.to_string_lossy().into_owned())
+    }
+
     /// Gives the files whose path contains `part` a header of another format, as a newer version would have written it. The
     /// places of format and checksum are the same in every format. Gives the first one's name.
-    pub fn set_format(&self, part: &str, format: u32) -> Option<String> {
+    pub fn change_format(&self, part: &str, change: impl Fn(u32) -> u32) -> Option<String> {
         let mut content = self.lock();
         let content = &mut *content;
         let mut first = None;
@@ -428,7 +455,8 @@ impl Store {
                     continue;
                 }
                 inode.change_first_sector(|bytes| {
-                    bytes[8..12].copy_from_slice(&format.to_le_bytes());
+                    let format = u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+                    bytes[8..12].copy_from_slice(&change(format).to_le_bytes());
                     let sum = crc32fast::hash(&bytes[..SECTOR - 4]);
                     bytes[SECTOR - 4..SECTOR].copy_from_slice(&sum.to_le_bytes());
                 });

@@ -40,8 +40,8 @@ struct Active {
     reached: bool,
 }
 
-/// The format of what a newer version writes.
-pub const NEWER_FORMAT: u32 = 9;
+/// How much newer the format of what a newer version writes is.
+pub const NEWER_BY: u32 = 8;
 
 impl Faults {
     /// No faults yet.
@@ -306,13 +306,14 @@ impl Faults {
             }
             Fault::Ring => self.cut(id, on),
             Fault::Link(change) => {
+                let now = self.world.now();
                 let mut wire = self.world.wire();
                 let quality = on.then(|| worse(wire.usual(), change));
-                wire.change(id, quality);
+                wire.change(id, quality, now);
                 drop(wire);
                 // The cable is the same.
                 if let Some(beside) = self.world.beside() {
-                    beside.wire().change(id, quality);
+                    beside.wire().change(id, quality, now);
                 }
             }
             Fault::Disk { how, .. } => {
@@ -436,7 +437,7 @@ impl Faults {
         self.world.kill(victim, Ending::Killed);
         let store = self.world.machines().get(&victim).map(|machine| machine.store.clone());
         let Some(store) = store else { return };
-        let found = store.set_format(file, if on { NEWER_FORMAT } else { muster_storage::FORMAT });
+        let found = store.change_format(file, |format| if on { format + NEWER_BY } else { format - NEWER_BY });
         self.world.note_downgrade(victim, on && found.is_some());
         if on && found.is_some() {
             self.world.note_disk_fault(victim, "a newer version wrote its files");
@@ -527,19 +528,20 @@ impl Faults {
     }
 
     fn cut(&self, id: &Arc<str>, on: bool) {
-        let directions = self.active(id, |active| {
+        let changed = self.active(id, |active| {
             if active.cut == on {
-                return Vec::new();
+                return (Vec::new(), false);
             }
             active.cut = on;
-            active.directions.clone()
+            (active.directions.clone(), matches!(active.fault, Fault::Cut { holds: true, .. }))
         });
-        let mut wire = self.world.wire();
-        for (from, to) in directions.unwrap_or_default() {
+        let (directions, holds) = changed.unwrap_or_default();
+        for (from, to) in directions {
             if on {
-                wire.cut(from, to);
+                self.world.wire().cut(from, to, holds);
             } else {
-                wire.mend(from, to);
+                let held = self.world.wire().mend(from, to, holds);
+                network::release(&self.world, held);
             }
         }
     }

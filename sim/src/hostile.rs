@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 /// A message for a replica that runs, as the world is now; none if it does not serve.
 pub(crate) fn forge(world: &Arc<World>, draw: &mut Draw, to: ReplicaId) -> Option<Envelope> {
-    let status = world.front(to)?.0.view().status.clone();
+    let status = ReplicaStatus::clone(&world.front(to)?.0.view().status);
     let peers: Vec<(ReplicaId, Incarnation, ClusterId, GroupId)> = world
         .machines()
         .iter()
@@ -100,8 +100,7 @@ fn snapshot(index: u64, term: u64, voters: Vec<ReplicaId>) -> SnapshotMeta {
         head: Digest::default(),
         age: Age(0),
         history: Vec::new(),
-        pages: 1,
-        bytes: 1,
+        layers: Vec::new(),
         digest: Digest::default(),
     }
 }

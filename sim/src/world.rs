@@ -17,7 +17,7 @@ use crate::draw::Draw;
 use crate::event::{Ending, Event, Fingerprint, Hash, Run};
 use crate::freedom::Freedom;
 use crate::network::Wire;
-use crate::oracles::{self, Oracle, Violation};
+use crate::oracles::{Oracles, Violation};
 use crate::scenario::{Back, Scenario};
 use crate::storm::StormFacts;
 use madsim::runtime::Handle as Runtime;
@@ -252,7 +252,7 @@ pub type Trace = Box<dyn FnMut(u64, Time, &Event) + Send>;
 struct Record {
     hash: Hash,
     facts: Facts,
-    oracles: Vec<Box<dyn Oracle>>,
+    oracles: Oracles,
     found: Option<Found>,
     /// Why the run ended without a judgement.
     excused: Option<String>,
@@ -263,7 +263,7 @@ struct Record {
 impl Record {
     fn new(facts: Facts, trace: Option<Trace>) -> Self {
         let (hash, amnesia) = (Hash::new(), Amnesia::default());
-        Self { hash, facts, oracles: oracles::all(), found: None, excused: None, amnesia, trace }
+        Self { hash, facts, oracles: Oracles::new(), found: None, excused: None, amnesia, trace }
     }
 }
 
@@ -459,17 +459,9 @@ impl World {
             self.over.store(true, Ordering::Relaxed);
             return;
         }
-        let mut found = None;
-        for oracle in &mut record.oracles {
-            if let Err(violation) = oracle.on_event(&record.facts, event) {
-                let (oracle, source) = (oracle.name(), oracle.source());
-                found = Some(Found { oracle, source, violation, step: record.facts.step, time: now });
-                break;
-            }
-        }
-        if let Some(found) = found {
+        if let Err((oracle, source, violation)) = record.oracles.on_event(&record.facts, event) {
             self.over.store(true, Ordering::Relaxed);
-            record.found = Some(found);
+            record.found = Some(Found { oracle, source, violation, step: record.facts.step, time: now });
         }
     }
 
@@ -538,13 +530,8 @@ impl World {
         }
         let mut record = self.record();
         let record = &mut *record;
-        for oracle in &mut record.oracles {
-            if let Err(violation) = oracle.at_end(&record.facts) {
-                let (oracle, source) = (oracle.name(), oracle.source());
-                record.found =
-                    Some(Found { oracle, source, violation, step: record.facts.step, time: record.facts.now });
-                break;
-            }
+        if let Err((oracle, source, violation)) = record.oracles.at_end(&record.facts) {
+            record.found = Some(Found { oracle, source, violation, step: record.facts.step, time: record.facts.now });
         }
         self.over.store(true, Ordering::Relaxed);
     }
@@ -727,6 +714,13 @@ impl World {
             node: machine.node,
             life,
         })
+    }
+
+    /// The disk of a replica that does not run, for a tool at work on it.
+    pub(crate) fn tool(self: &Arc<Self>, id: ReplicaId) -> Option<SimDisk> {
+        let (store, run) = self.machines().get(&id).map(|machine| (machine.store.clone(), machine.life.run))?;
+        let life = Arc::new(Life { replica: id, run, dead: AtomicBool::new(false) });
+        Some(SimDisk::new(self.clone(), store, life))
     }
 
     /// Ends a process, from outside or from one of its devices.

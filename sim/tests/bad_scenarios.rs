@@ -95,6 +95,28 @@ fn what_no_rule_can_refuse_is_not_expected_to_be() {
 }
 
 #[test]
+fn an_operation_on_nobody_or_of_no_known_kind_is_refused() {
+    let operation = |what: &str| format!("about = \"x\"\n[[operation]]\nid = \"a\"\nat = \"1s\"\n{what}\n");
+    refuses(&operation("restore = 9"), 2, "a is about replica 9 of 3: expected 1 to 3");
+    refuses(&operation("restore = \"nobody\""), 5, "expected a replica's number or one of leader, follower, all");
+    refuses(&operation("rebuild = 1"), 5, "unknown key rebuild");
+    refuses(&operation("restore = 1\nsnapshot = 2"), 2, "an operation does 2 things");
+    refuses(&operation("restore = 1\nrefused = true"), 2, "the rules refuse nothing else");
+    assert_eq!(problems(&operation("restore = \"leader\"")), Vec::<String>::new());
+}
+
+#[test]
+fn a_cut_either_holds_what_is_sent_or_loses_it() {
+    let cut = |what: &str| {
+        format!(
+            "about = \"x\"\n[[fault]]\nid = \"a\"\nat = \"1s\"\ncut = {{ from = 1, to = 2, {what} }}\nfor = \"1s\"\n"
+        )
+    };
+    refuses(&cut("holds = \"1s\""), 5, "holds is \"1s\": expected true or false");
+    assert_eq!(problems(&cut("holds = true")), Vec::<String>::new());
+}
+
+#[test]
 fn what_is_about_a_point_needs_one() {
     let text = "about = \"x\"\n[[fault]]\nid = \"a\"\nat = \"1s\"\ncrash = { who = 1, nth = 3 }\ndown = \"1s\"\n";
     refuses(text, 5, "nth and may_miss are about a point");

@@ -194,11 +194,12 @@ fn the_log_and_all_of_storage_act_through_the_disk_trait_alone() {
 }
 
 /// A dependency can reach whatever it likes, so each was chosen: none of these has a clock, a socket, a file or a thread that we
-/// could ask for, but raft-rs its random timeouts, which the replica sets itself.
+/// could ask for, but raft-rs its random timeouts, which the replica sets itself. The lock of `parking_lot` reads the clock only where
+/// two threads meet at it; in the simulator there is one.
 #[test]
 fn what_core_and_storage_depend_on_was_chosen() {
-    let core = "arc-swap base64 bincode blake3 bytes event-listener futures-channel futures-util imbl libm protobuf raft serde slog \
-                tracing zstd";
+    let core = "arc-swap base64 bincode blake3 bytes event-listener futures-channel futures-util imbl libm parking_lot protobuf raft \
+                serde slog tracing zstd";
     let storage = "blake3 bytes crc32fast muster-core tracing";
     for (package, chosen) in [("core", core), ("storage", storage)] {
         let manifest: toml::Table = read(&root().join(package).join("Cargo.toml")).parse().expect("a manifest is TOML");

@@ -16,7 +16,11 @@ use std::fmt::Write as _;
 
 /// What the command line says about freshness.
 pub(crate) fn freshness(read: &ReadArgs) -> Freshness {
-    if read.local { Freshness::Local } else { Freshness::Linearizable }
+    match (read.local, read.leased) {
+        (true, _) => Freshness::Local,
+        (false, true) => Freshness::Leased,
+        (false, false) => Freshness::Linearizable,
+    }
 }
 
 /// Prints records as they come: rows under one heading, or an object a line.

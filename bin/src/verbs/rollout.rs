@@ -352,11 +352,11 @@ fn conclude(
                     value["vcluster"] = vcluster.as_str().into();
                     value["sequence"] = sequence.0.into();
                     format!(
-                        "sequence {sequence}: declared for vcluster:{vcluster}, as it is on its {} nodes\n",
-                        nodes.len()
+                        "sequence {sequence}: declared for vcluster:{vcluster}, as it is on its {}\n",
+                        text::counted(nodes.len(), "node")
                     )
                 }
-                None => format!("committed on {} nodes\n", nodes.len()),
+                None => format!("committed on {}\n", text::counted(nodes.len(), "node")),
             };
             for (node, why) in failed {
                 let _ = writeln!(out, "  {node} failed and was rolled back: {why}");

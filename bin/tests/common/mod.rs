@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod secured;
+pub mod terminal;
 
 use serde_json::Value;
 use std::fs::File;

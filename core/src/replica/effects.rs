@@ -1,6 +1,5 @@
 //! The one door of a replica: what goes in, and what comes out.
 
-use crate::front::View;
 use crate::ids::{Index, ReplicaId, Time, WriteId};
 use crate::log::Write;
 use crate::members::Member;
@@ -9,7 +8,6 @@ use crate::request::{AdminOutcome, AdminRequest, Freshness, NotApplied, Outcome,
 use crate::state::{Finished, State};
 use crate::storage::SnapshotMeta;
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -53,6 +51,8 @@ pub enum Input {
         /// Where the oldest kept one is.
         oldest: Index,
     },
+    /// A fetched snapshot is the newest one on disk: this is its meta with the layers that are here.
+    SnapshotInstalled(Box<SnapshotMeta>),
     /// A snapshot offered by a peer has been fetched, checked and decoded.
     SnapshotStaged(Box<Staged>),
     /// Fetching a snapshot failed for good (the peer no longer has it).
@@ -105,8 +105,10 @@ pub enum LogTask {
     Write(Write),
     /// Make a staged snapshot the newest one, then make `write` durable.
     Install {
-        /// Which.
+        /// Which, as it was offered.
         meta: SnapshotMeta,
+        /// Its live state.
+        state: State,
         /// The stored records of its open segment.
         open: Vec<Bytes>,
         /// The log's reset and hard state.
@@ -117,7 +119,7 @@ pub enum LogTask {
 }
 
 /// What the driver is asked to do. Each list is ordered; between lists any order is safe, but for one thing: `finished` goes
-/// to the archive before `view` is published and `answers` are given.
+/// to the archive before `published` is told and `answers` are given.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// For the log's writer.
@@ -128,9 +130,9 @@ pub struct Effects {
     pub finished: Vec<Finished>,
     /// Answers for clients of this process.
     pub answers: Vec<(Token, Answer)>,
-    /// A view to publish.
-    pub view: Option<Arc<View>>,
-    /// A snapshot to take of this state; `pages`, `bytes` and `digest` of the meta are filled in by the archive.
+    /// The version under which what others see was published anew.
+    pub published: Option<u64>,
+    /// A snapshot to take of this state; layers and digest of the meta are filled in by the archive.
     pub snapshot: Option<(SnapshotMeta, State)>,
     /// A snapshot to fetch from a peer.
     pub fetch: Option<(ReplicaId, SnapshotMeta)>,

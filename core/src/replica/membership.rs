@@ -31,9 +31,9 @@ impl Replica {
             &proposal.write.command
         {
             // It is needed, and must be reached, until a joint configuration is left.
-            self.leaving.extend(self.state.members.get(*old).cloned());
+            self.leaving.extend(self.live.look(|state| state.members.get(*old).cloned()));
         }
-        let (outcome, finished) = self.state.apply(index, proposal);
+        let (outcome, finished) = self.live.advance(index, |state| state.apply(index, proposal));
         // A repeated request is answered from what is kept and changes nothing a second time.
         if !finished.is_empty() && matches!(outcome, Outcome::Applied { .. }) {
             self.change_configuration(&change);
@@ -72,7 +72,7 @@ impl Replica {
         }
         let everybody = self.configuration.everybody();
         let mut wish = None;
-        for member in self.state.members.all() {
+        for member in self.live.look(|state| state.members.clone()).all() {
             if !everybody.contains(&member.id) {
                 wish = Some(MemberCommand::AddLearner(member.id));
                 break;
@@ -109,8 +109,9 @@ impl Replica {
 
     /// Proposes the highest feature level that every member supports, once a term.
     pub(super) fn try_raise_level(&mut self) {
-        let level = self.state.members.feature_level().min(FEATURE_LEVEL);
-        if level <= self.state.feature_level() || !self.raft.raft.apply_to_current_term() {
+        let (supported, has) = self.live.look(|state| (state.members.feature_level(), state.feature_level()));
+        let level = supported.min(FEATURE_LEVEL);
+        if level <= has || !self.raft.raft.apply_to_current_term() {
             return;
         }
         let Some(leadership) = self.leadership.as_mut().filter(|leadership| leadership.raising < level) else { return };
@@ -140,7 +141,7 @@ impl Replica {
     pub(super) fn propose_membership(&mut self, key: u64, effects: &mut Effects) {
         let Some(pending) = self.writes.get(key) else { return };
         let Command::Members(command) = pending.write.command.clone() else { return };
-        if let Some(outcome) = self.state.sessions.kept(pending.write.request) {
+        if let Some(outcome) = self.live.look(|state| state.sessions.kept(pending.write.request)) {
             return self.finish_write(key, outcome, effects);
         }
         let refusal = |problem: String| Outcome::Refused(Refusal::Membership { problem: problem.into() });
@@ -189,7 +190,7 @@ impl Replica {
         match command {
             MemberCommand::Admit(_) => Ok(Vec::new()),
             MemberCommand::AddLearner(id) => {
-                if self.state.members.get(*id).is_none() {
+                if !self.is_admitted(*id) {
                     return Err(format!("replica {id} was never admitted; run `muster join` on its host"));
                 }
                 if present(id) {
@@ -212,7 +213,7 @@ impl Replica {
                 Ok(Vec::from([(Learner, *id)]))
             }
             MemberCommand::Remove(id) => {
-                if !present(id) && self.state.members.get(*id).is_none() {
+                if !present(id) && !self.is_admitted(*id) {
                     return Err(format!("there is no replica {id}"));
                 }
                 leaves(id)?;

@@ -9,12 +9,13 @@
 //! - every hard state handed out is written, in order; only a commit-only one may wait in memory for the next batch;
 //! - a replica neither votes nor campaigns until the longest election timeout has passed since its start;
 //! - applied <= persisted, applied <= committed;
-//! - a view is published after the records it rests on were handed to the archive.
+//! - what an answer rests on is visible, and its records are on their way to the archive, before the answer is given.
 //!
 //! It never reads a clock, waits, or touches a device.
 
 mod convert;
 mod effects;
+mod lease;
 mod logger;
 mod membership;
 mod memory;
@@ -32,9 +33,10 @@ mod writes;
 
 pub use convert::{MemberChangeKind, MemberChanges};
 pub use effects::{Answer, Effects, Input, LogTask, Staged, Token};
-pub use settings::{Limits, Timing};
+pub use settings::{LEASE_DRIFT_PPM_MAX, Limits, Timing};
 
 use crate::ids::{Index, ReplicaId, Term, Time, WallTime, WriteId};
+use crate::live::Live;
 use crate::log::Configuration;
 use crate::mark::mark;
 use crate::members::Member;
@@ -44,8 +46,10 @@ use crate::state::State;
 use crate::storage::{Identity, Recovered, SnapshotMeta};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use convert::{configuration_to_raft, entry_to_raft, hard_state_to_raft, message_from_raft, message_to_raft};
+use lease::Lease;
 use memory::MemoryLog;
 use raft::eraftpb::{Entry, Message};
 use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
@@ -89,6 +93,7 @@ struct Leadership {
     /// The feature level that was proposed in this term.
     raising: u32,
     reports: BTreeMap<ReplicaId, bool>,
+    lease: Lease,
     /// Followers that are under a snapshot, or are probed after they were and have not moved since.
     under_snapshot: BTreeMap<ReplicaId, Offered>,
 }
@@ -121,7 +126,7 @@ pub struct Replica {
     now: Time,
     wall: WallTime,
     raft: RawNode<MemoryLog>,
-    state: State,
+    live: Arc<Live>,
     applied: Index,
     configuration: Configuration,
     quiet_until: Time,
@@ -225,7 +230,7 @@ impl Replica {
         let raft = RawNode::new(&config, memory, &logger::to_tracing()).expect("a checked configuration is accepted");
         let first_token = mix(settings.seed) << 16;
         let known_term = raft.raft.term;
-        Self {
+        let replica = Self {
             quiet_until: now.plus_ms(timing.election_ms_max),
             last_tick: now,
             rest_ticks: 0,
@@ -236,8 +241,8 @@ impl Replica {
             settings,
             now,
             wall: WallTime(0),
+            live: Arc::new(Live::new(state, at)),
             raft,
-            state,
             applied: at,
             configuration,
             attempts: 0,
@@ -272,7 +277,9 @@ impl Replica {
             },
             members_told: false,
             leaving: Vec::new(),
-        }
+        };
+        replica.live.publish(replica.status(), 0, now);
+        replica
     }
 
     /// Who this is.
@@ -295,8 +302,17 @@ impl Replica {
 
     /// The replicated state at the applied position.
     #[must_use]
-    pub const fn state(&self) -> &State {
-        &self.state
+    pub fn state(&self) -> State {
+        self.live.look(State::clone)
+    }
+
+    /// The replicated state, where others look at it.
+    pub(crate) const fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    fn is_admitted(&self, id: ReplicaId) -> bool {
+        self.live.look(|state| state.members.get(id).is_some())
     }
 
     /// Handles everything that happened, then one tick if it is due. `wall` is recorded, never decided on.
@@ -356,6 +372,7 @@ impl Replica {
             Input::Admin { token, request } => self.on_admin(token, request, effects),
             Input::Persisted(id) => self.on_persisted(id, effects),
             Input::SnapshotSaved { meta, oldest } => self.on_snapshot_saved(meta, oldest, effects),
+            Input::SnapshotInstalled(meta) => self.on_snapshot_installed(*meta),
             Input::SnapshotStaged(staged) => self.on_snapshot_staged(*staged, effects),
             Input::SnapshotLost { index } => {
                 if self.fetching.as_ref().is_some_and(|(_, m)| m.snapshot.as_ref().is_some_and(|s| s.index == index)) {
@@ -388,7 +405,8 @@ impl Replica {
         if envelope.to != self.identity.replica || from == self.identity.replica || from.0 == 0 {
             return self.refuse(from, "it is not addressed to this replica");
         }
-        if self.state.members.get(from).is_some_and(|member| member.incarnation != envelope.incarnation) {
+        let known = self.live.look(|state| state.members.get(from).map(|member| member.incarnation));
+        if known.is_some_and(|incarnation| incarnation != envelope.incarnation) {
             return self.refuse(from, "a known replica speaks under another incarnation");
         }
         match envelope.message {
@@ -601,6 +619,7 @@ impl Replica {
                 expire: None,
                 raising: 0,
                 reports: BTreeMap::new(),
+                lease: Lease::default(),
                 under_snapshot: BTreeMap::new(),
             });
         } else if !leads && self.leadership.is_some() {

@@ -40,6 +40,7 @@ impl Replica {
         let sync = ready.must_sync();
         let immediate = ready.take_messages();
         let promises = ready.take_persisted_messages();
+        self.void_lease_before(immediate.iter().chain(&promises));
         for state in ready.take_read_states() {
             self.on_read_state(&state.request_ctx, Index(state.index), effects);
         }
@@ -110,7 +111,7 @@ impl Replica {
                     if matches!(proposal.write.command, Command::Members(_)) {
                         self.members_told = false;
                     }
-                    let (outcome, finished) = self.state.apply(index, proposal);
+                    let (outcome, finished) = self.live.advance(index, |state| state.apply(index, proposal));
                     effects.finished.extend(finished);
                     Some(outcome)
                 }

@@ -5,6 +5,7 @@ use super::{Answer, Effects, Replica, Token};
 use crate::ids::Index;
 use crate::peer::PeerMessage;
 use crate::request::{Freshness, NotApplied};
+use crate::state::State;
 use alloc::vec::Vec;
 
 impl Replica {
@@ -18,6 +19,10 @@ impl Replica {
         match freshness {
             Freshness::Local => self.answer_read(waiter.reader, Ok(()), effects),
             Freshness::AtLeast(sequence) => self.minimum_reads.push((sequence, waiter)),
+            Freshness::Leased => match self.leased_index() {
+                Some(index) => self.reads.wait_for(index, waiter),
+                None => self.reads.add(waiter),
+            },
             Freshness::Linearizable => self.reads.add(waiter),
         }
     }
@@ -30,7 +35,7 @@ impl Replica {
             if !self.raft.raft.commit_to_current_term() {
                 return;
             }
-            if let Some(context) = self.reads.start_round() {
+            if let Some(context) = self.reads.start_round(self.now) {
                 let mut bytes = self.raft.raft.term.to_be_bytes().to_vec();
                 bytes.extend_from_slice(&context.to_be_bytes());
                 self.raft.read_index(bytes);
@@ -45,7 +50,9 @@ impl Replica {
     pub(super) fn on_read_state(&mut self, context: &[u8], index: Index, effects: &mut Effects) {
         let Some(tail) = context.get(8..16) else { return };
         let Ok(tail) = <[u8; 8]>::try_from(tail) else { return };
-        for waiter in self.reads.finish_round(u64::from_be_bytes(tail)) {
+        let Some(round) = self.reads.finish_round(u64::from_be_bytes(tail)) else { return };
+        self.extend_lease(round.since);
+        for waiter in round.waiters {
             match waiter.reader {
                 Reader::Client(_) => self.reads.wait_for(index, waiter),
                 Reader::Peer { replica, token } => {
@@ -59,7 +66,10 @@ impl Replica {
         for waiter in self.reads.applied(self.applied) {
             self.answer_read(waiter.reader, Ok(()), effects);
         }
-        let sequence = self.state.sequence();
+        if self.minimum_reads.is_empty() {
+            return;
+        }
+        let sequence = self.live.look(State::sequence);
         let ripe: Vec<_> = self.minimum_reads.extract_if(.., |(wanted, _)| *wanted <= sequence).collect();
         for (_, waiter) in ripe {
             self.answer_read(waiter.reader, Ok(()), effects);

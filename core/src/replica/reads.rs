@@ -30,11 +30,22 @@ pub(super) struct Waiter {
 /// Rounds that may be under way at once; what arrives meanwhile shares the next.
 pub(super) const ROUNDS_MAX: usize = 4;
 
+/// A question to a quorum whether this leader leads still.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    context: u64,
+    /// When it began: its heartbeats were sent no sooner.
+    pub(super) since: Time,
+    pub(super) waiters: Vec<Waiter>,
+}
+
 pub(super) struct Reads {
     /// Not in a round yet.
     fresh: Vec<Waiter>,
-    /// Leader: rounds under way by context, oldest first.
-    rounds: VecDeque<(u64, Vec<Waiter>)>,
+    /// Leader: rounds under way, oldest first.
+    rounds: VecDeque<Round>,
+    /// Leader: a round is wanted that nobody waits for.
+    renewal: bool,
     /// Follower: questions under way by token.
     asked: BTreeMap<u64, (ReplicaId, Time, Vec<Waiter>)>,
     /// Waiting for this replica to apply that far.
@@ -48,6 +59,7 @@ impl Reads {
         Self {
             fresh: Vec::new(),
             rounds: VecDeque::new(),
+            renewal: false,
             asked: BTreeMap::new(),
             applying: BTreeMap::new(),
             next: first,
@@ -56,7 +68,7 @@ impl Reads {
 
     pub(super) fn len(&self) -> usize {
         self.fresh.len()
-            + self.rounds.iter().map(|round| round.1.len()).sum::<usize>()
+            + self.rounds.iter().map(|round| round.waiters.len()).sum::<usize>()
             + self.asked.values().map(|asked| asked.2.len()).sum::<usize>()
             + self.applying.values().map(Vec::len).sum::<usize>()
     }
@@ -66,7 +78,12 @@ impl Reads {
     }
 
     pub(super) fn has_fresh(&self) -> bool {
-        !self.fresh.is_empty()
+        !self.fresh.is_empty() || self.renewal
+    }
+
+    /// Leader: wants a round for its own sake, unless one is under way.
+    pub(super) fn renew(&mut self) {
+        self.renewal = self.rounds.is_empty();
     }
 
     fn draw(&mut self) -> u64 {
@@ -75,22 +92,21 @@ impl Reads {
     }
 
     /// Leader: the context of a new round for everything fresh, if there is room for one.
-    pub(super) fn start_round(&mut self) -> Option<u64> {
-        if self.fresh.is_empty() || self.rounds.len() >= ROUNDS_MAX {
+    pub(super) fn start_round(&mut self, now: Time) -> Option<u64> {
+        if !self.has_fresh() || self.rounds.len() >= ROUNDS_MAX {
             return None;
         }
         let context = self.draw();
         let waiters = core::mem::take(&mut self.fresh);
-        self.rounds.push_back((context, waiters));
+        self.renewal = false;
+        self.rounds.push_back(Round { context, since: now, waiters });
         Some(context)
     }
 
-    /// Leader: the waiters of a finished round.
-    pub(super) fn finish_round(&mut self, context: u64) -> Vec<Waiter> {
-        match self.rounds.iter().position(|round| round.0 == context) {
-            Some(at) => self.rounds.remove(at).map(|round| round.1).unwrap_or_default(),
-            None => Vec::new(),
-        }
+    /// Leader: a finished round.
+    pub(super) fn finish_round(&mut self, context: u64) -> Option<Round> {
+        let at = self.rounds.iter().position(|round| round.context == context)?;
+        self.rounds.remove(at)
     }
 
     /// Follower: the token of a new question to `leader` for everything fresh.
@@ -132,8 +148,9 @@ impl Reads {
 
     /// Leadership was lost: the rounds are void. Peers' questions are dropped; they ask again.
     pub(super) fn abandon_rounds(&mut self) {
+        self.renewal = false;
         let rounds = core::mem::take(&mut self.rounds);
-        self.fresh.extend(rounds.into_iter().flat_map(|round| round.1));
+        self.fresh.extend(rounds.into_iter().flat_map(|round| round.waiters));
         self.fresh.retain(|waiter| matches!(waiter.reader, Reader::Client(_)));
     }
 
@@ -160,7 +177,7 @@ impl Reads {
             });
         };
         sift(&mut self.fresh);
-        self.rounds.iter_mut().for_each(|round| sift(&mut round.1));
+        self.rounds.iter_mut().for_each(|round| sift(&mut round.waiters));
         self.asked.values_mut().for_each(|asked| sift(&mut asked.2));
         self.applying.values_mut().for_each(sift);
         self.asked.retain(|_, asked| !asked.2.is_empty());

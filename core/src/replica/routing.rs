@@ -12,7 +12,7 @@ use crate::journal::entry::{Author, Principal, Role};
 use crate::members::MemberCommand;
 use crate::peer::PeerMessage;
 use crate::request::{Command, NotApplied, Outcome, RequestId, WriteRequest};
-use crate::state::Proposal;
+use crate::state::{Proposal, State};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use raft::eraftpb::{Entry, Message, MessageType};
@@ -39,13 +39,14 @@ impl Replica {
 
     /// Proposes to expire what is due by replicated time.
     pub(super) fn try_expire(&mut self) {
-        let Some(due) = self.state.next_due() else { return };
+        let (due, age) = self.live.look(|state| (state.next_due(), state.age()));
+        let Some(due) = due else { return };
         let Some(leadership) = &mut self.leadership else { return };
         if leadership.expire.is_some() {
             return;
         }
         let elapsed = self.now.micros_since(leadership.stamp);
-        if self.state.age().0.saturating_add(elapsed) >= due.0 || elapsed >= EXPIRE_PULSE_MICROS {
+        if age.0.saturating_add(elapsed) >= due.0 || elapsed >= EXPIRE_PULSE_MICROS {
             // Nothing is proposed twice meanwhile; the real position replaces this one when it is known.
             leadership.expire = Some(Index(u64::MAX));
             self.own_write(Command::Expire);
@@ -53,10 +54,10 @@ impl Replica {
     }
 
     pub(super) fn not_leader(&self) -> NotApplied {
-        match self.state.members.get(self.known_leader) {
-            Some(member) if self.known_leader != self.identity.replica => {
-                NotApplied::NotLeader { leader: self.known_leader, address: member.client_address.clone() }
-            }
+        let leader = self.known_leader;
+        let address = self.live.look(|state| state.members.get(leader).map(|member| member.client_address.clone()));
+        match address {
+            Some(address) if leader != self.identity.replica => NotApplied::NotLeader { leader, address },
             Some(_) | None => NotApplied::NoQuorum,
         }
     }
@@ -68,7 +69,7 @@ impl Replica {
             return self.answer_write(&pending, Outcome::NotApplied(NotApplied::Stopping), effects);
         }
         // Before its first snapshot a replica knows no level, and passes on what every level takes.
-        let (needs, has) = (level_of(&pending.write.command), self.state.feature_level().max(1));
+        let (needs, has) = (level_of(&pending.write.command), self.live.look(State::feature_level).max(1));
         if needs > has {
             return self.answer_write(&pending, Outcome::NotApplied(NotApplied::FeatureLevel { needs, has }), effects);
         }

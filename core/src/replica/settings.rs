@@ -17,18 +17,47 @@ pub struct Timing {
     pub election_ms_max: u64,
     /// How long a request may take before it is answered *no quorum* or *unknown*.
     pub request_ms: u64,
+    /// How much any replica's clock gains or loses at most against true time, in millionths. Who states it turns leases on: a
+    /// leader then answers leased reads by itself for a while. A clock that is worse makes such a read stale. Larger: shorter
+    /// leases. None: no read rests on a clock.
+    pub lease_drift_ppm: Option<u32>,
 }
+
+/// The largest drift that may be stated. A clock that is off by a tenth is broken.
+pub const LEASE_DRIFT_PPM_MAX: u32 = 100_000;
 
 impl Timing {
     /// The seed's numbers, for one site: round trips well under 30 ms.
-    pub const LAN: Self =
-        Self { tick_ms: 10, heartbeat_ms: 150, election_ms_min: 300, election_ms_max: 500, request_ms: 5_000 };
+    pub const LAN: Self = Self {
+        tick_ms: 10,
+        heartbeat_ms: 150,
+        election_ms_min: 300,
+        election_ms_max: 500,
+        request_ms: 5_000,
+        lease_drift_ppm: None,
+    };
     /// Between sites: round trips up to 300 ms with jitter of the same size.
-    pub const WAN: Self =
-        Self { tick_ms: 50, heartbeat_ms: 600, election_ms_min: 3_000, election_ms_max: 5_000, request_ms: 20_000 };
+    pub const WAN: Self = Self {
+        tick_ms: 50,
+        heartbeat_ms: 600,
+        election_ms_min: 3_000,
+        election_ms_max: 5_000,
+        request_ms: 20_000,
+        lease_drift_ppm: None,
+    };
 
     pub(crate) fn ticks(ms: u64, tick_ms: u64) -> usize {
         usize::try_from(ms.div_ceil(tick_ms)).unwrap_or(usize::MAX)
+    }
+
+    /// How long a lease lasts on its leader's clock, from the sending of the heartbeats that a quorum acknowledged; none if leases
+    /// are off. A follower waits at least the shortest election timeout less one tick, for its first tick may come at once; its
+    /// clock may be fast, and the leader's slow.
+    pub(crate) fn lease_nanos(&self) -> Option<u64> {
+        let drift = u64::from(self.lease_drift_ppm?);
+        let surely = u128::from(self.election_ms_min.saturating_sub(self.tick_ms)) * 1_000_000;
+        let (slow, fast) = (1_000_000_u64.saturating_sub(drift), 1_000_000 + drift);
+        u64::try_from(surely * u128::from(slow) / u128::from(fast)).ok()
     }
 
     /// All that is wrong with these numbers, in an operator's words; empty if nothing is.
@@ -62,6 +91,12 @@ impl Timing {
             problems.push(format!(
                 "request_timeout_ms is {}: expected election_timeout_max_ms ({}) to 600000",
                 self.request_ms, self.election_ms_max
+            ));
+        }
+        if self.lease_drift_ppm.is_some_and(|drift| drift > LEASE_DRIFT_PPM_MAX) {
+            problems.push(format!(
+                "lease_clock_drift_ppm is {}: expected at most {LEASE_DRIFT_PPM_MAX}",
+                self.lease_drift_ppm.unwrap_or_default()
             ));
         }
         problems

@@ -1,17 +1,15 @@
 //! What others see of a replica: its members, its status, its view.
 
 use super::{Effects, HOUSEKEEPING_MS, Publication, Replica};
-use crate::front::View;
 use crate::ids::{Index, ReplicaId, Term};
 use crate::request::{Progress, RaftRole, ReplicaStatus};
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use raft::{ProgressState, StateRole};
 
 impl Replica {
     pub(super) fn tell_members(&mut self, effects: &mut Effects) {
         if !self.members_told {
-            let (configuration, table) = (&self.configuration, &self.state.members);
+            let (configuration, table) = (&self.configuration, self.live.look(|state| state.members.clone()));
             self.leaving
                 .retain(|member| table.get(member.id).is_none() && configuration.everybody().contains(&member.id));
             let members: Vec<_> = table.all().chain(&self.leaving).cloned().collect();
@@ -102,11 +100,7 @@ impl Replica {
             term: raft.term,
             leader: raft.leader_id,
         };
-        effects.view = Some(Arc::new(View {
-            state: self.state.clone(),
-            status: self.status(),
-            version: self.publication.version,
-            published: self.now,
-        }));
+        self.live.publish(self.status(), self.publication.version, self.now);
+        effects.published = Some(self.publication.version);
     }
 }

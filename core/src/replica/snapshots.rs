@@ -10,6 +10,7 @@ use crate::log::{LogRecord, Write};
 use crate::mark::mark;
 use crate::peer::{RaftMessage, RaftMessageKind};
 use crate::request::AdminOutcome;
+use crate::state::State;
 use crate::storage::SnapshotMeta;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -113,6 +114,7 @@ impl Replica {
         let id = self.next_write_id();
         effects.log.push(LogTask::Install {
             meta: meta.clone(),
+            state: staged.state.clone(),
             open: staged.open,
             write: Write { id, sync: true, records },
         });
@@ -135,7 +137,7 @@ impl Replica {
         self.raft.advance_append_async(ready);
         info!(replica = self.identity.replica.0, index = index.0, sequence = meta.sequence.0, "installed a snapshot");
         mark!(snapshot_installed);
-        self.state = staged.state;
+        self.live.advance(index, |state| *state = staged.state);
         self.applied = index;
         self.configuration = meta.configuration.clone();
         self.writes.skip_to(index);
@@ -200,18 +202,30 @@ impl Replica {
             return;
         }
         let term = self.raft.raft.raft_log.term(self.applied.0).expect("the applied entry's term is kept");
-        let meta = self.state.snapshot_meta(self.applied, Term(term), self.configuration.clone());
+        let state = self.live.look(State::clone);
+        let meta = state.snapshot_meta(self.applied, Term(term), self.configuration.clone());
         self.snapshot_saving = true;
         self.snapshot_wanted = false;
         self.snapshot_at = self.now;
-        effects.snapshot = Some((meta, self.state.clone()));
+        effects.snapshot = Some((meta, state));
     }
 
     pub(super) fn on_snapshot_saved(&mut self, meta: SnapshotMeta, oldest: Index, effects: &mut Effects) {
         self.snapshot_saving = false;
         if meta.index > self.snapshot_index() {
-            info!(replica = self.identity.replica.0, index = meta.index.0, bytes = meta.bytes, "snapshot saved");
+            info!(
+                replica = self.identity.replica.0,
+                index = meta.index.0,
+                layers = meta.layers.len(),
+                bytes = meta.bytes(),
+                "snapshot saved"
+            );
             mark!(snapshot_taken);
+            if meta.layers.len() > 1 {
+                mark!(layer_taken);
+            } else if self.snapshot.as_ref().is_some_and(|before| before.layers.len() > 1) {
+                mark!(base_renewed);
+            }
             let configuration = configuration_to_raft(&meta.configuration);
             self.raft.mut_store().set_snapshot(meta.index.0, meta.term.0, configuration);
             self.snapshot = Some(meta);
@@ -219,6 +233,13 @@ impl Replica {
             effects.log.push(LogTask::Purge(oldest));
         }
         self.answer_snapshots(effects);
+    }
+
+    /// What was installed is kept in layers of its own, not in those that were offered.
+    pub(super) fn on_snapshot_installed(&mut self, meta: SnapshotMeta) {
+        if self.snapshot_index() == meta.index {
+            self.snapshot = Some(meta);
+        }
     }
 
     /// Answers who asked for a snapshot that the newest durable one covers.

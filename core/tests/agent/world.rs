@@ -487,11 +487,19 @@ impl World {
         match ledger.doing.as_ref().expect("a change of the host for nothing that is on disk") {
             Doing::Setting { keys, .. } => {
                 assert!(keys.contains_key(key), "{key} is set, and what it was is not on disk");
-                assert!(ledger.changes.contains_key(key), "{key} is set, and its owner is not on disk");
+                let change = ledger.changes.get(key).expect("a key is set, and its owner is not on disk");
                 let declared = ledger.declared.and_then(|sequence| self.disk.declared.get(&sequence));
-                let policy = declared.map(|bytes| codec::decode_declared(bytes).unwrap().policy).unwrap_or_default();
+                let declared = declared.map(|bytes| codec::decode_declared(bytes).unwrap());
+                let policy = declared.as_ref().map(|declared| declared.policy.clone()).unwrap_or_default();
+                let committed = ledger.committed.get(key).map(|(_, setting)| setting.clone());
+                let baseline = committed.or_else(|| declared?.settings.get(key).cloned());
+                let is = match &change.value {
+                    Setting::Value(value) => Observed::Value(value.clone()),
+                    Setting::Absent | Setting::Unset => Observed::Absent,
+                };
+                let drifts = !agrees(key, &baseline.unwrap_or_else(|| change.before.clone()), &is);
                 let counts = key.dimension().is_some_and(|dimension| drift::weight(&policy, dimension).0 > 0);
-                if policy.mode == Mode::Enforce && ledger.emergency.is_none() && counts {
+                if drifts && counts && policy.mode == Mode::Enforce && ledger.emergency.is_none() {
                     assert!(ledger.window.is_some(), "{key} is set, and its deadline is not on disk");
                 }
             }

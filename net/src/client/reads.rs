@@ -204,7 +204,7 @@ pub(super) async fn query(
 ) -> Result<Answered, ClientError> {
     let request = wire::QueryRequest { freshness: Some(freshness.to_wire()), query: Some(query.to_wire()) };
     let patience = match freshness {
-        Freshness::Local | Freshness::Linearizable => connections.options.read_attempt_timeout,
+        Freshness::Local | Freshness::Leased | Freshness::Linearizable => connections.options.read_attempt_timeout,
         // It waits for what it was told to wait for, as long as its own request timeout allows.
         Freshness::AtLeast(_) => connections.options.attempt_timeout,
     };
@@ -238,7 +238,8 @@ pub(super) async fn query(
     .map_err(|error| match error {
         // It is there, and waits for a quorum longer than we do.
         ClientError::Unreachable { tried }
-            if freshness == Freshness::Linearizable && tried.iter().any(|(_, problem)| problem == NOT_IN_TIME) =>
+            if matches!(freshness, Freshness::Leased | Freshness::Linearizable)
+                && tried.iter().any(|(_, problem)| problem == NOT_IN_TIME) =>
         {
             ClientError::NotAnswered(NotApplied::NoQuorum)
         }
@@ -266,7 +267,8 @@ enum Booted {
 }
 
 pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result<Boot, ClientError> {
-    let request = wire::BootRequest {
+    let mut request = wire::BootRequest {
+        insist: false,
         node: ask_for.node.to_string(),
         known: ask_for
             .known
@@ -296,6 +298,8 @@ pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result
             Booted::Lagging(sequence) => sequence,
             Booted::Later { here, after_ms, elsewhere } => {
                 let (next, after_ms) = attempts.on_later(&here, after_ms, &elsewhere);
+                // If the others do not answer, the leader is better than nobody.
+                request.insist = true;
                 connections.targets().follow(&next);
                 let back = tokio::time::Instant::now() + Duration::from_millis(after_ms);
                 if back >= connections.at(deadline) {

@@ -18,6 +18,7 @@ impl Wire for Freshness {
         let freshness = match self {
             Self::Local => W::Local(NOTHING),
             Self::AtLeast(sequence) => W::AtLeast(sequence.0),
+            Self::Leased => W::Leased(NOTHING),
             Self::Linearizable => W::Linearizable(NOTHING),
         };
         wire::Freshness { freshness: Some(freshness) }
@@ -27,6 +28,7 @@ impl Wire for Freshness {
         Ok(match wire.freshness {
             None | Some(W::Local(wire::Nothing {})) => Self::Local,
             Some(W::AtLeast(sequence)) => Self::AtLeast(Seq(sequence)),
+            Some(W::Leased(wire::Nothing {})) => Self::Leased,
             Some(W::Linearizable(wire::Nothing {})) => Self::Linearizable,
         })
     }

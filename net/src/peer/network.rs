@@ -43,6 +43,9 @@ pub struct PeerOptions {
     pub fetch_timeout: Duration,
     /// This replica's keys; none without TLS.
     pub tls: Option<Tls>,
+    /// Where pages and records are fetched and given, away from the links: reading a disk must not hold up a message. The
+    /// runtime of the links, if none.
+    pub fetches: Option<Runtime>,
 }
 
 impl Default for PeerOptions {
@@ -56,6 +59,7 @@ impl Default for PeerOptions {
             backoff: (Duration::from_millis(20), Duration::from_secs(1)),
             fetch_timeout: Duration::from_secs(10),
             tls: None,
+            fetches: None,
         }
     }
 }
@@ -118,6 +122,11 @@ impl GrpcNetwork {
         self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where fetches run.
+    pub(super) fn fetches(&self) -> &Runtime {
+        self.shared.options.fetches.as_ref().unwrap_or(&self.shared.runtime)
+    }
+
     /// How large the chunks are in which peers are given pages and records.
     pub(super) fn chunk_bytes(&self) -> usize {
         self.shared.options.chunk_bytes.max(1)
@@ -167,7 +176,7 @@ impl GrpcNetwork {
         if let Some(channel) = &peer.channel {
             return Ok(channel.clone());
         }
-        let _inside = self.shared.runtime.enter();
+        let _inside = self.fetches().enter();
         let endpoint = endpoint(&peer.address, &self.shared.options).map_err(unreachable_because)?;
         let channel = dial::connect_lazy(&endpoint, self.shared.options.tls.as_ref(), &Expect::Replica);
         peer.channel = Some(channel.clone());

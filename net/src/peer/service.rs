@@ -90,6 +90,12 @@ impl<L: Library> PeerApi<L> {
         }
     }
 
+    /// Reads the archive where that holds up no message.
+    async fn apart<T: Send + 'static>(&self, reading: impl Future<Output = T> + Send + 'static) -> Result<T, Status> {
+        let read = self.network.fetches().spawn(reading).await;
+        read.map_err(|_| Status::unavailable("this replica is stopping"))
+    }
+
     fn here(&self) -> Caller {
         Caller::of(&self.replica.identity)
     }
@@ -188,7 +194,9 @@ impl<L: Library> Peer for PeerApi<L> {
         let extensions = request.extensions().clone();
         let request = request.into_inner();
         self.check(&extensions, request.hello.as_ref())?;
-        let page = self.replica.library.page(Index(request.index), Term(request.term), request.page).await;
+        let library = self.replica.library.clone();
+        let (index, term, page) = (Index(request.index), Term(request.term), request.page);
+        let page = self.apart(async move { library.page(index, term, page).await }).await?;
         let page = page.map_err(|error| Status::unavailable(error.to_string()))?;
         let page = page.ok_or_else(|| Status::not_found("that snapshot is not kept here any more"))?;
         let total = page.len() as u64;
@@ -210,7 +218,9 @@ impl<L: Library> Peer for PeerApi<L> {
         let extensions = request.extensions().clone();
         let request = request.into_inner();
         self.check(&extensions, request.hello.as_ref())?;
-        let records = self.replica.library.records(Seq(request.after), Seq(request.upto), RECORDS_BYTES).await;
+        let library = self.replica.library.clone();
+        let (after, upto) = (Seq(request.after), Seq(request.upto));
+        let records = self.apart(async move { library.records(after, upto, RECORDS_BYTES).await }).await?;
         let records = records.map_err(|error| Status::unavailable(error.to_string()))?;
         let mut chunks = vec![wire::RecordsChunk::default()];
         let chunk_bytes = self.network.chunk_bytes();

@@ -38,18 +38,25 @@ impl Access {
     /// Whoever is at the other end of a request's connection.
     pub(crate) fn of(extensions: &Extensions) -> Result<Self, Status> {
         // A request that came over no connection of ours proves nothing and may do nothing.
-        let Some(Proof(shown)) = extensions.get::<Proof>().cloned() else {
-            return Ok(Self { caller: Caller::Nobody, shown: None });
-        };
-        let caller = if let Some(shown) = &shown {
+        match extensions.get::<Proof>() {
+            Some(proof) => {
+                let access = Self::by(proof);
+                access.is_in_force()?;
+                Ok(access)
+            }
+            None => Ok(Self { caller: Caller::Nobody, shown: None }),
+        }
+    }
+
+    /// Whoever a connection proves to be at its other end. Whether that is still in force is to be asked for every request.
+    pub(crate) fn by(Proof(shown): &Proof) -> Self {
+        let caller = if let Some(shown) = shown {
             shown.credential.caller().clone()
         } else {
             let principal = Principal::Claimed { name: Arc::from("anybody") };
             Caller::Author(Author { principal, role: Role::Admin })
         };
-        let access = Self { caller, shown };
-        access.is_in_force()?;
-        Ok(access)
+        Self { caller, shown: shown.clone() }
     }
 
     /// Certificates end while connections go on.
@@ -152,7 +159,8 @@ pub(super) async fn guard(request: Request, next: Next) -> Response {
     if !request.uri().path().starts_with(OWN_SERVICE) {
         // Looking at the replicas hangs on no node's vCluster.
         let nowhere = muster_core::service::Nowhere;
-        if let Err(problem) = allow(&access.caller, &Operation::of_cluster(Kind::Observe), &nowhere) {
+        let kind = if request.uri().path() == super::http::FREE { Kind::AskWhoIsFree } else { Kind::Observe };
+        if let Err(problem) = allow(&access.caller, &Operation::of_cluster(kind), &nowhere) {
             return refuse(request.headers(), denied(problem));
         }
     }

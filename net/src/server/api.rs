@@ -1,8 +1,9 @@
 //! `muster.v1.Muster` as a replica serves it.
 
-use super::boot::Desk;
+use super::boot::grpc as boot;
+use super::connections::Pulse;
 use super::pipeline::pipeline;
-use super::{Access, Replica, boot, history};
+use super::{Access, Replica, history};
 use crate::client::{Admitted, LogFilter, Status as ReplicaReport, Topic, random_id};
 use crate::convert::{At, Malformed, Wire, need, text};
 use crate::proto::v1 as wire;
@@ -16,7 +17,8 @@ use muster_core::journal::key::Scope;
 use muster_core::members::{Admission, MemberCommand};
 use muster_core::query::{Answer, Query, answer};
 use muster_core::request::{
-    AdminRequest, Command, Freshness, NotApplied, Outcome, RaftRole, Refusal, Reply, RequestId, WriteRequest,
+    AdminRequest, Command, Freshness, NotApplied, Outcome, RaftRole, Refusal, ReplicaStatus, Reply, RequestId,
+    WriteRequest,
 };
 use muster_core::service::{Kind, Operation, allow_author, allow_write};
 use muster_core::state::State;
@@ -37,11 +39,23 @@ pub struct ClientLimits {
     pub streams_max: u32,
     /// Writes of one pipeline that wait for their outcome; beyond it the stream is read no further. Default 4,096.
     pub pipelined_max: usize,
+    /// Connections at a time; those beyond are closed at once. More serve more nodes that keep theirs, and take more memory.
+    /// Default 16,384.
+    pub connections_max: usize,
+    /// How long an HTTP/1.1 connection may go without a whole request. Longer spares those that come back a new one; shorter frees
+    /// what silent ones hold. Default 30 s.
+    pub idle_timeout: Duration,
 }
 
 impl Default for ClientLimits {
     fn default() -> Self {
-        Self { payload_bytes_max: 4 << 20, streams_max: 1_024, pipelined_max: 4_096 }
+        Self {
+            payload_bytes_max: 4 << 20,
+            streams_max: 1_024,
+            pipelined_max: 4_096,
+            connections_max: 16_384,
+            idle_timeout: Duration::from_secs(30),
+        }
     }
 }
 
@@ -57,14 +71,13 @@ const ADMISSION_PATIENCE: Duration = Duration::from_secs(5);
 pub struct MusterApi<L> {
     replica: Replica<L>,
     limits: ClientLimits,
-    desk: Arc<Desk>,
 }
 
 impl<L: Library> MusterApi<L> {
     /// The service, ready to be served.
     #[must_use]
     pub fn service(replica: Replica<L>, limits: ClientLimits) -> MusterServer<Self> {
-        MusterServer::new(Self { replica, limits, desk: Arc::default() })
+        MusterServer::new(Self { replica, limits })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(usize::MAX)
     }
@@ -82,8 +95,8 @@ pub(super) struct Writer<L> {
 }
 
 impl<L: Library> Writer<L> {
-    /// Checks what need not go through the replica.
-    fn accept(&self, wire: wire::WriteRequest) -> Result<(WriteRequest, bool), Outcome> {
+    /// Checks what need not go through the replica, by the state as it is.
+    fn accept(&self, state: &State, wire: wire::WriteRequest) -> Result<(WriteRequest, bool), Outcome> {
         let bytes = wire.command.as_ref().map_or(0, Message::encoded_len);
         if bytes > self.payload_bytes_max {
             let why = NotApplied::TooLarge { bytes: bytes as u64, bytes_max: self.payload_bytes_max as u64 };
@@ -92,22 +105,22 @@ impl<L: Library> Writer<L> {
         let forward = !wire.do_not_forward;
         let refused = |error: Malformed| Outcome::Refused(error.into_refusal());
         let claimed = wire.author.map(Author::from_wire).transpose().at("author").map_err(refused)?;
-        let view = self.replica.handle.view();
         let write = WriteRequest {
             request: need("request", wire.request).map_err(refused)?,
-            author: self.access.author(claimed, &view.state.journal).map_err(Outcome::Refused)?,
+            author: self.access.author(claimed, &state.journal).map_err(Outcome::Refused)?,
             command: need("command", wire.command).map_err(refused)?,
         };
         self.access
             .is_in_force()
             .map_err(|status| Outcome::Refused(Refusal::Forbidden { problem: status.message().into() }))?;
-        allow_write(&write, &view.state).map_err(Outcome::Refused)?;
+        allow_write(&write, state).map_err(Outcome::Refused)?;
         Ok((write, forward))
     }
 
     /// What becomes of a write. Reaches the replica's inbox when it is first polled, so writes keep their order.
     async fn write(self: Arc<Self>, wire: wire::WriteRequest) -> Outcome {
-        match self.accept(wire) {
+        let accepted = self.accept(&self.replica.handle.view().state, wire);
+        match accepted {
             Ok((write, forward)) => self.replica.handle.write(write, forward).await,
             Err(outcome) => outcome,
         }
@@ -115,7 +128,8 @@ impl<L: Library> Writer<L> {
 
     /// Hands many writes in, in order; those that need not go through the replica are answered at once.
     pub(super) fn submit(&self, writes: Vec<wire::TaggedWrite>, outcomes: &Outcomes) {
-        let accept = |wire::TaggedWrite { tag, write }| match self.accept(write.unwrap_or_default()) {
+        let view = self.replica.handle.view();
+        let accept = |wire::TaggedWrite { tag, write }| match self.accept(&view.state, write.unwrap_or_default()) {
             Ok((write, forward)) => Some(Tagged { tag, write, forward }),
             Err(outcome) => {
                 // A client that went away does not wait for its outcomes.
@@ -123,7 +137,10 @@ impl<L: Library> Writer<L> {
                 None
             }
         };
-        self.replica.handle.submit(writes.into_iter().filter_map(accept).collect(), outcomes);
+        let writes = writes.into_iter().filter_map(accept).collect();
+        // Held any longer, it would make the replica copy what these very writes change.
+        drop(view);
+        self.replica.handle.submit(writes, outcomes);
     }
 
     /// The leader, if it is another replica, and known with its address.
@@ -249,7 +266,9 @@ impl<L: Library> Muster for MusterApi<L> {
 
     async fn boot(&self, request: Request<wire::BootRequest>) -> Result<Response<Self::BootStream>, Status> {
         let access = Access::of(request.extensions())?;
-        let (replies, place) = boot::answer(&self.replica, &self.desk, &access, request.into_inner()).await?;
+        let pulse = request.extensions().get::<Arc<Pulse>>().cloned();
+        let pulse = pulse.ok_or_else(|| Status::internal("the request came over no connection of ours"))?;
+        let (replies, place) = boot::answer(&self.replica, &access, &pulse, request.into_inner()).await?;
         let replies = stream::iter(replies).map(move |reply| {
             // Held for as long as the stream is.
             let _ = &place;
@@ -323,7 +342,7 @@ impl<L: Library> Muster for MusterApi<L> {
             name: identity.name.clone(),
             incarnation: identity.incarnation,
             build_version: self.replica.build_version.to_owned(),
-            replica: view.status.clone(),
+            replica: ReplicaStatus::clone(&view.status),
             summary,
             members: view.state.members.all().cloned().collect(),
             disk_bytes: (self.replica.disk_bytes)(),

@@ -47,9 +47,9 @@ pub(crate) fn set(world: &Arc<World>, id: &Arc<str>, fault: &AgentFault, on: boo
                 let mut wire = world.wire();
                 for replica in all.into_iter().map(End::Replica) {
                     if on {
-                        wire.cut(me, replica);
+                        wire.cut(me, replica, false);
                     } else {
-                        wire.mend(me, replica);
+                        wire.mend(me, replica, false);
                     }
                 }
             }

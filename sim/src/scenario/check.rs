@@ -136,7 +136,8 @@ pub(super) fn problems(file: &str, story: &Scenario) -> Vec<Problem> {
             Operation::Promote(pick)
             | Operation::Demote(pick)
             | Operation::Remove(pick)
-            | Operation::Snapshot(pick) => {
+            | Operation::Snapshot(pick)
+            | Operation::Restore(pick) => {
                 there(item.line, &item.id, pick);
             }
             Operation::Transfer(0) | Operation::Join { .. } | Operation::Raise(_) => {}

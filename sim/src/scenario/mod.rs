@@ -215,6 +215,8 @@ pub struct Expect {
     pub marks: Vec<String>,
     /// At least so many writes are acknowledged.
     pub acknowledged: u64,
+    /// The property that fails, at some seed, because the story goes beyond what is promised. No other one may.
+    pub violated: Option<String>,
 }
 
 /// How much may break at once.
@@ -304,6 +306,8 @@ pub enum Fault {
         way: Way,
         /// Cut and mended in turns, each this long; always cut if absent.
         flap: Option<u64>,
+        /// Whether what peers send meanwhile arrives when it is over; lost if not.
+        holds: bool,
     },
     /// Every replica reaches only its two neighbours.
     Ring,
@@ -492,6 +496,8 @@ pub enum Operation {
     Transfer(u64),
     /// A snapshot is taken.
     Snapshot(Pick),
+    /// A replica whose newest snapshot is damaged is repaired, and made again from an older one and the log after it.
+    Restore(Pick),
     /// The feature level is raised.
     Raise(u32),
 }
@@ -555,7 +561,8 @@ impl Scenario {
             fault => matches!(fault, Fault::Crash { point: Some(_), may_miss: false, .. }),
         });
         let marks = self.expect.marks.iter().map(|mark| mark_of(mark));
-        marks.chain(points.map(|item| point_of(&item.id))).collect()
+        let violated = self.expect.violated.iter().map(|property| violation_of(property));
+        marks.chain(points.map(|item| point_of(&item.id))).chain(violated).collect()
     }
 
     /// The budget the story keeps to.
@@ -568,6 +575,11 @@ impl Scenario {
 /// How a report calls a mark.
 pub(crate) fn mark_of(mark: &str) -> String {
     format!("the mark {mark}")
+}
+
+/// How a report calls the failure that a story expects.
+pub(crate) fn violation_of(property: &str) -> String {
+    format!("a failure of: {property}")
 }
 
 /// How a report calls the point at which a crash happens.

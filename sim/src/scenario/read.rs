@@ -11,7 +11,7 @@ use muster_core::admission::BootLimits;
 use muster_core::ids::ReplicaId;
 use muster_core::limits::FEATURE_LEVEL;
 use muster_core::members::MemberWish;
-use muster_core::replica::{Limits, Timing};
+use muster_core::replica::{LEASE_DRIFT_PPM_MAX, Limits, Timing};
 use std::fmt;
 use std::sync::Arc;
 use toml::Spanned;
@@ -371,6 +371,9 @@ fn cluster(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Cluster {
     if let Some((name, timing)) = keys.word(page, "timing", &presets) {
         (cluster.timing_name, cluster.timing) = (name, timing);
     }
+    if let Some(ppm) = keys.number(page, "lease_clock_drift_ppm", 0..=u64::from(LEASE_DRIFT_PPM_MAX)) {
+        cluster.timing.lease_drift_ppm = u32::try_from(ppm).ok();
+    }
     if let Some(entries) = keys.number(page, "snapshot_entries", 1..=1_000_000) {
         cluster.limits.snapshot_entries = entries;
     }
@@ -504,13 +507,19 @@ fn times(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Times {
 }
 
 fn expect(page: &mut Page<'_>, value: Option<Value<'_, '_>>) -> Expect {
-    let mut expect = Expect { leader_within: 5 * SECOND, marks: Vec::new(), acknowledged: 0 };
+    let mut expect = Expect { leader_within: 5 * SECOND, marks: Vec::new(), acknowledged: 0, violated: None };
     let Some(mut keys) = value.and_then(|value| Keys::of(page, value, "expect")) else { return expect };
     if let Some(within) = keys.span(page, "leader_within") {
         expect.leader_within = within;
     }
     if let Some(count) = keys.number(page, "acknowledged", 0..=u64::from(u32::MAX)) {
         expect.acknowledged = count;
+    }
+    if let Some(value) = keys.take("violated") {
+        match value.get_ref() {
+            DeValue::String(text) => expect.violated = Some(text.clone().into_owned()),
+            other => page.wrong(value.span().start, format!("violated is {}: expected text", kind_of(other))),
+        }
     }
     if let Some(value) = keys.take("marks") {
         match value.get_ref() {
@@ -690,7 +699,8 @@ fn cut(page: &mut Page<'_>, keys: &mut Keys<'_, '_>) -> Option<Fault> {
     let ways = [("both", Way::Both), ("out", Way::Out), ("in", Way::In)];
     let way = keys.word(page, "way", &ways).unwrap_or(Way::Both);
     let flap = keys.span(page, "flap");
-    Some(Fault::Cut { from: from?, to: to?, way, flap })
+    let holds = keys.yes(page, "holds");
+    Some(Fault::Cut { from: from?, to: to?, way, flap, holds })
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is one of a table of readers")]
@@ -761,11 +771,12 @@ fn operation(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<OperationItem>
             found.extend(wish.map(|wish| Operation::Join { wish, feature_level: None }));
         }
     }
-    let one: [(&'static str, Make); 4] = [
+    let one: [(&'static str, Make); 5] = [
         ("promote", Operation::Promote),
         ("demote", Operation::Demote),
         ("remove", Operation::Remove),
         ("snapshot", Operation::Snapshot),
+        ("restore", Operation::Restore),
     ];
     for (key, make) in one {
         if let Some(picks) = keys.picks(page, key, &[]) {
@@ -776,7 +787,9 @@ fn operation(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<OperationItem>
     let level = keys.number(page, "raise", 1..=99);
     found.extend(level.and_then(|level| u32::try_from(level).ok()).map(Operation::Raise));
     let refused = keys.has("refused").then(|| keys.yes(page, "refused"));
-    if refused.is_some() && matches!(found.first(), Some(Operation::Transfer(_) | Operation::Snapshot(_))) {
+    if refused.is_some()
+        && matches!(found.first(), Some(Operation::Transfer(_) | Operation::Snapshot(_) | Operation::Restore(_)))
+    {
         page.wrong(keys.at, "refused is for join, promote, demote, remove and raise: the rules refuse nothing else");
     }
     keys.accepted.extend(["join", "refused"]);
@@ -784,7 +797,7 @@ fn operation(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<OperationItem>
         page.wrong(
             keys.at,
             format!(
-                "an operation does {} things: expected one of join, promote, demote, remove, transfer, snapshot, raise",
+                "an operation does {} things: expected one of join, promote, demote, remove, transfer, snapshot, restore, raise",
                 found.len()
             ),
         );

@@ -52,14 +52,15 @@ pub(crate) fn fault(fault: &Fault) -> String {
         Fault::SlowProcess { who, percent } => {
             format!("slow_process = {{ who = {}, percent = {percent} }}", picks(who))
         }
-        Fault::Cut { from, to, way, flap } => {
+        Fault::Cut { from, to, way, flap, holds } => {
             let way = match way {
                 Way::Both => "both",
                 Way::Out => "out",
                 Way::In => "in",
             };
             let flap = flap.map_or(String::new(), |every| format!(", flap = \"{}\"", time(every)));
-            format!("cut = {{ from = {}, to = {}, way = \"{way}\"{flap} }}", picks(from), picks(to))
+            let holds = if *holds { ", holds = true" } else { "" };
+            format!("cut = {{ from = {}, to = {}, way = \"{way}\"{flap}{holds} }}", picks(from), picks(to))
         }
         Fault::Ring => "ring = {}".into(),
         Fault::Link(change) => {
@@ -140,6 +141,7 @@ pub(crate) fn operation(operation: &Operation) -> String {
         Operation::Remove(who) => format!("remove = {}", pick(*who)),
         Operation::Transfer(to) => format!("transfer = {to}"),
         Operation::Snapshot(who) => format!("snapshot = {}", pick(*who)),
+        Operation::Restore(who) => format!("restore = {}", pick(*who)),
         Operation::Raise(level) => format!("raise = {level}"),
     }
 }
@@ -156,6 +158,9 @@ impl Scenario {
     fn write(&self, out: &mut String) -> std::fmt::Result {
         let Self { about, cluster, load, time: times, expect, .. } = self;
         writeln!(out, "about = {about:?}\n\n[cluster]\nvoters = {}\nlearners = {}", cluster.voters, cluster.learners)?;
+        if let Some(ppm) = cluster.timing.lease_drift_ppm {
+            writeln!(out, "lease_clock_drift_ppm = {ppm}")?;
+        }
         writeln!(out, "timing = \"{}\"\nsnapshot_entries = {}", cluster.timing_name, cluster.limits.snapshot_entries)?;
         writeln!(out, "snapshot_pause_ms = {}", cluster.limits.snapshot_pause_ms)?;
         writeln!(out, "log_bytes_behind_snapshot = {}", cluster.limits.log_bytes_behind_snapshot)?;
@@ -219,6 +224,9 @@ impl Scenario {
             time(expect.leader_within),
             expect.acknowledged
         )?;
+        if let Some(property) = &expect.violated {
+            writeln!(out, "violated = {property:?}")?;
+        }
         writeln!(out, "marks = {:?}", expect.marks)
     }
 }

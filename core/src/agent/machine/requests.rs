@@ -223,7 +223,8 @@ impl Machine {
         }
         if !force && !self.ledger.changes.is_empty() {
             let keys = listed(self.ledger.changes.keys());
-            let problem = format!("{keys} differ from what is declared: commit, roll back, or end it with --force");
+            let problem =
+                format!("this still differs from what is declared: {keys}: commit, roll back, or end it with --force");
             return self.refuse(ticket, Refused::NotNow { problem: problem.into() });
         }
         let how = if self.ledger.changes.is_empty() { "ended, nothing differs" } else { "ended by force" };

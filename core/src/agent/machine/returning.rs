@@ -367,7 +367,8 @@ impl Machine {
         let changes: Vec<Change> = changes.collect();
         // That they differ was said before; that somebody tried is said as long as there is room for what people do.
         let own = *author == self.settings.author;
-        if if own { self.spool.is_crowded() } else { self.spool.is_full() } {
+        let has_no_room = if own { self.spool.is_crowded() } else { self.spool.is_full() };
+        if has_no_room {
             return self.leave_out();
         }
         self.drifted(author, changes, message);
