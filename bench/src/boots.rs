@@ -289,7 +289,9 @@ impl Keys {
     /// A replica's `[security]`.
     pub(crate) fn security(&self) -> String {
         let KeyFiles { ca, certificate, key } = self.files("replica-muster-1");
-        format!("\n[security]\nca = {ca:?}\ncertificate = {certificate:?}\nkey = {key:?}\n")
+        let quoted = |path: &Path| format!("{:?}", path.display().to_string());
+        let (ca, certificate, key) = (quoted(&ca), quoted(&certificate), quoted(&key));
+        format!("\n[security]\nca = {ca}\ncertificate = {certificate}\nkey = {key}\n")
     }
 }
 

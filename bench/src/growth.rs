@@ -171,7 +171,8 @@ impl Replica {
         let (meta, oldest) = ready(archive.finish(pages.digest()))?;
         self.oldest = oldest;
         let bytes = meta.layers.last().map_or(0, |layer| layer.bytes);
-        let saved = Saved { layers: meta.layers.len(), bytes, took: began.elapsed(), cpu: cpu() - before };
+        let saved =
+            Saved { layers: meta.layers.len(), bytes, took: began.elapsed(), cpu: cpu().saturating_sub(before) };
         self.below = (meta, self.state.clone());
         Ok(saved)
     }
@@ -278,7 +279,7 @@ pub(crate) fn history(entries: &[u64], value_bytes: usize, dir: &Path, report: &
             for number in 0..some {
                 replica.declare(std::iter::once(spread(written + number, HISTORY_KEYS)))?;
             }
-            applying = cpu() - before;
+            applying = cpu().saturating_sub(before);
             (written, last) = (written + some, some);
             saving += replica.save()?.cpu;
             snapshots += 1;

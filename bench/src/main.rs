@@ -112,7 +112,7 @@ enum Verb {
         /// So many readers that ask and take nothing; tells what memory they take
         #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         slow_readers: Option<u32>,
-        /// With slow readers: boot.places_max, and no deadline; the replica's own defaults otherwise
+        /// With slow readers: `boot.places_max`, and no deadline; the replica's own defaults otherwise
         #[arg(long, value_name = "COUNT", requires = "slow_readers", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         places: Option<u32>,
         /// Every node boots once, from two learners, while commits go on; beside nginx if --nginx names it

@@ -135,7 +135,7 @@ fn tell(report: &Report, what: &str, commits: &Histogram<u64>, boots: Option<(&B
             "count": booted.took.len(), "seconds": took.as_secs_f64(), "p50_ms": ms(&booted.took, 0.5),
             "p99_ms": ms(&booted.took, 0.99), "max_ms": ms(&booted.took, 1.0), "told_to_wait": booted.told, "failed": booted.failed,
         });
-        text += &format!(
+        let of_boots = format!(
             "; {} boots in {:.1} s, p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms, {} told to wait, {} failed",
             booted.took.len(),
             took.as_secs_f64(),
@@ -145,6 +145,7 @@ fn tell(report: &Report, what: &str, commits: &Histogram<u64>, boots: Option<(&B
             booted.told,
             booted.failed
         );
+        text.push_str(&of_boots);
     }
     report.give(&value)?;
     report.say(&text)
@@ -163,7 +164,7 @@ pub(crate) async fn run(storm: &Storm<'_>, dir: &Path, report: &Report) -> Resul
     for (learner, address) in learners.iter().zip(&cluster.addresses()[3..]) {
         let began = Instant::now();
         while client.status(address).await?.summary.sequence < sequence {
-            if began.elapsed() > Duration::from_secs(60) {
+            if began.elapsed() > Duration::from_mins(1) {
                 bail!("the learner at {address} does not catch up");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -59,7 +59,8 @@ fn line_to(replica: &str, mischiefs: &[Mischief]) -> (String, Arc<Mutex<Vec<Stri
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let seen: Arc<Mutex<Vec<String>>> = Arc::default();
-    let (replica, mut mischiefs, requests) = (replica.to_owned(), mischiefs.to_vec().into_iter(), seen.clone());
+    let (replica, mischiefs, requests) = (replica.to_owned(), mischiefs.to_vec(), seen.clone());
+    let mut mischiefs = mischiefs.into_iter();
     std::thread::spawn(move || {
         for client in listener.incoming() {
             let Ok(mut client) = client else { return };

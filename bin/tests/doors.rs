@@ -636,7 +636,7 @@ impl Visitor {
                         // At the peers' port a certificate of another role ends the handshake.
                         (Err(_), Told::Broken(_)) if *kind == Kind::Peer => {}
                         (expected, told) => {
-                            wrong.push(format!("{} {ask:?}: {told:?}, the table: {expected:?}", self.who))
+                            wrong.push(format!("{} {ask:?}: {told:?}, the table: {expected:?}", self.who));
                         }
                     }
                 }

@@ -123,7 +123,7 @@ pub(crate) async fn open_snapshots<D: Disk>(
         found.push(Arc::new(snapshot::open(disk, &path, Some(owner)).await?));
     }
     if let Some(newest) = found.last() {
-        newest.check_layers(found.iter().map(|file| &**file))?;
+        newest.check_layers(&found.iter().map(|file| &**file))?;
         for file in found.iter().filter(|file| newest.meta.layers.contains(file.own())) {
             file.verify(disk).await?;
         }
@@ -167,7 +167,7 @@ impl<D: Disk> FileArchive<D> {
             archive.settle(newest, &trusted).await?;
         } else {
             for kept in kept(&snapshots) {
-                kept.check_layers(snapshots.iter().map(|file| &**file))?;
+                kept.check_layers(&snapshots.iter().map(|file| &**file))?;
             }
             archive.drop_history_beyond(&manifest).await?;
             let held = look(&archive.disk, &archive.places, &archive.owner, sealed).await?;
@@ -193,15 +193,14 @@ impl<D: Disk> FileArchive<D> {
             };
         }
         let verified = history::verify(&self.disk, &self.places.history, Some(&self.owner), open).await?;
-        let end = match verified.end.filter(|_| verified.is_newest) {
-            Some(end) => end,
+        let end = if let Some(end) = verified.end.filter(|_| verified.is_newest) {
+            end
+        } else {
             // What is here cannot be gone on with: it is of an older format, or cut within a block.
-            None => {
-                let records = history::read_all(&self.disk, &self.places.history, open).await?;
-                let bytes = history::encode(self.owner, open.first, &records, false);
-                write_whole(&self.disk, &path, &bytes).await?;
-                bytes.len() as u64
-            }
+            let records = history::read_all(&self.disk, &self.places.history, open).await?;
+            let bytes = history::encode(self.owner, open.first, &records, false);
+            write_whole(&self.disk, &path, &bytes).await?;
+            bytes.len() as u64
         };
         let file = self.disk.open(&path, Access::Write).await?.expect("it was read");
         self.disk.set_length(&file, end).await?;
@@ -231,9 +230,10 @@ impl<D: Disk> FileArchive<D> {
             if self.disk.open(&path, Access::Read).await?.is_none() {
                 continue;
             }
-            let checked = match trusted.contains(segment) {
-                true => history::is_here(&self.disk, &self.places.history, &self.owner, segment).await.map(|_| ()),
-                false => history::verify_whole(&self.disk, &self.places.history, Some(&self.owner), segment).await,
+            let checked = if trusted.contains(segment) {
+                history::is_here(&self.disk, &self.places.history, &self.owner, segment).await.map(|_| ())
+            } else {
+                history::verify_whole(&self.disk, &self.places.history, Some(&self.owner), segment).await
             };
             match checked {
                 Ok(()) => {}
@@ -244,9 +244,10 @@ impl<D: Disk> FileArchive<D> {
         self.disk.sync_directory(&self.places.history).await?;
         let mut left = Vec::new();
         for path in snapshot::list(&self.disk, &self.places.snapshots).await? {
-            let file = match path == newest.path {
-                true => Arc::clone(newest),
-                false => Arc::new(snapshot::open(&self.disk, &path, Some(&self.owner)).await?),
+            let file = if path == newest.path {
+                Arc::clone(newest)
+            } else {
+                Arc::new(snapshot::open(&self.disk, &path, Some(&self.owner)).await?)
             };
             if newest.meta.layers.contains(file.own()) {
                 left.push(file);

@@ -269,7 +269,7 @@ async fn inspect_snapshots<D: Disk>(
     for file in found.iter_mut().rev().take(SNAPSHOTS_KEPT) {
         file.is_kept = true;
         if let Some(kept) = files.iter().find(|kept| printed(&kept.path) == file.file)
-            && let Err(error) = kept.check_layers(files.iter())
+            && let Err(error) = kept.check_layers(&files.iter())
         {
             file.is_good = false;
             note(problems, error)?;

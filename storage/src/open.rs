@@ -242,7 +242,7 @@ async fn check_snapshot<D: Disk>(
         file.verify(disk).await?;
         files.push(file);
     }
-    kept.check_layers(files.iter())?;
+    kept.check_layers(&files.iter())?;
     if is_newest
         && let Some(open) = kept.meta.history.last()
         && !open.is_empty()

@@ -189,12 +189,15 @@ impl Kept {
     }
 
     /// Which layer it rests on that is not among these files, or is another there.
-    fn lacks<'a>(&self, files: impl Iterator<Item = &'a Self> + Clone) -> Option<&Layer> {
+    fn lacks<'a>(&self, files: &(impl Iterator<Item = &'a Self> + Clone)) -> Option<&Layer> {
         self.meta.layers.iter().find(|layer| !files.clone().any(|file| file.own() == *layer))
     }
 
     /// Refuses a snapshot that rests on a layer that is not among these files.
-    pub(crate) fn check_layers<'a>(&self, files: impl Iterator<Item = &'a Self> + Clone) -> Result<(), StorageError> {
+    pub(crate) fn check_layers<'a>(
+        &self,
+        files: &(impl Iterator<Item = &'a Self> + Clone),
+    ) -> Result<(), StorageError> {
         match self.lacks(files) {
             None => Ok(()),
             Some(layer) => {

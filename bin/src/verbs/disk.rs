@@ -203,7 +203,7 @@ fn inspection_text(dir: &Path, found: &Inspection) -> String {
         let bytes = file
             .meta
             .as_ref()
-            .map_or_else(String::new, |meta| format!(", sequence {}, {}", meta.sequence, text::bytes(meta.bytes)));
+            .map_or_else(String::new, |meta| format!(", sequence {}, {}", meta.sequence, text::bytes(meta.bytes())));
         let _ = writeln!(out, "snapshot   {} ({}{bytes})", file.file, quality(file.is_good));
     }
     for file in &found.history {

@@ -274,13 +274,14 @@ fn open_page(bytes: &[u8]) -> Result<(u32, Vec<u8>), CodecError> {
     Ok((number, plain))
 }
 
-fn put_session(sessions: &mut Sessions, id: SessionId, session: Session) {
+fn put_session(sessions: &mut Sessions, id: SessionId, mut session: Session) {
     let before = sessions.open.get(&id).map(|known| (known.used, known.replies));
-    if let Some((used, _)) = before {
+    if let Some((used, replies)) = before {
         sessions.idle.remove(&(used, id));
+        session.replies = replies;
     }
     sessions.idle.insert((session.used, id));
-    sessions.open.insert(id, Session { replies: before.map_or(0, |(_, replies)| replies), ..session });
+    sessions.open.insert(id, session);
 }
 
 /// Takes away what an earlier layer put there.

@@ -178,6 +178,7 @@ fn node(id: &NodeId, node: &Node) -> Unit {
     })
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "all parts of the state are made the same way")]
 fn session(id: &SessionId, session: &Session) -> Unit {
     let (acknowledged, used) = (session.acknowledged, Mirror::of(&session.used));
     Unit::one(&match &session.holder {
@@ -260,22 +261,19 @@ impl Maker {
     }
 
     /// Puts what a part of the state is in place of what it was below. A part that is never forgotten has no `gone`.
-    fn change(&mut self, before: Option<Unit>, after: Option<Unit>, gone: Option<Gone1>) {
+    fn change(&mut self, before: Option<&Unit>, after: Option<&Unit>, gone: Option<Gone1>) {
         if before == after {
             return;
         }
-        if let Some(before) = &before {
+        if let Some(before) = before {
             self.sum.take(&before.bytes);
         }
-        match after {
-            Some(after) => {
-                self.sum.add(&after.bytes);
-                self.put(&after);
-            }
-            None => {
-                let gone = gone.expect("what lasts is never forgotten");
-                self.put(&Unit::one(&Item1::Gone(gone)));
-            }
+        if let Some(after) = after {
+            self.sum.add(&after.bytes);
+            self.put(after);
+        } else {
+            let gone = gone.expect("what lasts is never forgotten");
+            self.put(&Unit::one(&Item1::Gone(gone)));
         }
     }
 
@@ -289,7 +287,7 @@ impl Maker {
         for key in keys {
             let of = |state: &State| map(state).get(&key).map(|value| unit(&key, value));
             let (before, after) = (self.below.as_ref().and_then(of), of(&self.state));
-            self.change(before, after, gone(&key));
+            self.change(before.as_ref(), after.as_ref(), gone(&key));
         }
     }
 
@@ -298,7 +296,9 @@ impl Maker {
         let from = self.section;
         let at_end = match from {
             Section::Head => {
-                self.change(self.below.as_ref().map(head), Some(head(&self.state)), None);
+                let below = self.below.as_ref().map(head);
+                let now = head(&self.state);
+                self.change(below.as_ref(), Some(&now), None);
                 true
             }
             Section::Segments(from) => return self.make_segments(from),
@@ -388,7 +388,7 @@ impl Maker {
     fn make_segments(&mut self, from: usize) {
         let some: Vec<_> = self.state.journal.sealed.iter().skip(from).take(BATCH).copied().collect();
         for segment in &some {
-            self.change(None, Some(Unit::one(&Item1::Segment(Segment1::of(segment)))), None);
+            self.change(None, Some(&Unit::one(&Item1::Segment(Segment1::of(segment)))), None);
         }
         self.section = if some.is_empty() { Section::Scopes } else { Section::Segments(from + some.len()) };
     }
