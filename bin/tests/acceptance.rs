@@ -133,14 +133,17 @@ fn a_file_of_a_future_format_is_left_alone_and_nothing_is_called_damaged() {
     for file in one_of_each(&data) {
         copy(&good, &data);
         let mut bytes = std::fs::read(&file).unwrap();
-        bytes[8] = 2;
+        let known = bytes[8];
+        let newer = known + 1;
+        bytes[8] = newer;
         reseal(&mut bytes[..512]);
         std::fs::write(&file, &bytes).unwrap();
         let before = contents(&data);
         let directory = data.display().to_string();
         for args in [vec!["server", "--config", &config], vec!["inspect", &directory], vec!["repair", &directory]] {
             let ended = muster(&args).expect(1);
-            let told = format!("{} has format 2, this muster knows up to 1; start a newer muster", file.display());
+            let told =
+                format!("{} has format {newer}, this muster knows up to {known}; start a newer muster", file.display());
             assert!(ended.stderr.contains(&told), "{args:?}: {}", ended.stderr);
             assert!(!ended.stderr.contains("is damaged"), "{args:?}: {}", ended.stderr);
             assert_eq!(contents(&data), before, "{args:?} changed a file");

@@ -105,6 +105,19 @@ pub(crate) fn kept(snapshots: &[Arc<Kept>]) -> &[Arc<Kept>] {
     &snapshots[snapshots.len().saturating_sub(SNAPSHOTS_KEPT)..]
 }
 
+/// The kept ones of these snapshots from which a log that begins after `start` goes on. One below it that a newer one rests on is
+/// there for that alone: a repair may have moved aside what was kept beside it.
+pub(crate) fn kept_above(snapshots: &[Arc<Kept>], start: Index) -> &[Arc<Kept>] {
+    let kept = kept(snapshots);
+    let bases = kept.iter().take_while(|file| file.meta.index < start && is_base(file, kept)).count();
+    &kept[bases..]
+}
+
+/// Whether a newer one of these snapshots rests on a file.
+pub(crate) fn is_base(file: &Kept, snapshots: &[Arc<Kept>]) -> bool {
+    snapshots.iter().any(|newer| newer.own() != file.own() && newer.meta.layers.contains(file.own()))
+}
+
 /// Whether a kept one of these snapshots rests on a file.
 fn is_needed(snapshots: &[Arc<Kept>], file: &Kept) -> bool {
     kept(snapshots).iter().any(|kept| kept.meta.layers.contains(file.own()))

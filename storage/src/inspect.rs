@@ -4,7 +4,7 @@
 //! Plain structs; how they are printed is the caller's business. A running replica may write while this reads, so a torn or
 //! missing end is no alarm then.
 
-use crate::archive::{Places, SNAPSHOTS_KEPT};
+use crate::archive::{Places, SNAPSHOTS_KEPT, is_base};
 use crate::disk::{Access, Disk, printed};
 use crate::file::{FileKind, Owner};
 use crate::open::wal_of;
@@ -15,6 +15,7 @@ use muster_core::ids::{Index, Term};
 use muster_core::log::{HardState, LogEntryKind, LogRecord};
 use muster_core::storage::{Identity, Segment, SnapshotMeta, StorageError};
 use std::path::Path;
+use std::sync::Arc;
 
 /// What a data directory holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +148,7 @@ pub async fn inspect<D: Disk>(disk: &D, root: &Path) -> Result<Inspection, Stora
     let places = Places::of(root);
     let (wal, mut position) = inspect_wal(disk, &wal_of(root), owner.as_ref(), &mut problems).await?;
     position.settle(&snapshot::positions(disk, &places.snapshots).await?);
-    let snapshots = inspect_snapshots(disk, &places, owner.as_ref(), &mut problems).await?;
+    let snapshots = inspect_snapshots(disk, &places, owner.as_ref(), position.start.0, &mut problems).await?;
     let newest = snapshots.iter().rev().find_map(|found| found.meta.as_ref());
     let manifest = newest.map(|meta| &meta.history[..]).unwrap_or_default();
     let history = inspect_history(disk, &places, owner.as_ref(), manifest, &mut problems).await?;
@@ -247,6 +248,7 @@ async fn inspect_snapshots<D: Disk>(
     disk: &D,
     places: &Places,
     owner: Option<&Owner>,
+    log_start: Index,
     problems: &mut Vec<StorageError>,
 ) -> Result<Vec<SnapshotFile>, StorageError> {
     let mut found = Vec::new();
@@ -256,6 +258,7 @@ async fn inspect_snapshots<D: Disk>(
         match snapshot::open(disk, &path, owner).await {
             Err(error) => note(problems, error)?,
             Ok(kept) => {
+                let kept = Arc::new(kept);
                 file.meta = Some(kept.meta.clone());
                 match Kept::verify(&kept, disk).await {
                     Ok(()) => file.is_good = true,
@@ -268,9 +271,9 @@ async fn inspect_snapshots<D: Disk>(
     }
     for file in found.iter_mut().rev().take(SNAPSHOTS_KEPT) {
         file.is_kept = true;
-        if let Some(kept) = files.iter().find(|kept| printed(&kept.path) == file.file)
-            && let Err(error) = kept.check_layers(&files.iter())
-        {
+        let Some(kept) = files.iter().find(|kept| printed(&kept.path) == file.file) else { continue };
+        file.is_kept = kept.meta.index >= log_start || !is_base(kept, &files);
+        if let Err(error) = kept.check_layers(&files.iter().map(|file| &**file)) {
             file.is_good = false;
             note(problems, error)?;
         }

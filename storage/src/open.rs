@@ -9,7 +9,7 @@
 //! Snapshot and log meet here. A snapshot must lie within the log or just before it, or beyond it: then it was fetched, and the
 //! log goes on after it.
 
-use crate::archive::{FileArchive, Places, kept, open_snapshots};
+use crate::archive::{FileArchive, Places, kept_above, open_snapshots};
 use crate::disk::{Access, Disk, directory_of, printed};
 use crate::file::{Owner, REPLACE, aside, damaged};
 use crate::library::FileLibrary;
@@ -110,7 +110,7 @@ pub async fn open<D: Disk>(disk: D, root: &Path, options: WalOptions) -> Result<
     let keep_after = position.map_or(Index(0), |(index, _)| index);
     let known: Vec<_> = snapshots.iter().map(|file| (file.meta.index, file.meta.term)).collect();
     let replayed = replay(&disk, &wal_directory, &owner, Access::Write, &known, keep_after, options.tail_bytes).await?;
-    let oldest = kept(&snapshots).first().map(|kept| kept.meta.index);
+    let oldest = kept_above(&snapshots, replayed.position.start.0).first().map(|kept| kept.meta.index);
     let is_beyond = is_beyond(&wal_directory, &replayed, oldest, position)?;
 
     let archive = FileArchive::open(disk.clone(), places, owner, snapshots, is_beyond).await?;

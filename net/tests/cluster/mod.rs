@@ -56,7 +56,7 @@ struct Held {
 }
 
 impl Held {
-    /// Keeps a layer of everything.
+    /// Keeps a layer, over those that are named below it.
     fn keep(&mut self, mut meta: SnapshotMeta, pages: &[Page]) -> SnapshotMeta {
         let bytes: Vec<Bytes> = pages.iter().map(|page| page.bytes.clone()).collect();
         let all = bytes.concat();
@@ -113,7 +113,7 @@ impl Archive for Memory {
         Ok(())
     }
     async fn begin(&mut self, meta: SnapshotMeta) -> Result<(), StorageError> {
-        self.0.lock().unwrap().begun = Some((SnapshotMeta { layers: Vec::new(), ..meta }, Vec::new()));
+        self.0.lock().unwrap().begun = Some((meta, Vec::new()));
         Ok(())
     }
     async fn write(&mut self, page: Page) -> Result<(), StorageError> {

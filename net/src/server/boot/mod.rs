@@ -22,7 +22,7 @@ use muster_core::front::{Handle, View};
 use muster_core::ids::{NodeId, ReplicaId, Seq, Time, VClusterId};
 use muster_core::journal::overlay::BootOverlay;
 use muster_core::overlay;
-use muster_core::request::{RaftRole, Refusal, WriteRequest};
+use muster_core::request::{Progress, RaftRole, Refusal, WriteRequest};
 use muster_core::storage::Library;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -253,8 +253,10 @@ impl Desk {
         if view.status.role != RaftRole::Leader || self.options.while_leading {
             return Vec::new();
         }
+        // Whoever was heard of since the last look, or takes entries as they come: every look at the quorum begins the first anew.
+        let hears = |peer: &Progress| peer.recent_active || peer.state == "replicate";
         let peers = &view.status.progress;
-        self.elsewhere(view, |id| peers.iter().any(|peer| peer.recent_active && peer.replica == id))
+        self.elsewhere(view, |id| peers.iter().any(|peer| hears(peer) && peer.replica == id))
     }
 
     fn elsewhere(&self, view: &View, serves: impl Fn(ReplicaId) -> bool) -> Vec<Arc<str>> {
