@@ -14,7 +14,8 @@ use muster_core::clock::Clock;
 use muster_core::driver::{Assembly, BOOTSTRAP, assemble, run_archive, run_fetch, run_log};
 use muster_core::front::Handle;
 use muster_core::ids::{
-    ClusterId, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, SessionId, Term, Time, WallTime,
+    ClusterId, Digest, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, SessionId, Term, Time,
+    WallTime,
 };
 use muster_core::journal::command::JournalCommand;
 use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType, Principal, Role};
@@ -27,7 +28,9 @@ use muster_core::peer::Envelope;
 use muster_core::replica::{Limits, Settings, Timing};
 use muster_core::request::{Command, Outcome, RaftRole, Reply, RequestId, WriteRequest};
 use muster_core::state::{Proposal, State};
-use muster_core::storage::{Archive, Identity, LogStore, Pages, Recovered, Segment, SnapshotMeta, StorageError};
+use muster_core::storage::{
+    Archive, Identity, Layer, LogStore, Page, Pages, Recovered, Run as SnapshotRun, Segment, SnapshotMeta, StorageError,
+};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::{Builder, Runtime};
@@ -62,7 +65,11 @@ impl Clock for RealClock {
 }
 
 /// A disk on which everything is durable at once, and that keeps nothing.
-struct Nowhere;
+#[derive(Default)]
+struct Nowhere {
+    begun: Option<SnapshotMeta>,
+    bytes: u64,
+}
 
 impl LogStore for Nowhere {
     async fn append(&mut self, _: &[LogRecord]) -> Result<(), StorageError> {
@@ -77,19 +84,32 @@ impl Archive for Nowhere {
     async fn extend(&mut self, _: Seq, _: Vec<Bytes>) -> Result<(), StorageError> {
         Ok(())
     }
+    async fn begin(&mut self, meta: SnapshotMeta) -> Result<(), StorageError> {
+        self.begun = Some(meta);
+        Ok(())
+    }
     /// Nobody will read the pages: no follower falls behind here.
-    async fn save(&mut self, meta: SnapshotMeta, _: Pages) -> Result<(SnapshotMeta, Index), StorageError> {
-        let index = meta.index;
-        Ok((meta, index))
-    }
-    async fn stage(&mut self, _: &SnapshotMeta, _: u32, _: Bytes) -> Result<(), StorageError> {
+    async fn write(&mut self, page: Page) -> Result<(), StorageError> {
+        self.bytes += page.bytes.len() as u64;
         Ok(())
     }
-    async fn staged(&mut self, _: &SnapshotMeta) -> Result<u32, StorageError> {
-        Ok(0)
+    async fn finish(&mut self, digest: Digest) -> Result<(SnapshotMeta, Index), StorageError> {
+        let mut meta = self.begun.take().expect("a snapshot is begun before it is finished");
+        let (index, term, bytes) = (meta.index, meta.term, std::mem::take(&mut self.bytes));
+        meta.layers.push(Layer { index, term, pages: 0, lasting: 0, bytes, digest });
+        Ok((SnapshotMeta { digest, ..meta }, index))
     }
-    async fn install(&mut self, _: &SnapshotMeta, _: Vec<Bytes>) -> Result<(), StorageError> {
+    async fn staged(&mut self, runs: &[SnapshotRun]) -> Result<Vec<u32>, StorageError> {
+        Ok(vec![0; runs.len()])
+    }
+    async fn stage(&mut self, _: &SnapshotRun, _: Bytes) -> Result<(), StorageError> {
         Ok(())
+    }
+    async fn staged_page(&mut self, _: &SnapshotRun, _: u32) -> Result<Bytes, StorageError> {
+        unreachable!("nothing is staged")
+    }
+    async fn install(&mut self, meta: SnapshotMeta, _: Pages, _: Vec<Bytes>) -> Result<SnapshotMeta, StorageError> {
+        Ok(meta)
     }
     async fn fill(&mut self, _: Segment, _: Vec<Bytes>) -> Result<(), StorageError> {
         Ok(())
@@ -190,8 +210,8 @@ impl Engine {
                 assemble(identity(id)?, settings, recovered, state, clock.now());
             handles.push(handle);
             runtime.spawn(driver.run(network.clone(), clock.clone()));
-            runtime.spawn(run_log(Nowhere, log));
-            runtime.spawn(run_archive(Nowhere, archive));
+            runtime.spawn(run_log(Nowhere::default(), log));
+            runtime.spawn(run_archive(Nowhere::default(), archive));
             runtime.spawn(run_fetch(fetch, network.clone(), clock.clone()));
         }
         network.0.set(handles.clone()).map_err(|_| anyhow::anyhow!("the network knows others already"))?;

@@ -2,25 +2,29 @@
 //!
 //! ```text
 //! commit, read        closed-loop callers against three replicas on loopback, or against running servers
-//! boot                boots of one node, from running servers
+//! boot                boots over HTTP from one replica, or over gRPC from running servers; readers that are slow
 //! core                the engine in memory
 //! recover             the gap that the leader's death leaves
+//! snapshot, history   a journal on disk as it grows, without consensus
 //! floor               blocking sockets and syncs: what no commit here can be faster than
 //! ```
 //! A cluster is made for every run and gone with it. With `--against` a peer is started beside it and given the same work, in
 //! alternating rounds; medians and ratios are printed. Figures are for the machine they were taken on: nothing here asserts a
 //! time.
 
+mod boots;
 mod child;
 mod engine;
 mod etcd;
 mod floor;
+mod growth;
 mod load;
 mod machine;
 mod muster;
 mod plot;
 mod recover;
 mod report;
+mod storm;
 mod usage;
 
 use anyhow::{Result, bail};
@@ -58,6 +62,8 @@ struct Cli {
 enum Peer {
     /// A three-member cluster of etcd
     Etcd,
+    /// nginx with a static file of the same size
+    Nginx,
 }
 
 #[derive(Debug, Subcommand)]
@@ -90,12 +96,40 @@ enum Verb {
         #[arg(long, conflicts_with_all = ["local", "against"])]
         leased: bool,
     },
-    /// Complete boots of one node, from running servers
+    /// Boots: over HTTP from a replica that is started, or over gRPC from servers that run already
     Boot {
         #[command(flatten)]
         common: Common,
-        /// Which node
-        node: NodeId,
+        /// Over gRPC from running servers: which node
+        #[arg(requires = "servers")]
+        node: Option<NodeId>,
+        /// A connection for every boot; kept otherwise
+        #[arg(long)]
+        close: bool,
+        /// Over TLS, with certificates on both ends
+        #[arg(long)]
+        tls: bool,
+        /// So many readers that ask and take nothing; tells what memory they take
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        slow_readers: Option<u32>,
+        /// With slow readers: `boot.places_max`, and no deadline; the replica's own defaults otherwise
+        #[arg(long, value_name = "COUNT", requires = "slow_readers", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        places: Option<u32>,
+        /// Every node boots once, from two learners, while commits go on; beside nginx if --nginx names it
+        #[arg(long)]
+        storm: bool,
+        /// Nodes, each with settings of its own; callers ask for one after another
+        #[arg(long, default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        nodes: u32,
+        /// Bytes of the overlay, compressed, about
+        #[arg(long, default_value_t = 150 << 10, value_parser = clap::value_parser!(u32).range(1..=16_000_000))]
+        overlay: u32,
+        /// Bytes of each delta, about
+        #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        delta: u32,
+        /// Where nginx is, if not on PATH
+        #[arg(long, value_name = "FILE")]
+        nginx: Option<PathBuf>,
     },
     /// The engine in memory: three replicas in this process, no disk, no network
     Core {
@@ -116,6 +150,27 @@ enum Verb {
         /// How many leaders die, on each side
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
         rounds: u32,
+    },
+    /// Snapshots: of everything, then three of what changed; and a restart after each
+    Snapshot {
+        /// Keys that are declared; several numbers make several runs
+        #[arg(long, value_delimiter = ',', default_value = "10000,100000", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+        keys: Vec<u64>,
+        /// How many of them, spread over all, change between two snapshots
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+        changes: u64,
+        /// Bytes of a value
+        #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        bytes: u32,
+    },
+    /// A journal that grows: applying, snapshots, reads of the past, restart, memory
+    History {
+        /// After how many entries it is looked at, ascending
+        #[arg(long, value_delimiter = ',', default_value = "100000,300000,1000000", value_parser = clap::value_parser!(u64).range(2..=100_000_000))]
+        entries: Vec<u64>,
+        /// Bytes of a value
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        bytes: u32,
     },
     /// The least a three-replica commit can cost here
     Floor {
@@ -273,6 +328,7 @@ async fn measure(common: &Common, kind: &Kind, dir: &std::path::Path, report: &R
             let medians = alone(&cluster, common, kind, report).await?;
             conclude(&what, common, vec![(cluster.name(), medians)], report)
         }
+        Some(Peer::Nginx) => bail!("nginx only serves files: compare it with `boot`"),
         Some(Peer::Etcd) => {
             let program = child::find(common.sides.etcd.as_deref(), "etcd")?;
             let etcd = Etcd::start(&program, dir, common.sides.connections).await?;
@@ -280,6 +336,68 @@ async fn measure(common: &Common, kind: &Kind, dir: &std::path::Path, report: &R
             let (ours, theirs) = beside(&cluster, &etcd, common, kind, report).await?;
             conclude(&what, common, vec![(cluster.name(), ours), (etcd.name(), theirs)], report)
         }
+    }
+}
+
+/// How boots over HTTP are measured.
+struct Boots {
+    fleet: boots::Fleet,
+    close: bool,
+    tls: bool,
+    slow_readers: Option<u32>,
+    places: Option<u32>,
+    nginx: Option<PathBuf>,
+}
+
+async fn boots(common: &Common, how: &Boots, dir: &std::path::Path, report: &Report) -> Result<()> {
+    let boots::Fleet { overlay_bytes, delta_bytes, .. } = how.fleet;
+    let what = format!(
+        "boots over HTTP{}: an overlay of about {overlay_bytes} bytes and a delta of about {delta_bytes}, {}",
+        if how.tls { " and TLS" } else { "" },
+        if how.close { "a connection each" } else { "connections kept" },
+    );
+    report.begin(&what, &Machine::look(dir))?;
+    let program = muster::program(common.sides.muster.as_deref())?;
+    let keys = how.tls.then(|| boots::Keys::make(&program, dir)).transpose()?;
+    if let Some(readers) = how.slow_readers {
+        let more = how
+            .places
+            .map(|places| format!("connections_max = 1000000\n[boot]\nplaces_max = {places}\npatience_ms = 3600000\n"));
+        let more = more.unwrap_or_default();
+        let served = boots::Served::start(&program, dir, how.fleet, (keys.as_ref(), how.close, &more)).await?;
+        let slow = served.slow_readers(readers).await?;
+        report.give(&serde_json::json!({
+            "readers": readers,
+            "resident_before_mib": report::mib(slow.before),
+            "resident_mib": report::mib(slow.while_there),
+            "boot_ms": slow.boot.as_secs_f64() * 1e3,
+            "boot_status": slow.code,
+        }))?;
+        return report.say(&format!(
+            "{readers} readers that take nothing: {:.0} MiB resident, {:.0} before; another boot meanwhile took {:.1} ms (status {})",
+            report::mib(slow.while_there),
+            report::mib(slow.before),
+            slow.boot.as_secs_f64() * 1e3,
+            slow.code,
+        ));
+    }
+    let served = boots::Served::start(&program, dir, how.fleet, (keys.as_ref(), how.close, "")).await?;
+    // What a caller does is each side's own: the kind is not looked at.
+    let kind = Kind::Read { bytes: 1, freshness: Freshness::Local };
+    match common.sides.against {
+        None => {
+            report.heading()?;
+            let medians = alone(&served, common, &kind, report).await?;
+            conclude(&what, common, vec![(served.name(), medians)], report)
+        }
+        Some(Peer::Nginx) => {
+            let program = child::find(how.nginx.as_deref(), "nginx")?;
+            let nginx = boots::Nginx::start(&program, dir, served.length(), (keys.as_ref(), how.close)).await?;
+            report.heading()?;
+            let (ours, theirs) = beside(&served, &nginx, common, &kind, report).await?;
+            conclude(&what, common, vec![(served.name(), ours), (nginx.name(), theirs)], report)
+        }
+        Some(Peer::Etcd) => bail!("etcd boots nothing: compare with nginx"),
     }
 }
 
@@ -331,9 +449,25 @@ fn main() -> Result<()> {
             };
             runtime.block_on(measure(&common, &Kind::Read { bytes, freshness }, dir, &report))
         }
-        Verb::Boot { common, node } => runtime.block_on(measure(&common, &Kind::Boot { node }, dir, &report)),
+        Verb::Boot { common, node: Some(node), .. } => {
+            runtime.block_on(measure(&common, &Kind::Boot { node }, dir, &report))
+        }
+        Verb::Boot { common, node: None, close, tls, slow_readers, places, storm, nodes, overlay, delta, nginx } => {
+            let fleet = boots::Fleet { nodes, overlay_bytes: overlay, delta_bytes: delta };
+            if storm {
+                let program = muster::program(common.sides.muster.as_deref())?;
+                let storm = storm::Storm { fleet, seconds: common.seconds, program: &program, nginx: nginx.as_deref() };
+                return runtime.block_on(storm::run(&storm, dir, &report));
+            }
+            let how = Boots { fleet, close, tls, slow_readers, places, nginx };
+            runtime.block_on(boots(&common, &how, dir, &report))
+        }
         Verb::Core { callers, seconds, commits } => core(&callers, seconds, commits, dir, &report),
         Verb::Recover { sides, rounds } => runtime.block_on(recover::run(&sides, rounds, dir, &report)),
+        Verb::Snapshot { keys, changes, bytes } => {
+            growth::snapshots(&keys, changes, usize::try_from(bytes)?, dir, &report)
+        }
+        Verb::History { entries, bytes } => growth::history(&entries, usize::try_from(bytes)?, dir, &report),
         Verb::Floor { bytes, seconds } => floor(bytes, seconds, dir, &report),
     }
 }

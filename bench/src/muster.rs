@@ -11,6 +11,7 @@ use muster_core::journal::policy::Policy;
 use muster_core::query::Query;
 use muster_core::request::{Command, Freshness, Outcome, Reply};
 use muster_net::client::{BootAsk, Client, Options, Status};
+use muster_net::tls::Tls;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +39,7 @@ struct Replica {
 pub(crate) struct Cluster {
     program: PathBuf,
     replicas: Vec<Replica>,
+    tls: Option<Tls>,
 }
 
 /// The program beside this one, unless another is named.
@@ -58,9 +60,20 @@ pub(crate) fn program(given: Option<&Path>) -> Result<PathBuf> {
 impl Cluster {
     /// Makes and starts a cluster of `voters` replicas under `dir`.
     pub(crate) async fn start(program: &Path, dir: &Path, voters: usize) -> Result<Self> {
-        let ports = child::free_ports(2 * voters)?;
-        let mut cluster = Self { program: program.to_owned(), replicas: Vec::new() };
-        for place in 0..voters {
+        Self::start_with(program, dir, (voters, 0), "", None).await
+    }
+
+    /// The same with learners too, and `more` added to every replica's configuration; `tls` are the keys of whoever looks at it.
+    pub(crate) async fn start_with(
+        program: &Path,
+        dir: &Path,
+        (voters, learners): (usize, usize),
+        more: &str,
+        tls: Option<Tls>,
+    ) -> Result<Self> {
+        let ports = child::free_ports(2 * (voters + learners))?;
+        let mut cluster = Self { program: program.to_owned(), replicas: Vec::new(), tls };
+        for place in 0..voters + learners {
             let (peer, client) = (ports[2 * place], ports[2 * place + 1]);
             let name = format!("muster-{}", place + 1);
             let config = dir.join(format!("{name}.toml"));
@@ -69,11 +82,15 @@ impl Cluster {
             });
             let data = dir.join(&name);
             let text = format!(
-                "[raft]\nnode_id = \"{name}\"\ndata_dir = {:?}\nraft_port = {peer}\n{LEASE}{bootstrap}\n[client]\nport = {client}\n",
+                "[raft]\nnode_id = \"{name}\"\ndata_dir = {:?}\nraft_port = {peer}\n{LEASE}{bootstrap}\n[client]\nport = {client}\n{more}",
                 data.display().to_string()
             );
             std::fs::write(&config, text)?;
-            let verb = if place == 0 { vec!["init"] } else { vec!["join", "--promote"] };
+            let verb = match place {
+                0 => vec!["init"],
+                voter if voter < voters => vec!["join", "--promote"],
+                _ => vec!["join"],
+            };
             let arguments =
                 verb.into_iter().map(str::to_owned).chain(["--config".into(), config.display().to_string()]);
             child::run(program, &arguments.collect::<Vec<_>>())?;
@@ -84,7 +101,7 @@ impl Cluster {
                 child: None,
             });
             cluster.spawn(place)?;
-            cluster.wait_for_voters(place + 1).await?;
+            cluster.wait_for(voters.min(place + 1), (place + 1).saturating_sub(voters)).await?;
         }
         Ok(cluster)
     }
@@ -114,15 +131,16 @@ impl Cluster {
 
     async fn statuses(&self) -> Vec<Status> {
         let mut statuses = Vec::new();
-        let Ok(client) = Client::connect(self.addresses(), Options::default()).await else { return statuses };
+        let options = Options { tls: self.tls.clone(), ..Options::default() };
+        let Ok(client) = Client::connect(self.addresses(), options).await else { return statuses };
         for replica in self.replicas.iter().filter(|replica| replica.child.is_some()) {
             statuses.extend(client.status(&replica.client_address).await);
         }
         statuses
     }
 
-    /// Waits until so many voters follow one leader.
-    pub(crate) async fn wait_for_voters(&mut self, voters: usize) -> Result<()> {
+    /// Waits until so many voters and learners follow one leader.
+    pub(crate) async fn wait_for(&mut self, voters: usize, learners: usize) -> Result<()> {
         let began = Instant::now();
         loop {
             for replica in &mut self.replicas {
@@ -135,9 +153,10 @@ impl Cluster {
                 let configuration = &status.replica.configuration;
                 status.replica.leader != ReplicaId(0)
                     && configuration.voters.len() == voters
+                    && configuration.learners.len() == learners
                     && !configuration.is_joint()
             };
-            if statuses.len() == voters && statuses.iter().all(up) {
+            if statuses.len() == voters + learners && statuses.iter().all(up) {
                 return Ok(());
             }
             if began.elapsed() > PATIENCE {
@@ -256,6 +275,18 @@ impl Load {
             Outcome::Applied { .. } => Ok(()),
             outcome => bail!("declaring what is read: {outcome:?}"),
         }
+    }
+}
+
+/// Makes a vCluster known.
+pub(crate) async fn declare_vcluster(cluster: &Cluster, name: &str) -> Result<()> {
+    let client = Client::connect(cluster.addresses(), Options::default()).await?;
+    let policy = JournalCommand::SetPolicy { vcluster: name.parse()?, policy: Policy::default() };
+    let outcome = client.write(&author(), Command::Journal(policy)).await;
+    client.close().await;
+    match outcome {
+        Outcome::Applied { .. } => Ok(()),
+        outcome => bail!("declaring vCluster {name}: {outcome:?}"),
     }
 }
 

@@ -1,19 +1,22 @@
 //! The configuration of one replica: a TOML file in, [`Config`] out, or every problem of the file at once.
 //!
-//! The keys of `[raft]` and their defaults are the mission's (SEEDS.md, U5); ports are 9444 between replicas and 9443 for
-//! clients. With the certificates of `[security]` both speak TLS; without, a replica listens on loopback only, unless it is
+//! The keys of `[raft]` and their defaults are the mission's (SEEDS.md, U5); ports are 9444 between replicas, 9443 for clients, and
+//! 9442 for nodes that boot without a certificate, where that is allowed. With the certificates of `[security]` both speak TLS; without, a replica listens on loopback only, unless it is
 //! told `insecure`.
 //!
 //! Never here: touching the directory, the ports or the network. `muster config check` reads a file on any machine.
 
 use crate::context::read_keys;
 use crate::document::{Document, Problems, Reader};
+use muster_core::admission::BootLimits;
 use muster_core::ids::ReplicaName;
 use muster_core::replica::{LEASE_DRIFT_PPM_MAX, Timing};
+use muster_net::server::{BootOptions, ClientLimits};
 use muster_net::tls::KeyFiles;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where a replica that wants to join asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +61,14 @@ pub(crate) struct Config {
     pub(crate) client_listen: SocketAddr,
     /// Where clients reach this replica.
     pub(crate) client_address: String,
+    /// Clients' connections at a time.
+    pub(crate) connections_max: usize,
+    /// How long a client's connection may be silent.
+    pub(crate) idle_timeout: Duration,
+    /// How boots are served.
+    pub(crate) boots: BootOptions,
+    /// Where nodes without a certificate are listened for, if anywhere.
+    pub(crate) anonymous_listen: SocketAddr,
     /// Whether to listen beyond loopback without TLS.
     pub(crate) insecure: bool,
     /// The certificates with which it speaks TLS, on both ports.
@@ -114,7 +125,8 @@ impl Config {
         let nodes: Vec<_> = self.bootstrap.iter().map(|node| node.addr.clone()).collect();
         let file =
             |file: fn(&KeyFiles) -> &PathBuf| self.keys.as_ref().map(|keys| file(keys).display().to_string()).into();
-        let rows: [(&str, serde_json::Value); 23] = [
+        let boots = &self.boots;
+        let rows: [(&str, serde_json::Value); 33] = [
             ("raft.node_id", self.node_id.as_str().into()),
             ("raft.data_dir", self.data_dir.display().to_string().into()),
             ("raft.heartbeat_interval_ms", self.timing.heartbeat_ms.into()),
@@ -132,6 +144,16 @@ impl Config {
             ("client.port", self.client_listen.port().into()),
             ("client.advertise", self.client_address.as_str().into()),
             ("client.request_timeout_ms", self.timing.request_ms.into()),
+            ("client.connections_max", self.connections_max.into()),
+            ("client.idle_timeout_ms", u64::try_from(self.idle_timeout.as_millis()).unwrap_or(u64::MAX).into()),
+            ("boot.anonymous", boots.anonymous.into()),
+            ("boot.listen", self.anonymous_listen.ip().to_string().into()),
+            ("boot.port", self.anonymous_listen.port().into()),
+            ("boot.while_leading", boots.while_leading.into()),
+            ("boot.places_max", boots.limits.streams_max.into()),
+            ("boot.patience_ms", boots.limits.patience_ms.into()),
+            ("boot.bytes_per_second_min", boots.limits.bytes_per_second_min.into()),
+            ("boot.asks_per_second", boots.limits.asks_per_second.into()),
             ("security.ca", file(|keys| &keys.ca)),
             ("security.certificate", file(|keys| &keys.certificate)),
             ("security.key", file(|keys| &keys.key)),
@@ -148,6 +170,7 @@ impl Config {
         let mut root = Reader::root(&document, &table);
         let mut raft = root.table("raft");
         let mut client = root.table("client");
+        let mut boot = root.table("boot");
         let mut log = root.table("log");
         let mut security = root.table("security");
 
@@ -200,11 +223,21 @@ impl Config {
                 format!("raft.raft_port and client.port are both {}: expected two different ports", peer.listen.port()),
             );
         }
+        let defaults = ClientLimits::default();
+        let connections = client.number("connections_max", 64..=1_000_000, "connections");
+        let idle = client.number("idle_timeout_ms", 1_000..=3_600_000, "ms");
+        let (boots, anonymous_listen) = read_boots(&document, &mut boot, served.listen.ip());
+        for (name, taken) in [("raft.raft_port", peer.listen), ("client.port", served.listen)] {
+            if boots.anonymous && taken.port() == anonymous_listen.port() {
+                let problem = format!("boot.port is {} and {name} too: expected a port of its own", taken.port());
+                document.problem(boot.span(), problem);
+            }
+        }
         let bootstrap = read_bootstrap(&document, &mut raft);
 
         let (log_level, log_format) = read_log(&mut log);
 
-        for table in [raft, client, log, security, root] {
+        for table in [raft, client, boot, log, security, root] {
             table.finish();
         }
         let config = Self {
@@ -220,6 +253,10 @@ impl Config {
             peer_address: peer.address,
             client_listen: served.listen,
             client_address: served.address,
+            connections_max: connections.map_or(defaults.connections_max, |(count, _)| as_count(count)),
+            idle_timeout: idle.map_or(defaults.idle_timeout, |(ms, _)| Duration::from_millis(ms)),
+            boots,
+            anonymous_listen,
             insecure,
             keys,
             log_level,
@@ -227,6 +264,39 @@ impl Config {
         };
         document.finish(config)
     }
+}
+
+fn as_count(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// How boots are served, and where to those without a certificate. That is plain HTTP wherever it listens: the key that opens it
+/// is the word that the network is trusted with what nodes boot.
+fn read_boots(document: &Document<'_>, boot: &mut Reader<'_, '_, '_>, clients: IpAddr) -> (BootOptions, SocketAddr) {
+    let limits = BootLimits::default();
+    let mut number = |key, range, unit| boot.number(key, range, unit).map(|(number, _)| number);
+    let small = |number: Option<u64>, default: u32| number.map_or(default, |n| u32::try_from(n).unwrap_or(u32::MAX));
+    let limits = BootLimits {
+        streams_max: small(number("places_max", 1..=1_000_000, "boots"), limits.streams_max),
+        patience_ms: number("patience_ms", 100..=3_600_000, "ms").unwrap_or(limits.patience_ms),
+        bytes_per_second_min: number("bytes_per_second_min", 1..=1_000_000_000, "bytes a second")
+            .unwrap_or(limits.bytes_per_second_min),
+        asks_per_second: small(number("asks_per_second", 1..=1_000_000, "a second"), limits.asks_per_second),
+        ..limits
+    };
+    let port = number("port", 1..=65_535, "").map_or(9442, |port| u16::try_from(port).unwrap_or(9442));
+    let listen = boot.parsed("listen", |text| {
+        text.parse::<IpAddr>()
+            .map_err(|_| format!("{text:?} is not an IP address: expected one such as \"127.0.0.1\" or \"::\""))
+    });
+    let anonymous = boot.boolean("anonymous").unwrap_or(false);
+    if let (false, Some((_, span))) = (anonymous, &listen) {
+        let problem = "boot.listen is for nodes without a certificate: expected anonymous = true beside it";
+        document.problem(span.clone(), problem);
+    }
+    let while_leading = boot.boolean("while_leading").unwrap_or(false);
+    let listen = SocketAddr::new(listen.map_or(clients, |(ip, _)| ip), port);
+    (BootOptions { limits, while_leading, anonymous }, listen)
 }
 
 /// What is logged, and how.

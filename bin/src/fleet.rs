@@ -22,6 +22,7 @@
 
 use crate::document::{Document, Problem, Problems, Reader, Value, kind};
 use crate::{policy_text, ranges};
+use muster_core::agent::value;
 use muster_core::ids::{NodeId, VClusterId};
 use muster_core::journal::key::{Dimension, Key, Scope, Setting, VALUE_BYTES_MAX};
 use muster_core::journal::policy::Policy;
@@ -246,7 +247,14 @@ impl<'a> FileReader<'_, 'a> {
                         continue;
                     }
                 };
-                match setting(value) {
+                // One spelling in the journal, however it is written here.
+                let fitting = setting(value).and_then(|setting| match setting {
+                    Setting::Unset => Ok(setting),
+                    Setting::Value(_) | Setting::Absent => {
+                        value::check_setting(&key, &setting).map_err(|unfit| format!("cannot be so: {unfit}"))
+                    }
+                });
+                match fitting {
                     Ok(setting) => self.say(scopes, &key, &setting, &span),
                     Err(problem) => self.document.problem(value.span(), format!("{key} {problem}")),
                 }
@@ -384,6 +392,18 @@ names = "gpu002"
                 "fleet.toml:11: nodes.names is missing: expected \"gpu[001-064]\" or a list of such",
             ]
         );
+    }
+
+    #[test]
+    fn what_no_node_can_be_is_a_problem_of_its_line_and_the_rest_has_one_spelling() {
+        assert_eq!(
+            problems("[global.services]\nsshd = \"up\"\n[global.kernel]\na = { absent = true }\n")[1],
+            "fleet.toml:4: kernel:a cannot be so: kernel:a always has a value and cannot be absent: expected a value"
+        );
+        let fleet = Fleet::parse([("f", "[global.kernel]\na = \"1   2\"\n[global.services]\nx = { unset = true }\n")]);
+        let said = &fleet.unwrap().scopes[&Scope::Global];
+        assert_eq!(said[&Key::new("kernel:a").unwrap()].what, Setting::Value("1 2".into()));
+        assert_eq!(said[&Key::new("services:x").unwrap()].what, Setting::Unset);
     }
 
     #[test]

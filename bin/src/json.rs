@@ -50,8 +50,20 @@ pub(crate) fn role(role: &Role) -> String {
     }
 }
 
+/// Whose word a claimed principal rests on: the agent's that acted for somebody.
+pub(crate) fn witness(author: &Author) -> Option<String> {
+    match (&author.principal, &author.role) {
+        (Principal::Claimed { .. }, Role::Agent(_)) => Some(role(&author.role)),
+        _ => None,
+    }
+}
+
 fn author(author: &Author) -> Value {
-    json!({ "principal": principal(&author.principal), "role": role(&author.role) })
+    let mut value = json!({ "principal": principal(&author.principal), "role": role(&author.role) });
+    if let Some(witness) = witness(author) {
+        value["witness"] = witness.into();
+    }
+    value
 }
 
 fn change(change: &Change) -> Value {

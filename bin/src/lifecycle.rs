@@ -80,8 +80,8 @@ pub(crate) fn init(config: &Config) -> Result<Identity, Failure> {
     let (index, term) = BOOTSTRAP;
     let configuration = Configuration { voters: vec![identity.replica], ..Configuration::default() };
     let meta = state.snapshot_meta(index, term, configuration);
-    let pages = Box::new(state.pages());
-    ready(muster_storage::init(RealDisk, &config.data_dir, &identity, Some((meta, pages)), WalOptions::default()))?;
+    let first = Some((meta, state.layer()));
+    ready(muster_storage::init(RealDisk, &config.data_dir, &identity, first, WalOptions::default()))?;
     Ok(identity)
 }
 

@@ -4,6 +4,7 @@
 
 use muster_core::query::Summary;
 use muster_core::request::{Progress, RaftRole, ReplicaStatus};
+use muster_net::server::{BootCounts, ConnectionCounts};
 use muster_net::tls::TlsCounts;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -22,6 +23,10 @@ pub(crate) struct Scrape {
     pub(crate) disk_bytes: u64,
     /// How long the process has run, in seconds.
     pub(crate) uptime_seconds: u64,
+    /// What came of boots.
+    pub(crate) boots: BootCounts,
+    /// What came of clients' connections.
+    pub(crate) connections: ConnectionCounts,
     /// Its certificates, if it speaks TLS.
     pub(crate) tls: Option<TlsFigures>,
 }
@@ -79,6 +84,9 @@ impl Collector for Scrape {
         gauge("journal_sessions", "Open client sessions", self.summary.sessions)?;
         gauge("disk_bytes", "What the data directory takes", self.disk_bytes)?;
         gauge("uptime_seconds", "How long the process has run", self.uptime_seconds)?;
+        gauge("boot_places", "Boots that may be under way", u64::from(self.boots.places))?;
+        gauge("boot_places_taken", "Boots that are under way", u64::from(self.boots.under_way))?;
+        gauge("client_connections", "Open connections of clients", self.connections.open)?;
         if let Some(tls) = &self.tls {
             let ends = "When the replica's certificate ends, in seconds since the epoch";
             gauge("tls_certificate_expires_seconds", ends, tls.certificate_expires)?;
@@ -88,8 +96,20 @@ impl Collector for Scrape {
                 tls.ca_expires,
             )?;
         }
+        let (boots, connections) = (&self.boots, &self.connections);
+        let mut counters = vec![
+            ("boot_begun", "Boots begun", boots.begun),
+            ("boot_bytes", "Bytes of overlays and deltas handed to nodes", boots.bytes),
+            ("boot_told_to_wait", "Boots told to come back: every place was taken", boots.told_to_wait),
+            ("boot_sent_elsewhere", "Boots told to ask another replica: this one led", boots.sent_elsewhere),
+            ("boot_too_often", "Boots told to come back: the same node asked too often", boots.too_often),
+            ("boot_stalled", "Boots cut: they took longer than they may", boots.stalled),
+            ("boot_overlays_built", "Overlays built because one was missing", boots.built),
+            ("client_connections_turned_away", "Connections closed: there were too many", connections.turned_away),
+            ("client_connections_idle", "Connections closed: nothing was asked on them", connections.idle),
+        ];
         if let Some(TlsFigures { counts, .. }) = self.tls {
-            let counters = [
+            counters.extend([
                 (
                     "tls_refused_connections",
                     "Connections refused: no certificate, one not accepted here, or no TLS",
@@ -100,11 +120,11 @@ impl Collector for Scrape {
                     "Handshakes not finished in time, or given up for newer ones",
                     counts.given_up,
                 ),
-            ];
-            for (name, help, value) in counters {
-                let mut counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-                counter.encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&value, None)?;
-            }
+            ]);
+        }
+        for (name, help, value) in counters {
+            let mut counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            counter.encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&value, None)?;
         }
 
         let mut counter = encoder.encode_descriptor(
@@ -192,7 +212,10 @@ mod tests {
             nodes: 290,
             sessions: 0,
         };
-        let text = Scrape { replica, summary, disk_bytes: 10, uptime_seconds: 1, tls: None }.text().unwrap();
+        let boots = BootCounts { under_way: 3, places: 8, stalled: 2, ..BootCounts::default() };
+        let connections = ConnectionCounts::default();
+        let scrape = Scrape { replica, summary, disk_bytes: 10, uptime_seconds: 1, boots, connections, tls: None };
+        let text = scrape.text().unwrap();
         for line in [
             "muster_raft_term 3",
             "muster_raft_role{role=\"leader\"} 1",
@@ -200,6 +223,8 @@ mod tests {
             "muster_raft_match_index{replica=\"2\"} 41",
             "muster_raft_refused_messages_total 5",
             "muster_journal_age_seconds 9",
+            "muster_boot_places_taken 3",
+            "muster_boot_stalled_total 2",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

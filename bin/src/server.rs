@@ -1,7 +1,7 @@
 //! `muster server`: one replica on this machine's clock, disk and sockets.
 //!
 //! ```text
-//!   signals ──► stop                      clients 9443        peers 9444
+//!   signals ──► stop         (boots 9442)  clients 9443        peers 9444
 //!                 │                            │                  │
 //!            ┌────▼─────┐   core::front   ┌────▼──────────────────▼───┐
 //!            │  driver  │◄────────────────┤ net's servers, on the pool│
@@ -27,9 +27,11 @@ use muster_core::front::Handle;
 use muster_core::query::{self, Answer, Query};
 use muster_core::replica::{Limits, Settings};
 use muster_core::request::ReplicaStatus;
-use muster_core::storage::{Identity, StorageError};
+use muster_core::storage::{Identity, Library, StorageError};
 use muster_net::peer::{GrpcNetwork, PeerCounters, PeerOptions};
-use muster_net::server::{ClientLimits, HttpPages, Listener, Protection, Replica, serve_clients, serve_peers};
+use muster_net::server::{
+    ClientLimits, HttpPages, Listener, Protection, Replica, serve_anonymous, serve_clients, serve_peers,
+};
 use muster_net::tls::Tls;
 use muster_storage::{Lock, Opened, RealDisk, WalOptions, ready};
 use std::io::Read as _;
@@ -56,6 +58,7 @@ pub(crate) fn run(config: &Config, until_stdin_closes: bool) -> Result<(), Failu
         return Err(StorageError::Empty { directory: dir.display().to_string() }.into());
     }
     let _lock = Lock::take(dir)?;
+    allow_many_connections();
     let opened = ready(muster_storage::open(RealDisk, dir, WalOptions::default()))?;
     check_name(config, &opened.identity)?;
     let span = info_span!("replica", id = opened.identity.replica.0, name = %opened.identity.name);
@@ -68,6 +71,17 @@ pub(crate) fn run(config: &Config, until_stdin_closes: bool) -> Result<(), Failu
     own.shutdown_timeout(Duration::from_secs(1));
     pool.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// As many open files as the system lets this process have: every connection is one, and shells hand on a thousand.
+fn allow_many_connections() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limits = getrlimit(Resource::Nofile);
+    if limits.current != limits.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits })
+    {
+        warn!(%error, "the number of open files stays as it was set");
+    }
 }
 
 fn check_name(config: &Config, identity: &Identity) -> Result<(), Failure> {
@@ -110,6 +124,14 @@ async fn serve(
     // A socket is read where it was bound.
     let clients = pool.spawn(bind(config.client_listen, "clients")).await.map_err(std::io::Error::from)??;
     let peers = bind(config.peer_listen, "peers").await?;
+    let anonymous = if config.boots.anonymous {
+        let address = config.anonymous_listen.to_string();
+        let bind = async move { Listener::bind(&address, "nodes without a certificate", &Protection::Insecure).await };
+        let bound = pool.spawn(bind).await.map_err(std::io::Error::from)?;
+        Some(bound.map_err(|error| Failure::error(error.to_string(), ""))?)
+    } else {
+        None
+    };
 
     let state = driver::load_state(&identity, &recovered, &library).await?;
     let began = Instant::now();
@@ -131,13 +153,16 @@ async fn serve(
     let dir = config.data_dir.clone();
     let replica = Replica::new(handle.clone(), library, identity.clone(), env!("CARGO_PKG_VERSION"))
         .with_disk_bytes(move || disk_bytes(&dir))
-        .with_tls(tls.clone());
+        .with_tls(tls.clone())
+        .with_boots(config.boots);
     let limits = ClientLimits {
         payload_bytes_max: usize::try_from(config.payload_bytes_max).unwrap_or(usize::MAX),
+        connections_max: config.connections_max,
+        idle_timeout: config.idle_timeout,
         ..ClientLimits::default()
     };
-    let pages = pages(handle.clone(), config.data_dir.clone(), began, tls.clone());
-    let renewing = tls.map(|tls| pool.spawn(keep_certificates_fresh(tls).instrument(span.clone())));
+    let pages = pages(replica.clone(), config.data_dir.clone(), began, tls.clone());
+    let renewing = pool.spawn(keep_certificates_fresh(tls).instrument(span.clone()));
 
     let log_thread = thread("log", span, move || block_on(driver::run_log(wal, log)))?;
     let archive_thread = thread("archive", span, move || block_on(driver::run_archive(archive, archive_ends)))?;
@@ -157,6 +182,10 @@ async fn serve(
         version = env!("CARGO_PKG_VERSION"),
         "the replica runs"
     );
+    let anonymous = anonymous.map(|listener| {
+        warn!(address = %listener.address(), "boot.anonymous: whoever reaches this port may read what any node boots");
+        pool.spawn(serve_anonymous(listener, replica.clone(), limits.clone()).instrument(span.clone()))
+    });
     let clients = pool.spawn(serve_clients(clients, replica.clone(), limits, pages).instrument(span.clone()));
     let peers = tokio::spawn(serve_peers(peers, replica.clone(), peer_network).instrument(span.clone()));
 
@@ -167,11 +196,12 @@ async fn serve(
             warn!(%problem, "a server broke");
         }
     }
+    if let Some(anonymous) = anonymous {
+        anonymous.await.ok();
+    }
     fetching.abort();
     overlays.abort();
-    if let Some(renewing) = renewing {
-        renewing.abort();
-    }
+    renewing.abort();
     if outcome.is_ok() && replica_task.await.is_err() {
         error!("the replica's loop ended on a bug");
     }
@@ -199,20 +229,32 @@ fn keys(config: &Config) -> Result<Option<Tls>, Failure> {
     Ok(tls)
 }
 
-/// Takes certificates anew when their files change, and at once when told by SIGHUP.
-async fn keep_certificates_fresh(tls: Tls) {
+/// Takes certificates anew when their files change, and at once when told by SIGHUP; which ends nothing where there are none.
+pub(crate) async fn keep_certificates_fresh(tls: Option<Tls>) {
     let Ok(mut told) = signal(SignalKind::hangup()) else {
         warn!("SIGHUP is not watched; certificates are taken anew when their files change");
-        return tls.keep_fresh().await;
+        if let Some(tls) = tls {
+            tls.keep_fresh().await;
+        }
+        return;
     };
-    let told = async {
+    let hears = async {
         while told.recv().await.is_some() {
-            if let Err(error) = tls.reload() {
-                warn!(%error, "told to take certificates anew, but they are not good; those from before stay in force");
+            match tls.as_ref().map(Tls::reload) {
+                None => info!("SIGHUP: there are no certificates to take anew"),
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    warn!(%error, "told to take certificates anew, but they are not good; those from before stay in force");
+                }
             }
         }
     };
-    tokio::join!(told, tls.clone().keep_fresh());
+    let looks = async {
+        if let Some(tls) = tls.clone() {
+            tls.keep_fresh().await;
+        }
+    };
+    tokio::join!(hears, looks);
 }
 
 fn settings(config: &Config) -> Settings {
@@ -327,9 +369,9 @@ fn warn_of_other_addresses(config: &Config, handle: &Handle, identity: &Identity
     }
 }
 
-fn pages(handle: Handle, dir: PathBuf, began: Instant, tls: Option<Tls>) -> HttpPages {
+fn pages<L: Library>(served: Replica<L>, dir: PathBuf, began: Instant, tls: Option<Tls>) -> HttpPages {
     let metrics = move || {
-        let view = handle.view();
+        let view = served.handle.view();
         let Ok(Answer::Summary(summary)) = query::answer(&view.state, view.status.applied, &Query::Summary) else {
             return String::new();
         };
@@ -338,6 +380,8 @@ fn pages(handle: Handle, dir: PathBuf, began: Instant, tls: Option<Tls>) -> Http
             summary,
             disk_bytes: disk_bytes(&dir),
             uptime_seconds: began.elapsed().as_secs(),
+            boots: served.boots(),
+            connections: served.connections(),
             tls: tls.as_ref().map(|tls| TlsFigures {
                 certificate_expires: tls.shown().not_after,
                 ca_expires: tls.ca_expires(),

@@ -1,7 +1,7 @@
 //! What people get: aligned columns, short and without colours, so that it reads the same in a terminal, a pipe and a log.
 
 use muster_core::ids::WallTime;
-use muster_core::journal::entry::{Change, ConfigEntry, Record};
+use muster_core::journal::entry::{Author, Change, ConfigEntry, Record};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
@@ -80,6 +80,20 @@ pub(crate) fn short(value: &str) -> String {
     format!("{}… ({})", line.chars().take(57).collect::<String>(), bytes(value.len() as u64))
 }
 
+/// Who did it in which role; or, where an agent acted for somebody, that it is the agent's word.
+fn author_words(author: &Author) -> String {
+    let principal = crate::json::principal(&author.principal);
+    match crate::json::witness(author) {
+        Some(witness) => format!("{principal}, by the word of {witness}"),
+        None => format!("{principal} as {}", crate::json::role(&author.role)),
+    }
+}
+
+/// So many things: `1 key`, `2 keys`.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// A record as one row: sequence, time, kind, scope, author, what it says.
 pub(crate) fn record_row(record: &Record) -> Vec<String> {
     let (recorded_at, kind, author, what) = match record {
@@ -95,7 +109,10 @@ pub(crate) fn record_row(record: &Record) -> Vec<String> {
         time(recorded_at),
         kind.to_owned(),
         record.scope().to_string(),
-        crate::json::principal(&author.principal),
+        crate::json::witness(author).map_or_else(
+            || crate::json::principal(&author.principal),
+            |witness| format!("{} via {witness}", crate::json::principal(&author.principal)),
+        ),
         what,
     ]
 }
@@ -131,8 +148,7 @@ pub(crate) fn record(record: &Record) -> String {
             line("sequence", entry.sequence.to_string());
             line("type", entry.entry_type.word().to_owned());
             line("scope", entry.scope.to_string());
-            let principal = crate::json::principal(&entry.author.principal);
-            line("author", format!("{principal} as {}", crate::json::role(&entry.author.role)));
+            line("author", author_words(&entry.author));
             line("recorded", time(entry.recorded_at));
             line("occurred", entry.occurred_at.map(time).unwrap_or_default());
             line("parent", entry.parent.to_string());
@@ -155,8 +171,7 @@ pub(crate) fn record(record: &Record) -> String {
             line("sequence", operation.sequence.to_string());
             line("operation", crate::json::operation_word(operation.kind).to_owned());
             line("scope", operation.scope.to_string());
-            let principal = crate::json::principal(&operation.author.principal);
-            line("author", format!("{principal} as {}", crate::json::role(&operation.author.role)));
+            line("author", author_words(&operation.author));
             line("recorded", time(operation.recorded_at));
             line("occurred", operation.occurred_at.map(time).unwrap_or_default());
             line("detail", operation.detail.to_string());

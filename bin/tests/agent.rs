@@ -215,6 +215,13 @@ fn a_command_is_recorded_before_it_runs_and_only_what_the_policy_allows() {
     let ran = cluster.muster(&["exec", "n1", "--", "echo", "hello", "world"]).expect(0);
     assert_eq!(ran.stdout, "hello world\n");
     cluster.muster(&["exec", "n1", "--", "sh", "-c", "exit 7"]).expect(7);
+    // A signal is 128 and its number, as a shell says it; the two streams stay apart.
+    cluster.muster(&["exec", "n1", "--", "sh", "-c", "kill -9 $$"]).expect(137);
+    let ran = cluster.muster(&["exec", "n1", "--", "sh", "-c", "echo out; echo err >&2; pwd >&2"]).expect(0);
+    assert_eq!((ran.stdout.as_str(), ran.stderr.lines().next()), ("out\n", Some("err")));
+    assert!(ran.stderr.contains(&agent.root.display().to_string()), "it begins in the agent's root: {}", ran.stderr);
+    let ended = cluster.muster(&["exec", "n1", "--", "echo-that-is-not-there"]).expect(3);
+    assert!(ended.stderr.contains("only what begins with: echo; sh"), "{}", ended.stderr);
     let refused = cluster.muster(&["exec", "n1", "--", "cat", "/etc/passwd"]).expect(3);
     assert!(refused.stderr.contains("exec_allow") || refused.stderr.contains("policy"), "{}", refused.stderr);
     let ran = cluster.muster(&["exec", "n1", "--json", "--", "echo", "x"]).expect(0).json();
@@ -352,6 +359,16 @@ fn on_a_real_machine_a_process_under_the_mount_blocks_the_rollback_and_is_named(
         (kinds.iter().filter(|kind| *kind == "drift-detected").count() >= 2 && kinds.iter().any(|k| k == "rollback"))
             .then_some(())
     });
+    // What the kernel refuses is told, and what was done before it is taken back.
+    let file = format!("files:{}=hello", agent.dir.join("half").display());
+    let refused = agent.muster(&["set", &file, "kernel:net.ipv4.ip_default_ttl=999", "--node", "m1"]).expect(1);
+    assert!(
+        refused.stderr.contains("kernel:net.ipv4.ip_default_ttl") && refused.stderr.contains("Invalid argument"),
+        "{refused:?}"
+    );
+    assert!(refused.stderr.contains("what was done of it was taken back"), "{refused:?}");
+    assert_eq!(sysctl(), before);
+    assert!(!agent.dir.join("half").exists());
     // Behind its back.
     std::fs::write("/proc/sys/net/ipv4/ip_default_ttl", "44").unwrap();
     eventually("what nobody manages is nobody's drift", || (agent.report()?["state"] == "committed").then_some(()));

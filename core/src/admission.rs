@@ -6,7 +6,10 @@
 //!
 //! Invariants
 //! - never more than `streams_max` boots under way;
-//! - a told wait is never longer than `wait_ms_max`, so a wrong guess of the pace costs one more question, not a long boot.
+//! - a told wait is never longer than `wait_ms_max`, so a wrong guess of the pace costs one more question, not a long boot;
+//! - whoever takes longer for a boot than [`BootLimits::may_take_ms`] gives up its place, so that readers who are slow, or dead,
+//!   do not hold the places of those who are not;
+//! - who asks for the same node over and over is told to wait by [`AskRates`] before it costs anything.
 //!
 //! It keeps no list of those that wait: a node that never comes back, or goes elsewhere, costs nothing.
 
@@ -14,6 +17,7 @@ use crate::ids::{ReplicaId, Time};
 use crate::members::{MemberWish, Members};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// How many boots a replica serves, and what it tells the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +29,39 @@ pub struct BootLimits {
     /// The longest wait that is told, in milliseconds. Larger: fewer questions in a storm; smaller: a node that was told to wait
     /// by a replica that then falls idle waits less.
     pub wait_ms_max: u64,
+    /// How long any boot may take, in milliseconds, whatever its size. Larger: a node whose network stalls is borne with for
+    /// longer; smaller: dead ones hold their places for less.
+    pub patience_ms: u64,
+    /// The pace at which a node must take the bytes of its boot beyond that, over the whole boot. Larger: slow links are
+    /// turned away; smaller: one that reads a byte at a time holds its place for longer.
+    pub bytes_per_second_min: u64,
+    /// How often a second the same node may ask, on average. Larger: one that asks without end costs more; smaller: one whose
+    /// network breaks often waits more often.
+    pub asks_per_second: u32,
+    /// How many times the same node may ask at once after it was quiet.
+    pub asks_burst: u32,
 }
 
 impl Default for BootLimits {
     fn default() -> Self {
-        Self { streams_max: 256, wait_ms_min: 20, wait_ms_max: 4_000 }
+        Self {
+            streams_max: 2_048,
+            wait_ms_min: 20,
+            wait_ms_max: 4_000,
+            patience_ms: 10_000,
+            bytes_per_second_min: 16 << 10,
+            asks_per_second: 10,
+            asks_burst: 20,
+        }
+    }
+}
+
+impl BootLimits {
+    /// How long a boot of so many bytes may take, in milliseconds.
+    #[must_use]
+    pub const fn may_take_ms(&self, bytes: u64) -> u64 {
+        let pace = if self.bytes_per_second_min == 0 { 1 } else { self.bytes_per_second_min };
+        self.patience_ms.saturating_add(bytes.saturating_mul(1_000) / pace)
     }
 }
 
@@ -78,6 +110,24 @@ impl BootAdmission {
         self.under_way
     }
 
+    /// What it goes by.
+    #[must_use]
+    pub const fn limits(&self) -> &BootLimits {
+        &self.limits
+    }
+
+    /// How many more could begin now.
+    #[must_use]
+    pub const fn free(&self) -> u32 {
+        self.limits.streams_max.saturating_sub(self.under_way)
+    }
+
+    /// How many were told to come back and have not been served since, as far as is known.
+    #[must_use]
+    pub const fn told(&self) -> u64 {
+        self.told
+    }
+
     /// A node wants to boot.
     pub fn ask(&mut self) -> Admittance {
         if self.under_way < self.limits.streams_max {
@@ -109,6 +159,45 @@ impl BootAdmission {
         if self.under_way == 0 {
             self.told = 0;
         }
+    }
+}
+
+/// How often the same node asks. A fixed table of moments, one for each node by its name's hash: the moment at which what it asked
+/// for so far would be due if it asked at the allowed pace. Two nodes may share one, and then share their pace too; with a burst
+/// to each that is felt by nobody who boots.
+pub struct AskRates {
+    every_nanos: u64,
+    burst_nanos: u64,
+    seed: u64,
+    due: Vec<AtomicU64>,
+}
+
+/// Moments that are kept: two megabytes.
+const RATES_KEPT: usize = 1 << 18;
+
+impl AskRates {
+    /// Nobody has asked. The seed decides who shares a moment with whom.
+    #[must_use]
+    pub fn new(limits: &BootLimits, seed: u64) -> Self {
+        let every_nanos = 1_000_000_000 / u64::from(limits.asks_per_second.max(1));
+        let burst_nanos = every_nanos.saturating_mul(u64::from(limits.asks_burst.max(1) - 1));
+        Self { every_nanos, burst_nanos, seed, due: (0..RATES_KEPT).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// A node asks. None if it may, else after how many milliseconds it may.
+    #[must_use]
+    pub fn ask(&self, node: &str, now: Time) -> Option<u64> {
+        let hash = node.bytes().fold(self.seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let hash = crate::replica::mix(hash);
+        let due = &self.due[usize::try_from(hash % RATES_KEPT as u64).unwrap_or(0)];
+        let before = due.load(Ordering::Relaxed).max(now.0);
+        let ahead = before - now.0;
+        if ahead > self.burst_nanos {
+            return Some((ahead - self.burst_nanos).div_ceil(1_000_000).max(1));
+        }
+        // Two that ask at the same instant may count once: a bound, not an account.
+        due.store(before + self.every_nanos, Ordering::Relaxed);
+        None
     }
 }
 
@@ -168,6 +257,34 @@ mod tests {
         // They do not come back together.
         let together = waits[50_000..].iter().filter(|wait| **wait == longest).count();
         assert!(together < 500, "{together} of 50,000 are told the same");
+    }
+
+    #[test]
+    fn a_boot_may_take_its_patience_and_what_its_bytes_need() {
+        let limits = BootLimits { patience_ms: 1_000, bytes_per_second_min: 100, ..BootLimits::default() };
+        assert_eq!(limits.may_take_ms(0), 1_000);
+        assert_eq!(limits.may_take_ms(50), 1_500);
+        assert_eq!(BootLimits { bytes_per_second_min: 0, ..limits }.may_take_ms(1), 2_000, "no division by nothing");
+    }
+
+    #[test]
+    fn who_asks_a_thousand_times_a_second_is_served_at_the_allowed_pace_and_holds_up_nobody_else() {
+        let rates = AskRates::new(&BootLimits { asks_per_second: 10, asks_burst: 20, ..BootLimits::default() }, 3);
+        let at = |ms: u64| Time(0).plus_ms(ms);
+        let served = (0..10_000).filter(|ms| rates.ask("n1", at(*ms)).is_none()).count();
+        assert!((118..=120).contains(&served), "{served} in ten seconds");
+        assert!(rates.ask("n2", at(10_000)).is_none());
+        let wait = (0..9).find_map(|_| rates.ask("n1", at(10_000))).expect("it asks too often");
+        assert!((1..=100).contains(&wait), "{wait}");
+        assert!(rates.ask("n1", at(10_000 + wait)).is_none(), "it was told when it may");
+    }
+
+    #[test]
+    fn a_hundred_thousand_nodes_that_boot_together_are_held_up_by_nobodys_name() {
+        let rates = AskRates::new(&BootLimits::default(), 3);
+        for node in 0..100_000 {
+            assert!(rates.ask(&alloc::format!("n{node}"), Time(5)).is_none());
+        }
     }
 
     #[test]

@@ -94,10 +94,18 @@ pub fn plan(state: &State, node: &NodeId) -> Result<BootPlan, BootRefusal> {
 /// # Errors
 /// [`BootRefusal`].
 pub fn plan_with(state: &State, node: &NodeId, overlay: BootOverlay) -> Result<BootPlan, BootRefusal> {
+    let (vcluster, delta) = delta(state, node, overlay.version)?;
+    Ok(BootPlan { node: node.clone(), vcluster, overlay, sequence: state.sequence(), delta })
+}
+
+/// Phase two alone, for a node that holds its vCluster's overlay of some version; and which vCluster that is.
+///
+/// # Errors
+/// [`BootRefusal`].
+pub fn delta(state: &State, node: &NodeId, version: Seq) -> Result<(VClusterId, Bytes), BootRefusal> {
     let vcluster = vcluster_of(state, node)?;
-    let (version, sequence) = (overlay.version, state.sequence());
-    if version > sequence {
-        return Err(BootRefusal::Ahead { version, sequence });
+    if version > state.sequence() {
+        return Err(BootRefusal::Ahead { version, sequence: state.sequence() });
     }
     let common = [Scope::VCluster(vcluster.clone()), Scope::Global];
     let mut settings = BTreeMap::new();
@@ -112,6 +120,10 @@ pub fn plan_with(state: &State, node: &NodeId, overlay: BootOverlay) -> Result<B
     settings.extend(state.journal.declared(&own).map(|(key, pair)| (key.clone(), pair.setting.clone())));
     let policy = state.journal.vcluster(&vcluster).filter(|known| known.policy_sequence > version);
     let policy = policy.map(|known| (known.policy_sequence, Policy::clone(&known.policy)));
+    // Whatever else happens in the journal leaves the bytes as they are, so that they can be asked for conditionally and resumed.
+    let [vclusters, global] = common;
+    let heads = [&global, &vclusters, &own].map(|scope| state.journal.scope_head(scope));
+    let sequence = heads.into_iter().fold(version, Seq::max);
     let delta = document::write(&Document {
         kind: Kind::Delta { sequence, node: node.clone() },
         vcluster: vcluster.clone(),
@@ -119,7 +131,7 @@ pub fn plan_with(state: &State, node: &NodeId, overlay: BootOverlay) -> Result<B
         policy,
         settings,
     });
-    Ok(BootPlan { node: node.clone(), vcluster, overlay, sequence, delta: delta.into() })
+    Ok((vcluster, delta.into()))
 }
 
 /// What a node makes of the two documents: the overlay, corrected by the delta.

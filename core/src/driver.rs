@@ -11,20 +11,24 @@
 //! Every await is a possible crash point. The first storage fault ends all loops.
 
 use crate::clock::Clock;
-use crate::front::{Asker, Event, Handle, Shared, Tagged};
+use crate::front::{Asker, Event, Handle, Shared, Tagged, View};
 use crate::ids::{Digest, Index, ReplicaId, Seq, Time, WriteId};
 use crate::journal::command::JournalCommand;
 use crate::journal::entry::{Author, Principal, Role};
 use crate::log::{LogRecord, Write};
+use crate::mark::mark;
 use crate::network::{FetchError, Network};
 use crate::overlay;
 use crate::replica::{Answer, Effects, Input, LogTask, Replica, Settings, Staged, Token};
 use crate::request::{AdminOutcome, Command, NotApplied, Outcome, RaftRole, RequestId, WriteRequest};
 use crate::state::{Finished, State, StateLoader};
-use crate::storage::{Archive, Identity, Library, LogStore, Pages, Recovered, Segment, SnapshotMeta, StorageError};
+use crate::storage::{
+    Archive, Identity, Layer, Library, LogStore, Pages, Recovered, Run, Segment, SnapshotMeta, StorageError,
+};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -43,8 +47,10 @@ const BATCH_MAX: usize = 4_096;
 enum ArchiveTask {
     Extend { first: Seq, records: Vec<Bytes> },
     Save { meta: SnapshotMeta, state: Box<State> },
-    Stage { meta: SnapshotMeta, page: u32, bytes: Bytes, done: oneshot::Sender<()> },
-    Install { meta: SnapshotMeta, open: Vec<Bytes>, done: oneshot::Sender<()> },
+    Staged { runs: Vec<Run>, done: oneshot::Sender<Vec<u32>> },
+    Stage { run: Run, page: Bytes, done: oneshot::Sender<()> },
+    StagedPage { run: Run, page: u32, done: oneshot::Sender<Bytes> },
+    Install { meta: SnapshotMeta, state: Box<State>, open: Vec<Bytes>, done: oneshot::Sender<()> },
     Fill { segment: Segment, records: Vec<Bytes>, done: oneshot::Sender<()> },
     Missing { done: oneshot::Sender<Vec<Segment>> },
 }
@@ -65,7 +71,15 @@ pub struct LogEnds {
 /// The queues of the archive.
 pub struct ArchiveEnds {
     tasks: mpsc::UnboundedReceiver<ArchiveTask>,
+    /// What the first snapshot can rest on.
+    newest: Option<Kept>,
     shared: Arc<Shared>,
+}
+
+/// The newest snapshot on disk and the view it was taken of.
+struct Kept {
+    meta: SnapshotMeta,
+    state: State,
 }
 
 /// The queues of the fetcher.
@@ -127,18 +141,35 @@ pub async fn load_state<L: Library>(
         remedy: "run `muster repair DIR` to go back to an older snapshot",
     };
     let mut loader = StateLoader::new();
-    for page in 0..meta.pages {
-        let bytes = library.page(meta.index, meta.term, page).await?;
-        let bytes = bytes.ok_or_else(|| damaged(format!("page {page} is missing")))?;
-        loader.page(&bytes).map_err(|error| damaged(format!("page {page}: {error}")))?;
+    for Run { layer, from, to } in meta.runs(None) {
+        for page in from..to {
+            let at = || format!("page {page} of the layer at {}", layer.index);
+            let bytes = library.page(layer.index, layer.term, page).await?;
+            let bytes = bytes.ok_or_else(|| damaged(format!("{} is missing", at())))?;
+            loader.page(&bytes).map_err(|error| damaged(format!("{}: {error}", at())))?;
+        }
     }
-    loader.finish().map_err(|error| damaged(format!("{error}")))
+    let state = loader.finish().map_err(|error| damaged(format!("{error}")))?;
+    match problem_of(meta, &state) {
+        Some(problem) => Err(damaged(problem)),
+        None => Ok(state),
+    }
+}
+
+/// Why a state is not the one that a snapshot says it is.
+fn problem_of(meta: &SnapshotMeta, state: &State) -> Option<String> {
+    if state.sequence() != meta.sequence || state.head() != meta.head {
+        return Some(format!("it is the state at sequence {}, expected {}", state.sequence(), meta.sequence));
+    }
+    let digest = meta.has_digest().then(|| state.digest())?;
+    (digest != meta.digest).then(|| format!("its state has the digest {digest}, expected {}", meta.digest))
 }
 
 /// Puts a replica and its queues together.
 #[must_use]
 pub fn assemble(identity: Identity, settings: Settings, recovered: Recovered, state: State, now: Time) -> Assembly {
     let recorded = state.sequence();
+    let newest = recovered.snapshot.clone().map(|meta| Kept { meta, state: state.clone() });
     let replica = Replica::new(identity, settings, recovered, state, now);
     let (inbox_in, inbox) = mpsc::unbounded();
     let (log_in, log_tasks) = mpsc::unbounded();
@@ -157,7 +188,7 @@ pub fn assemble(identity: Identity, settings: Settings, recovered: Recovered, st
     Assembly {
         handle: Handle { shared: shared.clone() },
         log: LogEnds { tasks: log_tasks, archive: archive_in.clone(), shared: shared.clone() },
-        archive: ArchiveEnds { tasks: archive_tasks, shared: shared.clone() },
+        archive: ArchiveEnds { tasks: archive_tasks, newest, shared: shared.clone() },
         fetch: FetchEnds { tasks: fetch_tasks, archive: archive_in.clone(), shared: shared.clone() },
         driver: Driver {
             replica,
@@ -235,6 +266,7 @@ impl Driver {
     fn take(&mut self, event: Event, inputs: &mut Vec<Input>) -> Result<(), StorageError> {
         self.shared.queued.fetch_sub(event.count(), Ordering::Relaxed);
         match event {
+            Event::Peer(envelope) => inputs.push(Input::Peer(*envelope)),
             Event::Input(input) => inputs.push(input),
             Event::Write { write, forward, answer } => {
                 let token = self.wait(Waiting::Write(answer));
@@ -376,10 +408,10 @@ pub async fn run_log<L: LogStore>(mut log: L, mut ends: LogEnds) {
                 }
                 last
             }
-            LogTask::Install { meta, open, write } => {
+            LogTask::Install { meta, state, open, write } => {
                 let (done, installed) = oneshot::channel();
                 let index = meta.index;
-                let _ = ends.archive.unbounded_send(ArchiveTask::Install { meta, open, done });
+                let _ = ends.archive.unbounded_send(ArchiveTask::Install { meta, state: Box::new(state), open, done });
                 if installed.await.is_err() {
                     return;
                 }
@@ -406,40 +438,113 @@ pub async fn run_log<L: LogStore>(mut log: L, mut ends: LogEnds) {
     }
 }
 
-/// Keeps snapshots and history, until the replica ends or the disk fails.
-pub async fn run_archive<A: Archive>(mut archive: A, mut ends: ArchiveEnds) {
-    while let Some(task) = ends.tasks.next().await {
-        let shared = &ends.shared;
-        let went_well = match task {
-            ArchiveTask::Extend { first, records } => {
-                let last = Seq(first.0 + records.len() as u64 - 1);
-                report(shared, archive.extend(first, records).await).map(|()| shared.record(last))
+/// Keeps snapshots and history, until the replica ends or the disk fails. While a snapshot is written, what arrives is done
+/// between its pages.
+pub async fn run_archive<A: Archive>(archive: A, ends: ArchiveEnds) {
+    let ArchiveEnds { mut tasks, newest, shared } = ends;
+    let mut keeper = Keeper { archive, newest, saving: None, shared: shared.clone() };
+    loop {
+        let task = if keeper.saving.is_none() {
+            match tasks.next().await {
+                Some(task) => Some(task),
+                None => return,
             }
-            ArchiveTask::Save { meta, state } => {
-                let pages: Pages = Box::new(state.pages());
-                report(shared, archive.save(meta, pages).await).map(|(meta, oldest)| {
-                    shared.put(Event::Input(Input::SnapshotSaved { meta, oldest }));
-                })
-            }
-            ArchiveTask::Stage { meta, page, bytes, done } => {
-                report(shared, archive.stage(&meta, page, bytes).await).map(|()| tell(done, ()))
-            }
-            ArchiveTask::Install { meta, open, done } => report(shared, archive.install(&meta, open).await).map(|()| {
-                shared.record(meta.sequence);
-                let _ = done.send(());
-            }),
-            ArchiveTask::Fill { segment, records, done } => {
-                report(shared, archive.fill(segment, records).await).map(|()| tell(done, ()))
-            }
-            ArchiveTask::Missing { done } => report(shared, archive.missing().await).map(|missing| tell(done, missing)),
+        } else if shared.stopped.load(Ordering::Acquire) {
+            return;
+        } else {
+            tasks.try_recv().ok()
         };
-        if went_well.is_none() {
+        if let Some(task) = task
+            && report(&shared, keeper.carry_out(task).await).is_none()
+        {
+            return;
+        }
+        if report(&shared, keeper.save_on().await).is_none() {
             return;
         }
     }
 }
 
+/// A snapshot that is being written.
+struct Saving {
+    pages: Pages,
+    state: State,
+}
+
+struct Keeper<A> {
+    archive: A,
+    newest: Option<Kept>,
+    saving: Option<Saving>,
+    shared: Arc<Shared>,
+}
+
+impl<A: Archive> Keeper<A> {
+    async fn carry_out(&mut self, task: ArchiveTask) -> Result<(), StorageError> {
+        match task {
+            ArchiveTask::Extend { first, records } => {
+                let last = Seq(first.0 + records.len() as u64 - 1);
+                self.archive.extend(first, records).await?;
+                self.shared.record(last);
+            }
+            ArchiveTask::Save { meta, state } => {
+                self.save_to_the_end().await?;
+                self.begin(meta, *state).await?;
+            }
+            ArchiveTask::Staged { runs, done } => tell(done, self.archive.staged(&runs).await?),
+            ArchiveTask::Stage { run, page, done } => tell(done, self.archive.stage(&run, page).await?),
+            ArchiveTask::StagedPage { run, page, done } => tell(done, self.archive.staged_page(&run, page).await?),
+            ArchiveTask::Install { meta, state, open, done } => {
+                self.save_to_the_end().await?;
+                let meta = self.archive.install(meta, state.layer(), open).await?;
+                self.shared.record(meta.sequence);
+                self.shared.put(Event::Input(Input::SnapshotInstalled(Box::new(meta.clone()))));
+                self.newest = Some(Kept { meta, state: *state });
+                tell(done, ());
+            }
+            ArchiveTask::Fill { segment, records, done } => tell(done, self.archive.fill(segment, records).await?),
+            ArchiveTask::Missing { done } => tell(done, self.archive.missing().await?),
+        }
+        Ok(())
+    }
+
+    /// Begins a snapshot: of what changed since the newest one, or of everything when that is due.
+    async fn begin(&mut self, meta: SnapshotMeta, state: State) -> Result<(), StorageError> {
+        let below = self.newest.as_ref().filter(|kept| kept.meta.takes_a_layer());
+        let pages = match below {
+            Some(Kept { meta, state: below }) => state.layer_over(below, meta.digest),
+            None => state.layer(),
+        };
+        let layers = below.map(|kept| kept.meta.layers.clone()).unwrap_or_default();
+        self.archive.begin(SnapshotMeta { layers, ..meta }).await?;
+        self.saving = Some(Saving { pages, state });
+        Ok(())
+    }
+
+    /// Writes the next page, if a snapshot is being written, and ends it after the last.
+    async fn save_on(&mut self) -> Result<(), StorageError> {
+        let Some(saving) = &mut self.saving else { return Ok(()) };
+        if let Some(page) = saving.pages.next_page() {
+            return self.archive.write(page).await;
+        }
+        let (meta, oldest) = self.archive.finish(saving.pages.digest()).await?;
+        if let Some(Saving { state, .. }) = self.saving.take() {
+            self.newest = Some(Kept { meta: meta.clone(), state });
+        }
+        self.shared.put(Event::Input(Input::SnapshotSaved { meta, oldest }));
+        Ok(())
+    }
+
+    async fn save_to_the_end(&mut self) -> Result<(), StorageError> {
+        while self.saving.is_some() {
+            self.save_on().await?;
+        }
+        Ok(())
+    }
+}
+
 const FETCH_PAUSE_MS: u64 = 200;
+/// How many pages, or history segments, are asked for before the first of them is here.
+const FETCH_AHEAD: usize = 4;
 /// Tries at one page or run of records before the peer is given up.
 const FETCH_TRIES: u32 = 25;
 
@@ -521,26 +626,28 @@ enum Filled {
 /// The archive's loop is gone.
 struct Ended;
 
-async fn stage<N: Network, C: Clock>(
-    ends: &FetchEnds,
+/// Asks the archive something.
+async fn ask<T>(ends: &FetchEnds, task: impl FnOnce(oneshot::Sender<T>) -> ArchiveTask) -> Result<T, Ended> {
+    let (done, answer) = oneshot::channel();
+    let _ = ends.archive.unbounded_send(task(done));
+    answer.await.map_err(|_| Ended)
+}
+
+/// A page of a snapshot; none if the peer does not have it (any more).
+async fn fetch_page<N: Network, C: Clock>(
+    shared: &Shared,
     network: &N,
     clock: &C,
     from: ReplicaId,
-    meta: &SnapshotMeta,
+    layer: &Layer,
     page: u32,
 ) -> Result<Option<Bytes>, Ended> {
     for _ in 0..FETCH_TRIES {
-        if ends.shared.stopped.load(Ordering::Acquire) {
+        if shared.stopped.load(Ordering::Acquire) {
             return Err(Ended);
         }
-        match network.fetch_page(from, meta.index, meta.term, page).await {
-            Ok(bytes) => {
-                let (done, staged) = oneshot::channel();
-                let task = ArchiveTask::Stage { meta: meta.clone(), page, bytes: bytes.clone(), done };
-                let _ = ends.archive.unbounded_send(task);
-                staged.await.map_err(|_| Ended)?;
-                return Ok(Some(bytes));
-            }
+        match network.fetch_page(from, layer.index, layer.term, page).await {
+            Ok(bytes) => return Ok(Some(bytes)),
             Err(FetchError::Gone) => return Ok(None),
             Err(FetchError::Unreachable { problem }) => {
                 debug!(from = from.0, page, problem, "a snapshot page could not be fetched, trying again");
@@ -551,6 +658,64 @@ async fn stage<N: Network, C: Clock>(
     Ok(None)
 }
 
+/// Why a snapshot's state could not be made.
+enum Unmade {
+    /// The archive's loop is gone.
+    Ended,
+    /// The peer does not have all of it any more, or cannot be reached.
+    Lost,
+    /// What came is not what was offered.
+    Wrong(String),
+}
+
+impl From<Ended> for Unmade {
+    fn from(Ended: Ended) -> Self {
+        Self::Ended
+    }
+}
+
+/// Makes a snapshot's state: from nothing, or from what a view of the same journal has of it already.
+async fn fetch_state<N: Network, C: Clock>(
+    ends: &FetchEnds,
+    network: &N,
+    clock: &C,
+    from: ReplicaId,
+    meta: &SnapshotMeta,
+    view: Option<(Index, State)>,
+) -> Result<State, Unmade> {
+    let runs = meta.runs(view.as_ref().map(|(applied, _)| *applied));
+    let staged = ask(ends, |done| ArchiveTask::Staged { runs: runs.clone(), done }).await?;
+    let mut loader = view.map_or_else(StateLoader::new, |(_, state)| StateLoader::over(state));
+    for (run, staged) in runs.into_iter().zip(staged) {
+        let mut hasher = blake3::Hasher::new();
+        let shared = &ends.shared;
+        let ahead = futures_util::stream::iter(run.from + staged..run.to)
+            .map(|page| fetch_page(shared, network, clock, from, &run.layer, page))
+            .buffered(FETCH_AHEAD);
+        futures_util::pin_mut!(ahead);
+        for place in 0..run.to - run.from {
+            let bytes = if place < staged {
+                ask(ends, |done| ArchiveTask::StagedPage { run, page: place, done }).await?
+            } else {
+                let bytes = ahead.next().await.transpose()?.flatten().ok_or(Unmade::Lost)?;
+                ask(ends, |done| ArchiveTask::Stage { run, page: bytes.clone(), done }).await?;
+                bytes
+            };
+            hasher.update(&bytes);
+            loader.page(&bytes).map_err(|error| Unmade::Wrong(format!("page {}: {error}", run.from + place)))?;
+        }
+        let is_whole = (run.from, run.to) == (0, run.layer.pages);
+        if is_whole && Digest(*hasher.finalize().as_bytes()) != run.layer.digest {
+            return Err(Unmade::Wrong(format!("the layer at {} is another", run.layer.index)));
+        }
+    }
+    let state = loader.finish().map_err(|error| Unmade::Wrong(format!("{error}")))?;
+    match problem_of(meta, &state) {
+        Some(problem) => Err(Unmade::Wrong(problem)),
+        None => Ok(state),
+    }
+}
+
 async fn fetch_snapshot<N: Network, C: Clock>(
     ends: &FetchEnds,
     network: &N,
@@ -558,29 +723,32 @@ async fn fetch_snapshot<N: Network, C: Clock>(
     from: ReplicaId,
     meta: &SnapshotMeta,
 ) -> Result<Option<Staged>, Ended> {
-    let mut loader = StateLoader::new();
-    let mut hasher = blake3::Hasher::new();
-    for page in 0..meta.pages {
-        let Some(bytes) = stage(ends, network, clock, from, meta, page).await? else { return Ok(None) };
-        hasher.update(&bytes);
-        if let Err(error) = loader.page(&bytes) {
-            warn!(from = from.0, page, %error, "a fetched snapshot page does not decode");
-            return Ok(None);
-        }
+    let view = ends.shared.live.view();
+    let applied = view.status.applied;
+    let base = meta.layers.first().map(|base| base.index);
+    let own = (meta.has_digest() && base.is_some_and(|base| base <= applied)).then(|| (applied, view.state.clone()));
+    drop(view);
+    let is_over = own.is_some();
+    let mut made = fetch_state(ends, network, clock, from, meta, own).await;
+    if let (Err(Unmade::Wrong(problem)), true) = (&made, is_over) {
+        warn!(from = from.0, index = meta.index.0, problem, "a snapshot does not fit what is here; fetching all of it");
+        made = fetch_state(ends, network, clock, from, meta, None).await;
     }
-    if Digest(*hasher.finalize().as_bytes()) != meta.digest {
-        warn!(from = from.0, index = meta.index.0, "a fetched snapshot is not what was offered");
-        return Ok(None);
+    if is_over && made.is_ok() {
+        mark!(snapshot_fetched_over_own_state);
     }
-    let state = match loader.finish() {
+    let state = match made {
         Ok(state) => state,
-        Err(error) => {
-            warn!(from = from.0, %error, "a fetched snapshot does not decode");
+        Err(Unmade::Ended) => return Err(Ended),
+        Err(Unmade::Lost) => return Ok(None),
+        Err(Unmade::Wrong(problem)) => {
+            warn!(from = from.0, index = meta.index.0, problem, "a fetched snapshot is not what was offered");
+            ask(ends, |done| ArchiveTask::Staged { runs: Vec::new(), done }).await?;
             return Ok(None);
         }
     };
     let open = match meta.history.last() {
-        Some(segment) => match fetch_segment(ends, network, clock, &[from], segment).await? {
+        Some(segment) => match fetch_segment(&ends.shared, network, clock, &[from], segment).await? {
             Some(records) => records,
             None => return Ok(None),
         },
@@ -591,7 +759,7 @@ async fn fetch_snapshot<N: Network, C: Clock>(
 
 /// All records of a segment, checked against its digest, from the first peer that has them.
 async fn fetch_segment<N: Network, C: Clock>(
-    ends: &FetchEnds,
+    shared: &Shared,
     network: &N,
     clock: &C,
     peers: &[ReplicaId],
@@ -603,7 +771,7 @@ async fn fetch_segment<N: Network, C: Clock>(
         let mut head = segment.before;
         let mut tries = 0;
         while reached < segment.last {
-            if ends.shared.stopped.load(Ordering::Acquire) {
+            if shared.stopped.load(Ordering::Acquire) {
                 return Err(Ended);
             }
             match network.fetch_records(peer, reached, segment.last).await {
@@ -637,37 +805,50 @@ async fn fetch_segment<N: Network, C: Clock>(
     Ok(None)
 }
 
-/// Fetches every missing segment.
+/// The peers to ask for the `place`th missing segment, in order: each begins with another, so that all give something.
+fn peers_for(view: &View, place: usize) -> Vec<ReplicaId> {
+    let me = view.status.replica;
+    let mut peers: Vec<ReplicaId> = view.state.members.all().map(|member| member.id).filter(|id| *id != me).collect();
+    let count = peers.len().max(1);
+    peers.rotate_left(place % count);
+    peers
+}
+
+/// Fetches every missing segment, some at a time, from all peers.
 async fn fill_history<N: Network, C: Clock>(
     ends: &mut FetchEnds,
     plan: &mut FetchPlan,
     network: &N,
     clock: &C,
 ) -> Result<Filled, Ended> {
-    let (done, missing) = oneshot::channel();
-    let _ = ends.archive.unbounded_send(ArchiveTask::Missing { done });
-    let missing = missing.await.map_err(|_| Ended)?;
+    let missing = ask(ends, |done| ArchiveTask::Missing { done }).await?;
     let total = missing.len();
-    for segment in missing {
-        let view = ends.shared.live.view();
-        let me = view.status.replica;
-        let mut peers: Vec<ReplicaId> =
-            view.state.members.all().map(|member| member.id).filter(|id| *id != me).collect();
-        peers.sort_by_key(|id| *id != view.status.leader);
-        let fetched = fetch_segment(ends, network, clock, &peers, &segment).await?;
-        let Some(records) = fetched else { return Ok(Filled::Stuck) };
-        let (done, filled) = oneshot::channel();
-        let _ = ends.archive.unbounded_send(ArchiveTask::Fill { segment, records, done });
-        filled.await.map_err(|_| Ended)?;
+    let shared = ends.shared.clone();
+    let shared = &*shared;
+    let ahead = futures_util::stream::iter(missing.into_iter().enumerate())
+        .map(|(place, segment)| async move {
+            let peers = peers_for(&shared.live.view(), place);
+            (segment, fetch_segment(shared, network, clock, &peers, &segment).await)
+        })
+        .buffer_unordered(FETCH_AHEAD);
+    futures_util::pin_mut!(ahead);
+    let mut filled = Filled::All;
+    while let Some((segment, fetched)) = ahead.next().await {
+        let Some(records) = fetched? else {
+            filled = Filled::Stuck;
+            continue;
+        };
+        ask(ends, |done| ArchiveTask::Fill { segment, records, done }).await?;
+        mark!(segment_filled);
         plan.collect(ends);
         if plan.offer.is_some() {
             return Ok(Filled::Interrupted);
         }
     }
-    if total > 0 {
+    if total > 0 && matches!(filled, Filled::All) {
         info!(segments = total, "the history is complete");
     }
-    Ok(Filled::All)
+    Ok(filled)
 }
 
 /// At most one rebuild per second and vCluster.

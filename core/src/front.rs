@@ -13,6 +13,7 @@ use crate::peer::Envelope;
 use crate::replica::Input;
 use crate::request::{AdminOutcome, AdminRequest, Freshness, NotApplied, Outcome, UnknownWhy, WriteRequest};
 use crate::storage::StorageError;
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -65,11 +66,23 @@ impl Drop for Asker {
 
 /// What reaches the loop.
 pub(crate) enum Event {
+    /// Boxed: the queue moves its elements several times, and most of them are messages.
+    Peer(Box<Envelope>),
     Input(Input),
-    Write { write: WriteRequest, forward: bool, answer: oneshot::Sender<Outcome> },
+    Write {
+        write: WriteRequest,
+        forward: bool,
+        answer: oneshot::Sender<Outcome>,
+    },
     Writes(Vec<(Tagged, Asker)>),
-    Read { freshness: Freshness, answer: oneshot::Sender<Result<(), NotApplied>> },
-    Admin { request: AdminRequest, answer: oneshot::Sender<AdminOutcome> },
+    Read {
+        freshness: Freshness,
+        answer: oneshot::Sender<Result<(), NotApplied>>,
+    },
+    Admin {
+        request: AdminRequest,
+        answer: oneshot::Sender<AdminOutcome>,
+    },
     Fault(StorageError),
 }
 
@@ -78,7 +91,12 @@ impl Event {
     pub(crate) fn count(&self) -> usize {
         match self {
             Self::Writes(writes) => writes.len(),
-            Self::Input(_) | Self::Write { .. } | Self::Read { .. } | Self::Admin { .. } | Self::Fault(_) => 1,
+            Self::Peer(_)
+            | Self::Input(_)
+            | Self::Write { .. }
+            | Self::Read { .. }
+            | Self::Admin { .. }
+            | Self::Fault(_) => 1,
         }
     }
 }
@@ -236,7 +254,7 @@ impl Handle {
         if self.is_full() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         } else {
-            self.shared.put(Event::Input(Input::Peer(envelope)));
+            self.shared.put(Event::Peer(Box::new(envelope)));
         }
     }
 

@@ -103,6 +103,14 @@ impl core::error::Error for OverlayError {}
 /// # Errors
 /// [`OverlayError`] if it is damaged.
 pub fn open(overlay: &BootOverlay) -> Result<Document, OverlayError> {
+    document::parse(&unpack(overlay)?).map_err(OverlayError::Document)
+}
+
+/// Checks and decompresses an overlay: the text of its document.
+///
+/// # Errors
+/// [`OverlayError`] if it is damaged.
+pub fn unpack(overlay: &BootOverlay) -> Result<String, OverlayError> {
     let found = Digest::of(&overlay.data);
     if found != overlay.checksum {
         return Err(OverlayError::Checksum { found, expected: overlay.checksum });
@@ -114,6 +122,5 @@ pub fn open(overlay: &BootOverlay) -> Result<Document, OverlayError> {
     if text.len() as u64 != overlay.content_bytes {
         return Err(wrong(format!("it holds {} bytes, expected {}", text.len(), overlay.content_bytes)));
     }
-    let text = String::from_utf8(text).map_err(|error| wrong(error.to_string()))?;
-    document::parse(&text).map_err(OverlayError::Document)
+    String::from_utf8(text).map_err(|error| wrong(error.to_string()))
 }

@@ -17,6 +17,7 @@ pub use crate::journal::apply::Finished;
 pub use crate::journal::live::Journal;
 pub use crate::members::Members;
 
+use crate::codec::state::Maker;
 use crate::codec::{self, CodecError};
 use crate::ids::{Age, ClusterId, Digest, Index, Seq, Term, WallTime};
 use crate::journal::apply::{Moment, Plan};
@@ -30,7 +31,8 @@ use crate::mark::mark;
 use crate::members::{Member, MemberCommand};
 use crate::request::{Command, Outcome, Refusal, Reply, RequestId, WriteRequest};
 use crate::service::{self, Kind, Operation};
-use crate::storage::{Segment, SnapshotMeta};
+use crate::storage::{Pages, Segment, SnapshotMeta};
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -131,7 +133,7 @@ impl State {
         self.journal.history()
     }
 
-    /// What a snapshot of this state at a log position is called. Pages, bytes and digest are filled in by whoever saves it.
+    /// What a snapshot of this state at a log position is called. Layers and digest are filled in by whoever saves it.
     #[must_use]
     pub fn snapshot_meta(&self, index: Index, term: Term, configuration: Configuration) -> SnapshotMeta {
         SnapshotMeta {
@@ -142,8 +144,7 @@ impl State {
             head: self.head(),
             age: self.age(),
             history: self.history(),
-            pages: 0,
-            bytes: 0,
+            layers: Vec::new(),
             digest: Digest::default(),
         }
     }
@@ -154,9 +155,22 @@ impl State {
         self.journal.next_due().into_iter().chain(self.sessions.next_due()).min()
     }
 
-    /// The state as pages of at most [`crate::limits::PAGE_BYTES`], in order, each made when it is asked for.
+    /// The state as a layer's pages, of at most [`crate::limits::PAGE_BYTES`] uncompressed, each made when it is asked for.
+    #[must_use]
+    pub fn layer(&self) -> Pages {
+        Box::new(Maker::whole(self.clone()))
+    }
+
+    /// The same, of what changed since an earlier view of the same journal, whose digest is known.
+    #[must_use]
+    pub fn layer_over(&self, below: &Self, digest: Digest) -> Pages {
+        Box::new(Maker::since(self.clone(), below.clone(), digest))
+    }
+
+    /// The bytes of all pages of [`State::layer`].
     pub fn pages(&self) -> impl Iterator<Item = Bytes> + Send + 'static {
-        codec::state::pages(self.clone())
+        let mut pages = self.layer();
+        core::iter::from_fn(move || pages.next_page()).map(|page| page.bytes)
     }
 
     /// The state that pages hold.
@@ -171,14 +185,11 @@ impl State {
         loader.finish()
     }
 
-    /// BLAKE3 over all pages, in order. Equal on replicas that applied the same proposals.
+    /// The sum of the digests of all its parts. Equal on replicas that applied the same proposals; that of a later state
+    /// follows from it and from what changed.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        let mut hasher = blake3::Hasher::new();
-        for page in self.pages() {
-            hasher.update(&page);
-        }
-        Digest(*hasher.finalize().as_bytes())
+        Maker::digest_of(self)
     }
 
     /// Whether the rules would refuse a write now. The same code as in [`State::apply`]; what was asked before, and time,

@@ -52,7 +52,24 @@ impl Segment {
     }
 }
 
-/// What a snapshot is, without its pages. Written as `snap-{term}-{index}`.
+/// A file of live state: everything, or what changed since the layer below. Named `snap-{term}-{index}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// The last log position it contains.
+    pub index: Index,
+    /// That position's term.
+    pub term: Term,
+    /// How many pages it has.
+    pub pages: u32,
+    /// How many of them, from the first, hold what lasts; the others hold what passes.
+    pub lasting: u32,
+    /// Its pages' bytes together, as stored.
+    pub bytes: u64,
+    /// BLAKE3 over all its pages' bytes, in order.
+    pub digest: Digest,
+}
+
+/// What a snapshot is, without its pages. Written at the end of its topmost layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotMeta {
     /// The last log position it contains.
@@ -69,16 +86,84 @@ pub struct SnapshotMeta {
     pub age: Age,
     /// The history it rests on, oldest first; the last one is the open segment (possibly empty), all others are sealed.
     pub history: Vec<Segment>,
-    /// How many pages of live state follow.
-    pub pages: u32,
-    /// Their bytes together.
-    pub bytes: u64,
-    /// BLAKE3 over all pages' bytes, in order.
+    /// The layers of live state, the lowest first; the last one is its own. Before it is saved: only those below.
+    pub layers: Vec<Layer>,
+    /// The digest of the state, see [`State::digest`](crate::state::State::digest). Snapshots of format 1 do not know it: zeros.
     pub digest: Digest,
 }
 
-/// The pages of a snapshot's live state, produced one by one from an O(1) view.
-pub type Pages = Box<dyn Iterator<Item = Bytes> + Send>;
+/// Most layers of a snapshot.
+pub const LAYERS_MAX: usize = 64;
+
+impl SnapshotMeta {
+    /// How many pages it has on all its layers.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.layers.iter().map(|layer| u64::from(layer.pages)).sum()
+    }
+
+    /// Their bytes, as stored.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.bytes).sum()
+    }
+
+    /// Whether the digest of its state is known.
+    #[must_use]
+    pub fn has_digest(&self) -> bool {
+        self.digest != Digest::default()
+    }
+
+    /// Whether the next snapshot is to hold only what changed since this one. Otherwise it holds everything, so that layers
+    /// never come to more than twice what is live, and a byte that changed is written about twice in all.
+    #[must_use]
+    pub fn takes_a_layer(&self) -> bool {
+        let Some((base, upper)) = self.layers.split_first() else { return false };
+        let grown: u64 = upper.iter().map(|layer| layer.bytes).sum();
+        self.has_digest() && self.layers.len() < LAYERS_MAX && grown < base.bytes
+    }
+
+    /// The pages to read, in order, for its state: all of them, or those that a replica lacks that has applied everything up
+    /// to `from`, where that is not before the lowest layer.
+    #[must_use]
+    pub fn runs(&self, from: Option<Index>) -> Vec<Run> {
+        let lasting = self.layers.iter().filter(|layer| from.is_none_or(|from| layer.index > from));
+        let lasting = lasting.map(|layer| Run { layer: *layer, from: 0, to: layer.lasting });
+        let passing = self.layers.iter().map(|layer| Run { layer: *layer, from: layer.lasting, to: layer.pages });
+        lasting.chain(passing).filter(|run| run.from < run.to).collect()
+    }
+}
+
+/// Pages of a layer that are read one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The layer.
+    pub layer: Layer,
+    /// The first page.
+    pub from: u32,
+    /// The page after the last.
+    pub to: u32,
+}
+
+/// A page of a layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Its bytes, compressed.
+    pub bytes: Bytes,
+    /// Whether it holds what lasts. All pages that do come before all that do not.
+    pub lasts: bool,
+}
+
+/// A layer's pages, each made when it is asked for, from an O(1) view.
+pub trait PageSource: Send {
+    /// The next page; none after the last.
+    fn next_page(&mut self) -> Option<Page>;
+    /// The digest of the state that the layer leads to. Known after the last page.
+    fn digest(&self) -> Digest;
+}
+
+/// The pages of a layer.
+pub type Pages = Box<dyn PageSource>;
 
 /// Who a data directory belongs to. Written once, by `init` or `join`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,24 +206,29 @@ pub trait Archive {
     /// Appends records to the history: `records[0]` has sequence `first`, which follows the last one appended. Not synced;
     /// readable through the [`Library`] when it returns.
     fn extend(&mut self, first: Seq, records: Vec<Bytes>) -> impl Future<Output = Result<(), StorageError>>;
-    /// Makes the history up to `meta.sequence` durable, writes the snapshot beside, syncs, renames, syncs the directory, keeps
-    /// the three newest. `pages`, `bytes` and `digest` of `meta` are filled in. Gives the finished meta and the index of the
-    /// oldest snapshot still kept.
-    fn save(
+    /// Begins a snapshot of what was extended so far, which rests on `meta.layers`. One is begun at a time; history may be
+    /// extended before it is finished.
+    fn begin(&mut self, meta: SnapshotMeta) -> impl Future<Output = Result<(), StorageError>>;
+    /// Writes the next page of the snapshot that was begun.
+    fn write(&mut self, page: Page) -> impl Future<Output = Result<(), StorageError>>;
+    /// Makes the history and the snapshot durable: syncs, renames, syncs the directory; keeps the three newest and the layers
+    /// they rest on. `digest` is the state's. Gives the finished meta and the index of the oldest snapshot still kept.
+    fn finish(&mut self, digest: Digest) -> impl Future<Output = Result<(SnapshotMeta, Index), StorageError>>;
+    /// How many pages of each run, from the front, are staged. Whatever else is staged is dropped.
+    fn staged(&mut self, runs: &[Run]) -> impl Future<Output = Result<Vec<u32>, StorageError>>;
+    /// Takes a run's next page, fetched from a peer, so that a fetch goes on after a restart where it was.
+    fn stage(&mut self, run: &Run, page: Bytes) -> impl Future<Output = Result<(), StorageError>>;
+    /// A staged page of a run, counted from its front.
+    fn staged_page(&mut self, run: &Run, page: u32) -> impl Future<Output = Result<Bytes, StorageError>>;
+    /// Makes a fetched state the newest snapshot, durably, as one layer of everything; drops the older ones and what is staged.
+    /// History beyond `meta.sequence` is cut, history that does not fit its manifest is dropped, `open` becomes the stored part
+    /// of the open segment. Gives the meta with its own layer.
+    fn install(
         &mut self,
         meta: SnapshotMeta,
         pages: Pages,
-    ) -> impl Future<Output = Result<(SnapshotMeta, Index), StorageError>>;
-    /// Takes one page of a snapshot that is being fetched from a peer, in order from page 0. Page 0 starts over. Kept across
-    /// restarts of the fetch, see [`Archive::staged`].
-    fn stage(&mut self, meta: &SnapshotMeta, page: u32, bytes: Bytes)
-    -> impl Future<Output = Result<(), StorageError>>;
-    /// How many pages of that snapshot are staged already.
-    fn staged(&mut self, meta: &SnapshotMeta) -> impl Future<Output = Result<u32, StorageError>>;
-    /// Makes a completely staged snapshot the newest one, durably, after checking its digest; drops the older ones. History
-    /// beyond `meta.sequence` is cut, history that does not fit its manifest is dropped, `open` becomes the stored part of the
-    /// open segment.
-    fn install(&mut self, meta: &SnapshotMeta, open: Vec<Bytes>) -> impl Future<Output = Result<(), StorageError>>;
+        open: Vec<Bytes>,
+    ) -> impl Future<Output = Result<SnapshotMeta, StorageError>>;
     /// Stores a sealed segment that was fetched from a peer, after checking it against its manifest.
     fn fill(&mut self, segment: Segment, records: Vec<Bytes>) -> impl Future<Output = Result<(), StorageError>>;
     /// The sealed segments of the newest snapshot's manifest that are not here, oldest first.
@@ -155,7 +245,7 @@ pub trait Library: Clone + Send + Sync + 'static {
         upto: Seq,
         bytes_max: usize,
     ) -> impl Future<Output = Result<Vec<(Seq, Bytes)>, StorageError>> + Send;
-    /// One page of a kept snapshot. None if that snapshot is no longer kept.
+    /// One page of a layer of a kept snapshot. None if no kept snapshot rests on it any more.
     fn page(
         &self,
         index: Index,

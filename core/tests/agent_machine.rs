@@ -9,6 +9,7 @@ use common::{alice, node, vcluster};
 use muster_core::agent::effects::Level;
 use muster_core::agent::host::BootTime;
 use muster_core::agent::ledger::Owner;
+use muster_core::agent::machine::SPOOL;
 use muster_core::agent::operator::{Consent, Phase, Refused, Reply, Request, Returned, Which};
 use muster_core::ids::WallTime;
 use muster_core::journal::command::{ConfigState, JournalCommand};
@@ -539,6 +540,74 @@ fn cut_off_a_node_keeps_its_config_and_its_windows_and_loses_and_doubles_nothing
     assert_eq!(world.records.len(), known + 3, "drift, its end, and drift");
     assert_eq!(world.report().spooled, 0);
     assert_eq!(world.node_state(), ConfigState::Drifted);
+}
+
+#[test]
+fn what_operators_do_is_never_left_out_and_new_work_is_refused_when_too_much_waits() {
+    let policy = Policy { exec_allow: vec![Arc::from("dmesg")], ..Policy::default() };
+    let mut world = World::new(policy, &[(SWAP, "60"), (MOTD, "hello")]);
+    world.emergency(alice(), "the roof leaks");
+    world.disconnect();
+    let large = |n: usize| format!("{n:04}{}", "x".repeat(1_000_000));
+    let mut done = 0;
+    let refusal = loop {
+        match world.set(alice(), MOTD, &large(done)) {
+            Reply::Set { .. } => done += 1,
+            other => break refused(other),
+        }
+    };
+    let Refused::NotNow { problem } = &refusal else { panic!("{refusal:?}") };
+    assert!(problem.contains(&format!("{done} events wait for the journal")), "{problem}");
+    assert!((SPOOL.event_bytes / 1_000_200..=SPOOL.event_bytes / 1_000_000 + 1).contains(&done), "{done}");
+    assert_eq!(world.is(MOTD), v(&large(done - 1)), "nothing was changed by what was refused");
+    // Whatever would have to be told is refused; what needs not be is not.
+    for request in [
+        Request::Exec { arguments: vec![Arc::from("dmesg")] },
+        Request::Extend { seconds: 60 },
+        set(&[(SWAP, "10")], Consent::Yes),
+    ] {
+        assert_eq!(refused(world.answer(bob(), request)), refusal);
+    }
+    assert!(matches!(world.answer(alice(), set(&[(SWAP, "10")], Consent::TellOnly)), Reply::Forecast(_)));
+    // What was begun can be ended.
+    assert!(matches!(world.rollback(alice(), Which::All), Reply::Returned(Returned::Done { .. })));
+    assert_eq!((world.is(MOTD), world.report().emergency), (v("hello"), None));
+    world.kill();
+    world.start();
+    assert!(refused(world.set(alice(), MOTD, "again")).to_string().contains("events wait"));
+    world.connect();
+    world.pass(60);
+    assert_eq!(world.report().spooled, 0);
+    assert_eq!(world.entries(EntryType::DriftDetected).len(), done);
+    world.check_story();
+    assert!(matches!(world.set(alice(), MOTD, "again"), Reply::Set { .. }));
+}
+
+#[test]
+fn what_the_agent_only_observes_gives_way_and_the_newest_value_is_said_at_last() {
+    let mut world = world();
+    world.disconnect();
+    for n in 0..SPOOL.observations {
+        world.meddle(SWAP, v(&n.to_string()));
+        world.pass(236);
+        assert_eq!(world.is(SWAP), v("60"), "it is rolled back, told or not");
+    }
+    let waits = usize::try_from(world.report().spooled).unwrap();
+    assert!((SPOOL.observations..=SPOOL.observations + 2).contains(&waits), "{waits}");
+    // People have room.
+    world.set(bob(), MOTD, "still here");
+    world.meddle(SWAP, v("99"));
+    world.pass(1);
+    assert_eq!(usize::try_from(world.report().spooled).unwrap(), waits + 1);
+    world.kill();
+    world.start();
+    world.connect();
+    world.pass(60);
+    world.check_story();
+    let last = world.entries(EntryType::DriftDetected).pop().unwrap();
+    assert!(last.delta.iter().any(|change| change.next == v("99")), "{last:?}");
+    let notes = world.messages(EntryType::ServiceLifecycle);
+    assert_eq!(notes.iter().filter(|note| note.contains("is left out")).count(), 1, "{notes:?}");
 }
 
 #[test]

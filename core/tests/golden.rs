@@ -383,11 +383,22 @@ fn facts() -> Vec<(&'static str, Fact)> {
     ]
 }
 
-fn load(page: &[u8]) -> Result<State, CodecError> {
+fn load(pages: &[&[u8]]) -> Result<State, CodecError> {
     let mut loader = StateLoader::new();
-    loader.page(page)?;
+    for page in pages {
+        loader.page(page)?;
+    }
     loader.finish()
 }
+
+/// The two pages of a small state: what lasts, what passes.
+fn pages() -> [Vec<u8>; 2] {
+    let pages: Vec<_> = small_state(2).pages().map(|page| page.to_vec()).collect();
+    pages.try_into().expect("a small state has a page of each part")
+}
+
+/// What is read and not written any more.
+const OLD: [(&str, u32); 2] = [("state", 1), ("state-2", 2)];
 
 fn all() -> Vec<Golden> {
     let mut all = Vec::new();
@@ -410,12 +421,17 @@ fn all() -> Vec<Golden> {
         let again = |bytes: &[u8]| Ok(codec::encode_outcome(&codec::decode_outcome(bytes)?).to_vec());
         all.push(Golden { name: format!("outcome-{number:02}"), bytes, again });
     }
-    for (name, feature_level) in [("state", 1), ("state-2", 2)] {
-        let pages: Vec<_> = small_state(feature_level).pages().collect();
-        let [page] = &pages[..] else { panic!("a small state has one page") };
-        let again = |bytes: &[u8]| Ok(load(bytes)?.pages().flatten().collect());
-        all.push(Golden { name: name.into(), bytes: page.to_vec(), again });
-    }
+    let [lasting, passing] = pages();
+    all.push(Golden {
+        name: "state-3-lasting".into(),
+        bytes: lasting,
+        again: |bytes| Ok(load(&[bytes, &pages()[1]])?.pages().next().unwrap().to_vec()),
+    });
+    all.push(Golden {
+        name: "state-3-passing".into(),
+        bytes: passing,
+        again: |bytes| Ok(load(&[&pages()[0], bytes])?.pages().last().unwrap().to_vec()),
+    });
     all.push(Golden {
         name: "agent-ledger".into(),
         bytes: codec::encode_ledger(&ledger()).to_vec(),
@@ -440,7 +456,7 @@ fn all() -> Vec<Golden> {
 
 #[test]
 fn what_is_written_is_what_format_1_was_and_reads_back() {
-    let mut expected = BTreeSet::new();
+    let mut expected: BTreeSet<_> = OLD.iter().map(|(name, _)| folder().join(format!("{name}.hex"))).collect();
     for golden in all() {
         let file = folder().join(format!("{}.hex", golden.name));
         expected.insert(file.clone());
@@ -454,6 +470,16 @@ fn what_is_written_is_what_format_1_was_and_reads_back() {
     let found: BTreeSet<_> = std::fs::read_dir(folder()).unwrap().map(|file| file.unwrap().path()).collect();
     let strays: Vec<_> = found.iter().filter(|file| file.extension().is_some_and(|e| e == "hex")).collect();
     assert_eq!(strays, expected.iter().collect::<Vec<_>>(), "files without a test, or the other way round");
+}
+
+#[test]
+fn pages_of_older_formats_are_read() {
+    for (name, feature_level) in OLD {
+        let stored = std::fs::read_to_string(folder().join(format!("{name}.hex"))).unwrap();
+        let state = load(&[&from_hex(&stored)]).unwrap();
+        assert_eq!(state.digest(), small_state(feature_level).digest(), "{name}");
+        assert_eq!(state.problem(), None, "{name}");
+    }
 }
 
 #[test]

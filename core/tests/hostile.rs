@@ -47,8 +47,7 @@ fn snapshot(index: u64, term: u64, configuration: Configuration) -> SnapshotMeta
         head: Digest::default(),
         age: Age(0),
         history: Vec::new(),
-        pages: 1,
-        bytes: 1,
+        layers: Vec::new(),
         digest: Digest::default(),
     }
 }

@@ -2,9 +2,10 @@
 
 mod common;
 
+use bytes::Bytes;
 use common::{Applied, Player, Step, life, scopes, vcluster};
 use muster_core::codec;
-use muster_core::ids::{Age, Seq};
+use muster_core::ids::{Age, Digest, Seq};
 use muster_core::journal::command::JournalCommand;
 use muster_core::journal::document;
 use muster_core::journal::entry::{Author, ConfigEntry, EntryType, Record};
@@ -12,7 +13,8 @@ use muster_core::journal::fold::{Fold, Verifier};
 use muster_core::journal::key::{Key, Scope, Setting};
 use muster_core::limits::PAGE_BYTES;
 use muster_core::request::{Command, Outcome, Reply, RequestId};
-use muster_core::state::State;
+use muster_core::state::{State, StateLoader};
+use muster_core::storage::{Page, Pages};
 use muster_core::{boot, overlay};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -54,6 +56,19 @@ fn counted_at(records: &[Record], scope: &Scope, target: Seq, now: Seq) -> BTree
     }
     let tops = stacks.into_iter().filter_map(|(key, mut stack)| Some((key, stack.pop_last()?)));
     tops.filter(|(_, (_, setting))| *setting != Setting::Unset).collect()
+}
+
+/// A layer's pages, and the digest it leads to.
+fn collect(mut pages: Pages) -> (Vec<Page>, Digest) {
+    let mut all = Vec::new();
+    while let Some(page) = pages.next_page() {
+        all.push(page);
+    }
+    (all, pages.digest())
+}
+
+fn pages_of(layer: &[Page], lasts: bool) -> Vec<Bytes> {
+    layer.iter().filter(|page| page.lasts == lasts).map(|page| page.bytes.clone()).collect()
 }
 
 proptest! {
@@ -162,6 +177,49 @@ proptest! {
         }
         prop_assert_eq!(overlay::stale(&loaded), overlay::stale(&state));
         prop_assert_eq!(loaded.digest(), state.digest());
+    }
+
+    #[test]
+    fn layers_give_the_state_from_nothing_and_from_any_state_since_the_lowest(
+        steps in life(60), bounds in prop::collection::vec(any::<prop::sample::Index>(), 3), from in any::<prop::sample::Index>(),
+    ) {
+        let player = Player::play(&steps);
+        let mut bounds: Vec<_> = bounds.iter().map(|bound| bound.index(player.log.len())).collect();
+        bounds.sort_unstable();
+        let states: Vec<_> = bounds.iter().map(|at| player.log[*at].before.clone()).collect();
+        let mut layers = vec![collect(states[0].layer())];
+        for pair in states.windows(2) {
+            layers.push(collect(pair[1].layer_over(&pair[0], layers[layers.len() - 1].1)));
+        }
+        for ((_, digest), state) in layers.iter().zip(&states) {
+            prop_assert_eq!(*digest, state.digest());
+        }
+        let top = &states[2];
+        let from = bounds[0] + from.index(bounds[2] - bounds[0] + 1);
+        let views = [None, Some((from, player.log[from].before.clone()))];
+        for view in views {
+            let lacks = |place: usize| view.as_ref().is_none_or(|(from, _)| bounds[place] > *from);
+            let lasting = (0..3).filter(|place| lacks(*place)).flat_map(|place| pages_of(&layers[place].0, true));
+            let passing = (0..3).flat_map(|place| pages_of(&layers[place].0, false));
+            let pages: Vec<_> = lasting.chain(passing).collect();
+            let mut loader = view.map_or_else(StateLoader::new, |(_, state)| StateLoader::over(state));
+            for page in pages {
+                loader.page(&page).unwrap();
+            }
+            let mut loaded = loader.finish().unwrap();
+            prop_assert_eq!(loaded.problem(), None);
+            prop_assert_eq!(loaded.digest(), top.digest());
+            // It goes on like the other, indexes included.
+            let mut state = top.clone();
+            for applied in &player.log[bounds[2]..] {
+                prop_assert_eq!(
+                    loaded.apply(applied.index, applied.proposal.clone()),
+                    state.apply(applied.index, applied.proposal.clone())
+                );
+            }
+            prop_assert_eq!(overlay::stale(&loaded), overlay::stale(&state));
+            prop_assert_eq!(loaded.digest(), state.digest());
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use muster_core::query::Query;
 use muster_core::request::{Command, Outcome, Refusal, Reply, RequestId, UnknownWhy, WriteRequest};
 use muster_core::service::local::{self, LocalRoles, Process};
 use muster_core::service::{
-    About, Caller, Credential, Fleet, Kind, OneNode, Operation, allow, allow_anonymous, shows, table,
+    About, Caller, Credential, Fleet, Kind, OneNode, Operation, allow, allow_anonymous, allow_write, shows, table,
 };
 use muster_core::state::State;
 use std::collections::BTreeMap;
@@ -93,7 +93,7 @@ fn expected(kind: Kind) -> [&'static str; 5] {
         Kind::Session => ["AOO--aaa----"; 5],
         Kind::Admit => ["A----------s", "A----------s", "A----------s", "A----------s", "A-------r--s"],
         Kind::Keep => ["-----------s"; 5],
-        Kind::Observe => ["AOOVVaaarr--"; 5],
+        Kind::Observe | Kind::AskWhoIsFree => ["AOOVVaaarr--"; 5],
         Kind::Read | Kind::ReadHistory => counts,
         Kind::Verify => ["AOOVV-------"; 5],
         Kind::Boot => [admin, admin, "AO-V--------", "AO-V-a------", admin],
@@ -133,10 +133,11 @@ fn every_operation_is_allowed_to_exactly_the_roles_of_the_table() {
 }
 
 #[test]
-fn nobody_may_boot_where_that_was_set_and_nothing_else() {
+fn nobody_may_boot_where_that_was_set_and_ask_who_is_free_to_and_nothing_else() {
     for kind in Kind::ALL {
         let operation = Operation::on_node(*kind, name("gpu1"));
-        assert_eq!(allow_anonymous(&operation).is_ok(), *kind == Kind::Boot, "{kind:?}");
+        let open = matches!(kind, Kind::Boot | Kind::AskWhoIsFree);
+        assert_eq!(allow_anonymous(&operation).is_ok(), open, "{kind:?}");
         assert!(allow(&Caller::Nobody, &operation, &Nodes::new()).is_err(), "{kind:?}");
     }
 }
@@ -182,6 +183,48 @@ fn a_question_about_nothing_in_particular_is_answered_with_what_counts() {
     for query in [Query::Node(name("cpu1")), Query::Policy(in_vcluster("hpc")), Query::Nodes(Some(in_vcluster("hpc")))]
     {
         assert!(allow(&viewer, &Operation::of_query(&query), &Nodes::new()).is_err(), "{query:?}");
+    }
+}
+
+#[test]
+fn what_no_node_can_be_is_refused_where_it_arrives_naming_key_and_what_would_be_accepted() {
+    let player = fleet();
+    let asked = |entry_type, scope: &str, key: &str, next: Setting| {
+        let mut entry = draft(entry_type, scope.parse().unwrap(), Seq(0));
+        entry.changes = vec![change(Key::new(key).unwrap(), next)];
+        let request = RequestId::OneShot { id: OneShotId(1), drawn_at: player.state.age() };
+        allow_write(&WriteRequest { request, author: author(Role::Admin), command: append(entry) }, &player.state)
+    };
+    let value = |text: &str| Setting::Value(Arc::from(text));
+    for (key, next, wants) in [
+        ("services:sshd", value("up"), "'running' or 'stopped'"),
+        ("files:etc/motd", value("hello"), "an absolute path"),
+        ("mounts:/data", value("/dev/sdb1"), "SOURCE FSTYPE"),
+        ("kernel:vm.swappiness", Setting::Absent, "a value"),
+        ("files:/etc/motd", value("@muster"), "@file"),
+    ] {
+        for entry_type in [EntryType::Commit, EntryType::AutoConverge, EntryType::BootConfig] {
+            let refusal = asked(entry_type, "global", key, next.clone()).unwrap_err();
+            let Refusal::Invalid { field, problem } = &refusal else { panic!("{refusal:?}") };
+            assert!(**field == *key && problem.contains("expected") && problem.contains(wants), "{key}: {problem}");
+        }
+        // What was seen is recorded as it was, and what was declared before somebody looked can be taken off.
+        asked(EntryType::DriftDetected, "node:n0", key, next).unwrap();
+        asked(EntryType::Commit, "global", key, Setting::Unset).unwrap();
+    }
+    asked(EntryType::Commit, "global", "services:sshd", value("running")).unwrap();
+    asked(EntryType::BootConfig, "node:n0", Key::vcluster().as_str(), value(vcluster(0).as_str())).unwrap();
+}
+
+#[test]
+fn what_may_be_run_in_a_vcluster_its_operators_say_and_nobody_elses() {
+    let mut player = fleet();
+    let policy = || Policy { exec_allow: vec!["dmesg".into()], ..Policy::default() };
+    let set = |of: u8| Command::Journal(JournalCommand::SetPolicy { vcluster: vcluster(of), policy: policy() });
+    applied(&by(&mut player, Role::Operator(vcluster(0)), set(0)));
+    let refused = [(Role::Operator(vcluster(0)), 1), (Role::Viewer(vcluster(0)), 0), (Role::Agent(node(0)), 0)];
+    for (role, of) in refused {
+        forbidden(&by(&mut player, role, set(of)));
     }
 }
 

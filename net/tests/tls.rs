@@ -93,6 +93,64 @@ async fn an_agent_names_for_whom_it_acts_and_nobody_else_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_the_agents_own_door_would_not_let_in_is_marked() {
+    let secured = Secured::start().await;
+    let admin = secured.client("admin", "root", LONG).await;
+    recorded(&admin.write(&nobody(), policy("ml")).await);
+    let assign = entry(EntryType::BootConfig, "node:gpu1", &[(Key::vcluster().as_str(), "ml")], Seq(1));
+    let mut sequence = recorded(&admin.write(&nobody(), assign).await);
+    let agent = secured.client("agent", "gpu1", LONG).await;
+    let role = Role::Agent(NodeId::new("gpu1").unwrap());
+    for (name, is_credible) in [
+        ("muster://prod/operator/ml/olga", true),
+        ("muster://prod/admin/root", true),
+        ("uid:1000@gpu1", true),
+        ("muster://prod/operator/hpc/otto", false),
+        ("muster://prod/viewer/ml/vera", false),
+        ("muster://prod/agent/gpu2", false),
+        ("muster://prod/replica/r1", false),
+        ("muster://test/admin/root", false),
+        ("uid:0@gpu2", false),
+        ("alice", false),
+    ] {
+        let claimed = Author { principal: Principal::Claimed { name: name.into() }, role: role.clone() };
+        let drift = entry(EntryType::DriftDetected, "node:gpu1", &[("kernel:a", "2")], sequence);
+        sequence = recorded(&agent.write(&claimed, drift).await);
+        let marked = if is_credible { name.to_owned() } else { format!("doubtful:{name}") };
+        let principal = Principal::Claimed { name: marked.into() };
+        assert_eq!(author_of(&admin, sequence).await, Author { principal, role: role.clone() });
+    }
+    // Where the mark has no room, it is the agent's own doing.
+    let name = format!("{}@gpu2", "x".repeat(249));
+    let claimed = Author { principal: Principal::Claimed { name: name.as_str().into() }, role: role.clone() };
+    let drift = entry(EntryType::DriftDetected, "node:gpu1", &[("kernel:a", "2")], sequence);
+    let sequence = recorded(&agent.write(&claimed, drift).await);
+    let principal = Principal::Certificate { subject: "muster://prod/agent/gpu1".into() };
+    assert_eq!(author_of(&admin, sequence).await, Author { principal, role });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_renews_in_time_goes_on_though_the_first_certificate_ends() {
+    let secured = Secured::start().await;
+    let life = Duration::from_secs(3);
+    let tls = keys(&secured.dir, &secured.authority, "admin", "brief", life);
+    let addresses = vec![secured.running.client_address.clone()];
+    let options = Options { tls: Some(tls.clone()), ..Options::default() };
+    let client = Client::connect(addresses, options).await.unwrap();
+    recorded(&client.write(&nobody(), policy("ml")).await);
+    client.age().await.unwrap();
+    let first = tls.shown();
+    secured.authority.renew(&secured.dir.path().join("admin-brief.pem"), LONG).unwrap();
+    tls.reload().unwrap();
+    while !first.has_ended() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    recorded(&client.write(&nobody(), policy("ml")).await);
+    client.query(Freshness::Local, &Query::Summary).await.unwrap();
+    client.age().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_ends_while_its_connection_lasts_is_good_for_nothing_more() {
     let secured = Secured::start().await;
     let life = Duration::from_secs(3);

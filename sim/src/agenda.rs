@@ -6,13 +6,13 @@
 //!
 //! Invariants
 //! - what is due happens in the order of its time, then of its entry;
-//! - a sleep that is dropped is gone from the list;
+//! - what is taken off never happens, and frees what it holds at once; only its place in the order stays until its turn;
 //! - while the list is not empty, some timer fires when its first entry is due, or before.
 
 use madsim::time::TimeHandle;
 use muster_core::ids::Time;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,9 +30,22 @@ enum Happening {
 /// The executor's shortest sleep, in nanoseconds of ours.
 const SHORTEST_NANOS: u64 = 1_000;
 
+/// Where something that is to happen is kept until it does. Used again for something else afterwards.
+struct Slot {
+    /// Whose it is; 0 for nobody's.
+    number: u64,
+    happening: Option<Happening>,
+}
+
+/// Places in the order that nobody needs any more are swept out when there are more of them than others, and than this.
+const STALE_MAX: usize = 1_024;
+
 #[derive(Default)]
 struct List {
-    due: BTreeMap<(Time, u64), Happening>,
+    /// By time, then by number; with the slot. Stale if the slot is another number's by now.
+    order: BinaryHeap<Reverse<(Time, u64, usize)>>,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
     next: u64,
     /// Wakes [`Agenda::run`]; none before it runs.
     pump: Option<Waker>,
@@ -41,10 +54,76 @@ struct List {
 }
 
 impl List {
+    fn put(&mut self, time: Time, happening: Happening) -> Appointment {
+        self.next += 1;
+        let number = self.next;
+        let slot = Slot { number, happening: Some(happening) };
+        let place = if let Some(place) = self.free.pop() {
+            self.slots[place] = slot;
+            place
+        } else {
+            self.slots.push(slot);
+            self.slots.len() - 1
+        };
+        self.order.push(Reverse((time, number, place)));
+        Appointment { number, place }
+    }
+
+    fn is_live(&self, number: u64, place: usize) -> bool {
+        self.slots.get(place).is_some_and(|slot| slot.number == number)
+    }
+
+    /// Takes something out; none if it has happened, or was taken out before.
+    fn take(&mut self, Appointment { number, place }: Appointment) -> Option<Happening> {
+        let slot = self.slots.get_mut(place).filter(|slot| slot.number == number)?;
+        slot.number = 0;
+        self.free.push(place);
+        slot.happening.take()
+    }
+
+    /// Takes something out before its time.
+    fn cancel(&mut self, appointment: Appointment) -> Option<Happening> {
+        let happening = self.take(appointment)?;
+        let live = self.slots.len() - self.free.len();
+        if self.order.len() > 2 * live + STALE_MAX {
+            let slots = &self.slots;
+            self.order.retain(|Reverse((_, number, place))| slots[*place].number == *number);
+        }
+        Some(happening)
+    }
+
+    /// Whom something wakes that has not happened yet.
+    fn waker(&mut self, Appointment { number, place }: Appointment) -> Option<&mut Waker> {
+        let slot = self.slots.get_mut(place).filter(|slot| slot.number == number)?;
+        match &mut slot.happening {
+            Some(Happening::Wake(waker)) => Some(waker),
+            Some(Happening::Do(_)) | None => None,
+        }
+    }
+
+    /// What comes first, and when.
+    fn first(&mut self) -> Option<(Time, Appointment)> {
+        loop {
+            let Reverse((time, number, place)) = *self.order.peek()?;
+            if self.is_live(number, place) {
+                return Some((time, Appointment { number, place }));
+            }
+            self.order.pop();
+        }
+    }
+
+    /// Takes out what comes first, if it is due.
+    fn take_due(&mut self, now: Time) -> Option<Happening> {
+        let (_, appointment) = self.first().filter(|(time, _)| *time <= now)?;
+        self.order.pop();
+        self.take(appointment)
+    }
+
     /// Sets a timer for the first entry, unless one fires by then.
     fn arm(&mut self, time: &TimeHandle, now: Time) {
-        let (Some(((due, _), _)), Some(pump)) = (self.due.first_key_value(), &self.pump) else { return };
-        let due = (*due).max(Time(now.0 + SHORTEST_NANOS));
+        let Some((due, _)) = self.first() else { return };
+        let Some(pump) = &self.pump else { return };
+        let due = due.max(Time(now.0 + SHORTEST_NANOS));
         if self.timers.peek().is_some_and(|Reverse(timer)| *timer <= due) {
             return;
         }
@@ -64,7 +143,10 @@ pub struct Agenda {
 
 /// Names something on the agenda.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Appointment(Time, u64);
+pub struct Appointment {
+    number: u64,
+    place: usize,
+}
 
 impl Agenda {
     /// An empty agenda on the current runtime.
@@ -74,12 +156,10 @@ impl Agenda {
     }
 
     /// Simulated time since the run began.
-    ///
-    /// # Panics
-    /// After 584 simulated years.
     #[must_use]
     pub fn now(&self) -> Time {
-        Time(u64::try_from(self.time.elapsed().as_nanos()).expect("a run is short") / SCALE)
+        let elapsed = self.time.elapsed();
+        Time(elapsed.as_secs() * (1_000_000_000 / SCALE) + u64::from(elapsed.subsec_nanos()) / SCALE)
     }
 
     fn list(&self) -> MutexGuard<'_, List> {
@@ -89,15 +169,13 @@ impl Agenda {
     fn add(&self, time: Time, happening: Happening) -> Appointment {
         let now = self.now();
         let mut list = self.list();
-        list.next += 1;
-        let key = (time, list.next);
-        list.due.insert(key, happening);
+        let appointment = list.put(time, happening);
         if time > now {
             list.arm(&self.time, now);
         } else if let Some(pump) = &list.pump {
             pump.wake_by_ref();
         }
-        Appointment(key.0, key.1)
+        appointment
     }
 
     /// Has something done at a time (or as soon as possible, if that has passed).
@@ -112,14 +190,19 @@ impl Agenda {
 
     /// Takes something off the agenda, if it has not happened yet.
     pub fn cancel(&self, appointment: Appointment) {
-        let taken = self.list().due.remove(&(appointment.0, appointment.1));
+        let taken = self.list().cancel(appointment);
         drop(taken);
     }
 
     /// Forgets everything that was to happen.
     pub(crate) fn clear(&self) {
-        let due = std::mem::take(&mut self.list().due);
-        drop(due);
+        let slots = {
+            let mut list = self.list();
+            list.order.clear();
+            list.free.clear();
+            std::mem::take(&mut list.slots)
+        };
+        drop(slots);
     }
 
     /// Waits until a time.
@@ -145,7 +228,7 @@ impl Agenda {
                 while list.timers.peek().is_some_and(|Reverse(timer)| *timer <= now) {
                     list.timers.pop();
                 }
-                if list.due.first_key_value().is_some_and(|((time, _), _)| *time <= now) {
+                if list.first().is_some_and(|(time, _)| time <= now) {
                     continue;
                 }
                 list.arm(&self.time, now);
@@ -158,16 +241,11 @@ impl Agenda {
     fn do_what_is_due(&self) {
         loop {
             let now = self.now();
-            let mut list = self.list();
-            let Some(first) = list.due.first_entry() else { return };
-            if first.key().0 > now {
-                return;
-            }
-            let happening = first.remove();
-            drop(list);
+            let happening = self.list().take_due(now);
             match happening {
-                Happening::Wake(waker) => waker.wake(),
-                Happening::Do(what) => what(),
+                Some(Happening::Wake(waker)) => waker.wake(),
+                Some(Happening::Do(what)) => what(),
+                None => return,
             }
         }
     }
@@ -193,8 +271,8 @@ impl Future for Sleep {
         if self.agenda.now() >= self.time {
             return Poll::Ready(());
         }
-        if let Some(Appointment(time, number)) = self.entry
-            && let Some(Happening::Wake(waker)) = self.agenda.list().due.get_mut(&(time, number))
+        if let Some(appointment) = self.entry
+            && let Some(waker) = self.agenda.list().waker(appointment)
         {
             waker.clone_from(context.waker());
             return Poll::Pending;

@@ -1,5 +1,5 @@
-//! Reads, when all is over, what replicas hold on their disks: all of them their log and snapshots, and those that say they are
-//! full copies their whole history.
+//! Reads what replicas hold on their disks: when all is over, all of them their log and snapshots, and those that say they are full
+//! copies their whole history. That is read also when one begins to say so.
 
 use crate::disk::{ROOT, SimDisk};
 use crate::event::Event;
@@ -37,10 +37,18 @@ async fn inspect(world: &Arc<World>, replica: ReplicaId, life: &Arc<Life>) {
             });
         }
     };
-    let snapshots = found.snapshots.iter().filter_map(|file| file.meta.as_ref().map(|meta| meta.index)).collect();
+    let snapshots = found.snapshots.iter().filter(|file| file.is_kept);
+    let snapshots = snapshots.filter_map(|file| file.meta.as_ref().map(|meta| meta.index)).collect();
     let problems = found.problems.iter().map(ToString::to_string).collect();
     if !life.is_over() {
         world.emit(&Event::Inspected { replica, log_start: found.log_start.0, snapshots, problems });
+    }
+}
+
+/// Tells what a replica holds that begins to say that it is a full copy, unless something was done to its disk.
+pub async fn claim(world: Arc<World>, handle: Handle, life: Arc<Life>) {
+    if world.facts(|facts| !facts.disk_faults.contains_key(&life.replica)) {
+        history(&world, life.replica, &handle, &life).await;
     }
 }
 
@@ -57,8 +65,12 @@ async fn history(world: &Arc<World>, replica: ReplicaId, handle: &Handle, life: 
             Ok(more) => records.extend(more.into_iter().map(|(_, bytes)| bytes)),
             Err(error) => problem = Some(error.to_string()),
         }
+        // An install takes the claim back before it touches anything.
+        if !handle.view().status.full_copy {
+            return;
+        }
     }
-    if !life.is_over() {
+    if !life.is_over() && world.facts(|facts| !facts.forgot.contains(&replica)) {
         world.emit(&Event::Kept { replica, upto, records: records.into(), problem });
     }
 }

@@ -186,6 +186,7 @@ impl Chronicle {
             | Event::Log { .. }
             | Event::Kept { .. }
             | Event::Inspected { .. }
+            | Event::Agent { .. }
             | Event::Mark(_) => {}
         }
         true
@@ -315,7 +316,7 @@ fn words(item: &FaultItem, victims: &[ReplicaId]) -> String {
         }
         Fault::Pause { who } => format!("{} stands still {lasts}", whom(who)),
         Fault::SlowProcess { who, percent } => format!("{} gets {percent} % of its time {lasts}", whom(who)),
-        Fault::Cut { from, to, way, flap } => {
+        Fault::Cut { from, to, way, flap, holds } => {
             let (one, other) = (whom(from), names(to));
             let cut = match way {
                 Way::Both => format!("nothing passes between {one} and {other}"),
@@ -324,7 +325,8 @@ fn words(item: &FaultItem, victims: &[ReplicaId]) -> String {
             };
             let flap =
                 flap.map_or(String::new(), |every| format!(", on and off every {}", since(Time(every), Time(0))));
-            format!("{cut}{flap}, {lasts}")
+            let holds = if *holds { "; what is sent meanwhile arrives when that is over" } else { "" };
+            format!("{cut}{flap}, {lasts}{holds}")
         }
         Fault::Ring => format!("each replica reaches only its two neighbours {lasts}"),
         Fault::Link(_) => format!("links get worse {lasts} ({})", crate::scenario::fault_text(&item.fault)),
@@ -362,6 +364,7 @@ fn words(item: &FaultItem, victims: &[ReplicaId]) -> String {
                 whom(who)
             )
         }
+        Fault::Agent(_) => format!("{} {lasts}", crate::scenario::fault_text(&item.fault)),
         Fault::Downgrade { who, file } => {
             format!("{} starts on a file like \"{file}\" that a newer version wrote {lasts}", whom(who))
         }

@@ -176,7 +176,7 @@ impl Client {
             let forward = self.draw.percent(50);
             attempts.on_sent();
             let answer = {
-                let call = pin!(network::write(&self.world, to, request.clone(), forward));
+                let call = pin!(network::write(&self.world, network::End::Clients, to, request.clone(), forward));
                 let late = pin!(self.world.agenda.sleep_until(deadline));
                 match select(call, late).await {
                     Either::Left((answer, _)) => answer,
@@ -203,7 +203,7 @@ impl Client {
     async fn age(&mut self, deadline: Time) -> Option<Age> {
         loop {
             let (address, to) = self.current();
-            match network::read(&self.world, to, Freshness::Local).await {
+            match network::read(&self.world, network::End::Clients, to, Freshness::Local).await {
                 Ok(Ok((view, _))) => return Some(view.state.age()),
                 Ok(Err(_)) | Err(_) => self.turn(Turn::Next, 0, &address).await,
             }
@@ -265,7 +265,7 @@ impl Client {
         loop {
             let (address, to) = self.current();
             let answer = {
-                let call = pin!(network::read(&self.world, to, freshness));
+                let call = pin!(network::read(&self.world, network::End::Clients, to, freshness));
                 let late = pin!(self.world.agenda.sleep_until(deadline));
                 match select(call, late).await {
                     Either::Left((answer, _)) => Some(answer),
@@ -296,7 +296,7 @@ impl Client {
         loop {
             let (address, to) = self.current();
             let answer = {
-                let call = pin!(network::boot(&self.world, to, node.clone(), at_least));
+                let call = pin!(network::boot(&self.world, network::End::Clients, to, node.clone(), at_least));
                 let late = pin!(self.world.agenda.sleep_until(deadline));
                 match select(call, late).await {
                     Either::Left((answer, _)) => answer,
@@ -382,7 +382,7 @@ impl Client {
                 // What the cluster's limits leave no room for; so large a value has no place in an entry either.
                 let most = usize::try_from(self.world.scenario.cluster.limits.payload_bytes_max).unwrap_or(usize::MAX);
                 let value = "x".repeat(most.saturating_add(1).min(VALUE_BYTES_MAX + 1));
-                let changes = vec![change(Key::new("kernel:large").expect("a good key"), &value)];
+                let changes = vec![change(Key::new("files:/large").expect("a good key"), &value)];
                 Some(EntryDraft { changes, ..draft })
             }
             Kind::Commit
@@ -493,7 +493,10 @@ impl Client {
             Kind::Overlay => {
                 let vcluster = VClusterId::new(VCLUSTERS[self.draw.place(VCLUSTERS.len())]).expect("a good name");
                 let (_, to) = self.current();
-                let Ok(Ok((view, _))) = network::read(&self.world, to, Freshness::Local).await else { return };
+                let Ok(Ok((view, _))) = network::read(&self.world, network::End::Clients, to, Freshness::Local).await
+                else {
+                    return;
+                };
                 let Ok(built) = overlay::build(&view.state, &vcluster) else { return };
                 let late = self.draw.around(SECOND / 5);
                 self.world.agenda.sleep(late).await;

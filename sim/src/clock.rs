@@ -76,6 +76,12 @@ impl Oscillator {
         self.elapsed(&self.pace.lock().expect("nobody panics holding it"))
     }
 
+    /// Its wall clock, for whoever counts other time by himself.
+    #[must_use]
+    pub fn wall(&self, freedom: Arc<Freedom>) -> SimClock {
+        SimClock { oscillator: self.clone(), freedom, started: 0 }
+    }
+
     /// The clock of a process that starts now.
     #[must_use]
     pub fn start(&self, freedom: Arc<Freedom>) -> SimClock {

@@ -128,12 +128,18 @@ impl Committed {
         }
         loop {
             let next = self.applied.next();
-            // What an installed snapshot covers is not in that replica's log.
+            // What an installed snapshot covers is not in that replica's log; a commit index that is durable is that of the log
+            // beside it, even if everything up to it was dropped since from memory.
             let applied_it = |facts: &&ReplicaFacts| {
                 let status = facts.view.as_ref().map(|view| &view.status);
                 status.is_some_and(|status| status.applied >= next && status.first <= next)
             };
-            let term = replicas.values().filter(applied_it).find_map(|facts| facts.log.at(next));
+            let in_memory = replicas.values().filter(applied_it).find_map(|facts| facts.log.at(next));
+            let on_disk = || {
+                let knows = |facts: &&ReplicaFacts| facts.hard_state.commit >= next;
+                replicas.values().filter(knows).find_map(|facts| facts.durable.at(next))
+            };
+            let term = in_memory.or_else(on_disk);
             let Some(term) = term else { return };
             let Some(entry) = self.offered.get(&(next, term)).cloned() else { return };
             self.apply(&entry);
@@ -152,8 +158,8 @@ impl Committed {
         if let Some(proposal) = (!bytes.is_empty()).then(|| codec::decode_proposal(bytes).ok()).flatten() {
             step.request = Some(proposal.write.request);
             // What it marks and says is nobody's doing in the story.
-            let nobody = tracing::subscriber::NoSubscriber::default();
-            let (outcome, finished) = tracing::subscriber::with_default(nobody, || state.apply(entry.index, proposal));
+            let nobody = tracing::Dispatch::none();
+            let (outcome, finished) = tracing::dispatcher::with_default(&nobody, || state.apply(entry.index, proposal));
             step.records = finished.len();
             step.age = state.age();
             for finished in finished {

@@ -16,6 +16,7 @@ mod inode;
 
 use self::inode::Inode;
 use crate::agenda::Agenda;
+use crate::agents::{self, AgentLife};
 use crate::draw::Draw;
 use crate::event::{DiskOp, Ending, Event};
 use crate::world::{Life, World};
@@ -44,6 +45,8 @@ pub enum Point {
     MidRoll,
     /// While a fetched snapshot is staged or installed.
     MidInstall,
+    /// While history is written: a block, or the head of a segment that is made or sealed.
+    History,
     /// While the next process recovers.
     Recovery,
     /// At any disk operation.
@@ -52,13 +55,14 @@ pub enum Point {
 
 impl Point {
     /// Every point with its word.
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("before-write", Self::BeforeWrite),
         ("before-sync", Self::BeforeSync),
         ("after-sync", Self::AfterSync),
         ("mid-snapshot", Self::MidSnapshot),
         ("mid-roll", Self::MidRoll),
         ("mid-install", Self::MidInstall),
+        ("history", Self::History),
         ("recovery", Self::Recovery),
         ("any-write", Self::AnyWrite),
     ];
@@ -87,6 +91,7 @@ impl Point {
                         || (log && op != DiskOp::Write && op != DiskOp::Sync))
             }
             Self::MidInstall => changes && (parent == "staging" || name == "staging"),
+            Self::History => changes && (parent == "history" || name == "history"),
             Self::Recovery => !after,
             Self::AnyWrite => changes,
         }
@@ -413,9 +418,32 @@ impl Store {
         Some((path.to_string_lossy().into_owned(), at))
     }
 
+    /// Flips a bit in the newest snapshot, if there is an older one too. Gives the file.
+    pub fn spoil_newest_snapshot(&self) -> Option<String> {
+        let mut content = self.lock();
+        let content = &mut *content;
+        let mut found = Vec::new();
+        for (path, directory) in &content.image.directories {
+            for (name, number) in &directory.names {
+                let position = name.strip_prefix("snap-").and_then(|rest| rest.split_once('-'));
+                let number_of = |text: &str| text.parse::<u64>().ok();
+                if let Some((term, at)) = position
+                    && let (Some(term), Some(at)) = (number_of(term), number_of(at))
+                {
+                    found.push((at, term, path.join(name), *number));
+                }
+            }
+        }
+        found.sort();
+        let (_, _, path, number) = found.pop().filter(|_| !found.is_empty())?;
+        // Within the header, which has a checksum of its own.
+        content.image.inodes.get_mut(&number)?.rot(SECTOR / 4, 1);
+        Some(path.to_string_lossy().into_owned())
+    }
+
     /// Gives the files whose path contains `part` a header of another format, as a newer version would have written it. The
     /// places of format and checksum are the same in every format. Gives the first one's name.
-    pub fn set_format(&self, part: &str, format: u32) -> Option<String> {
+    pub fn change_format(&self, part: &str, change: impl Fn(u32) -> u32) -> Option<String> {
         let mut content = self.lock();
         let content = &mut *content;
         let mut first = None;
@@ -427,7 +455,8 @@ impl Store {
                     continue;
                 }
                 inode.change_first_sector(|bytes| {
-                    bytes[8..12].copy_from_slice(&format.to_le_bytes());
+                    let format = u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+                    bytes[8..12].copy_from_slice(&change(format).to_le_bytes());
                     let sum = crc32fast::hash(&bytes[..SECTOR - 4]);
                     bytes[SECTOR - 4..SECTOR].copy_from_slice(&sum.to_le_bytes());
                 });
@@ -448,12 +477,28 @@ fn index(offset: u64) -> usize {
     usize::try_from(offset).expect("files are small here")
 }
 
+/// Whose process uses a disk.
+#[derive(Clone)]
+enum Owner {
+    Replica(Arc<Life>),
+    Agent(Arc<AgentLife>),
+}
+
+impl Owner {
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Replica(life) => life.is_over(),
+            Self::Agent(life) => life.is_over(),
+        }
+    }
+}
+
 /// A disk as one process uses it.
 #[derive(Clone)]
 pub struct SimDisk {
     world: Arc<World>,
     store: Arc<Store>,
-    life: Arc<Life>,
+    owner: Owner,
 }
 
 /// An open file.
@@ -512,15 +557,26 @@ impl SimDisk {
     /// The disk for a process.
     #[must_use]
     pub fn new(world: Arc<World>, store: Arc<Store>, life: Arc<Life>) -> Self {
-        Self { world, store, life }
+        Self { world, store, owner: Owner::Replica(life) }
+    }
+
+    /// The disk for an agent's process.
+    #[must_use]
+    pub fn of_agent(world: Arc<World>, store: Arc<Store>, life: Arc<AgentLife>) -> Self {
+        Self { world, store, owner: Owner::Agent(life) }
     }
 
     /// A process that is gone waits for ever; its tasks are about to be dropped.
     async fn die(&self, ending: Ending) -> ! {
-        if let Some(beside) = self.world.beside().filter(|_| ending == Ending::PowerLost) {
-            beside.kill(self.life.replica, ending.clone());
+        match &self.owner {
+            Owner::Replica(life) => {
+                if let Some(beside) = self.world.beside().filter(|_| ending == Ending::PowerLost) {
+                    beside.kill(life.replica, ending.clone());
+                }
+                self.world.kill(life.replica, ending);
+            }
+            Owner::Agent(life) => agents::kill(&self.world, life.agent, &ending),
         }
-        self.world.kill(self.life.replica, ending);
         std::future::pending::<()>().await;
         unreachable!("a killed process is never polled")
     }
@@ -529,7 +585,10 @@ impl SimDisk {
         if matches!(op, DiskOp::Open | DiskOp::Length | DiskOp::List | DiskOp::Read) && good {
             return;
         }
-        self.world.emit(&Event::Disk { replica: self.life.replica, op, file: target.name(), offset, bytes, good });
+        // What an agent's disk does is told by what it keeps.
+        if let Owner::Replica(life) = &self.owner {
+            self.world.emit(&Event::Disk { replica: life.replica, op, file: target.name(), offset, bytes, good });
+        }
     }
 
     fn springs(content: &mut Content, op: DiskOp, path: &Path, after: bool) -> Option<Ending> {
@@ -598,7 +657,7 @@ impl SimDisk {
 
     /// Begins an operation: dies, fails or takes its time.
     async fn begin(&self, op: DiskOp, target: Target<'_>) -> Result<(), StorageError> {
-        if self.life.is_over() {
+        if self.owner.is_over() {
             std::future::pending::<()>().await;
         }
         match self.meet(op, target.path()) {
@@ -618,8 +677,8 @@ impl SimDisk {
         let mut nanos = self.duration(op);
         if nanos > 0 {
             // Who shares the device shares its time.
-            if let Some(beside) = self.world.beside()
-                && beside.is_disk_busy(self.life.replica)
+            if let (Some(beside), Owner::Replica(life)) = (self.world.beside(), &self.owner)
+                && beside.is_disk_busy(life.replica)
             {
                 nanos *= 2;
             }
@@ -736,7 +795,7 @@ impl Disk for SimDisk {
 
     async fn write(&self, file: &SimFile, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
         let op = DiskOp::Write;
-        if self.life.is_over() {
+        if self.owner.is_over() {
             std::future::pending::<()>().await;
         }
         match self.meet(op, &file.path) {

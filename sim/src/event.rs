@@ -5,7 +5,9 @@
 //!
 //! The printed form has time, then the replica, then what happened; ASCII, one line.
 
+use crate::agents::event::{AgentEvent, AgentId};
 use bytes::Bytes;
+use muster_core::agent::host::BootTime;
 use muster_core::boot::{BootPlan, BootRefusal};
 use muster_core::codec;
 use muster_core::front::View;
@@ -214,6 +216,8 @@ pub enum Event {
         envelope: Arc<Envelope>,
         /// Its encoded size and checksum.
         bytes: (u32, u32),
+        /// Whether the network sends it, once more: what was true then need not be true now.
+        again: bool,
     },
     /// A message arrives.
     Deliver {
@@ -336,7 +340,7 @@ pub enum Event {
         /// What.
         told: Told,
     },
-    /// What a replica that says it is a full copy holds, read from its disk at the end.
+    /// What a replica that says it is a full copy holds, read from its disk when it begins to say so and at the end.
     Kept {
         /// Whose.
         replica: ReplicaId,
@@ -367,6 +371,15 @@ pub enum Event {
     },
     /// A place in the code was reached for the first time in this run.
     Mark(&'static str),
+    /// Something happened to a node with an agent.
+    Agent {
+        /// Which.
+        agent: AgentId,
+        /// When, in the node's own time since it booted.
+        boot: BootTime,
+        /// What.
+        what: Arc<AgentEvent>,
+    },
 }
 
 /// The compact form, for the hash.
@@ -453,9 +466,9 @@ impl Event {
                     Ending::Ended => out.number(3),
                 }
             }
-            Self::Send { id, envelope, bytes } => {
+            Self::Send { id, envelope, bytes, again } => {
                 let (size, sum) = (u64::from(bytes.0), u64::from(bytes.1));
-                out.numbers([4, *id, envelope.from.0, envelope.to.0, size, sum]);
+                out.numbers([4, *id, envelope.from.0, envelope.to.0, size, sum, u64::from(*again)]);
             }
             Self::Deliver { id, .. } => {
                 out.numbers([5, *id]);
@@ -569,10 +582,27 @@ impl Event {
                 out.text(name);
             }
             Self::Forged { at, envelope } => {
-                out.numbers([20, at.0]);
+                out.numbers([21, at.0]);
                 out.bytes(&codec::encode_envelope(envelope));
             }
+            Self::Agent { agent, boot, what } => {
+                out.numbers([21, u64::from(*agent), boot.0]);
+                match &**what {
+                    // Told in full when it was handed over.
+                    AgentEvent::Saved { number, .. } => out.number(*number),
+                    what => out.text(&format!("{what:?}")),
+                }
+            }
         }
+    }
+
+    /// Whether it is a message or what a disk did: most of what happens.
+    #[must_use]
+    pub const fn is_traffic(&self) -> bool {
+        matches!(
+            self,
+            Self::Send { .. } | Self::Deliver { .. } | Self::Drop { .. } | Self::Forged { .. } | Self::Disk { .. }
+        )
     }
 
     /// Which replica it happened to, if to one.
@@ -598,6 +628,7 @@ impl Event {
             | Self::Call { .. }
             | Self::Answer { .. }
             | Self::Log { .. }
+            | Self::Agent { .. }
             | Self::Mark(_) => None,
         }
     }
@@ -719,7 +750,10 @@ impl fmt::Display for Event {
                 Ending::Fault(problem) => write!(f, "stopped run {run}: {problem}"),
                 Ending::Ended => write!(f, "ended run {run}"),
             },
-            Self::Send { id, envelope, .. } => write!(f, "send #{id} to r{} {}", envelope.to, Said(&envelope.message)),
+            Self::Send { id, envelope, again, .. } => {
+                let again = if *again { "once more " } else { "" };
+                write!(f, "send #{id} {again}to r{} {}", envelope.to, Said(&envelope.message))
+            }
             Self::Deliver { id, envelope } => {
                 write!(f, "deliver #{id} from r{} {}", envelope.from, Said(&envelope.message))
             }
@@ -805,6 +839,7 @@ impl fmt::Display for Event {
                 write!(f, "on disk: a log after {log_start}, snapshots at {snapshots:?}, {} problems", problems.len())
             }
             Self::Mark(name) => write!(f, "mark {name}"),
+            Self::Agent { agent, what, .. } => write!(f, "a{agent} {what}"),
         }
     }
 }

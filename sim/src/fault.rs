@@ -3,6 +3,7 @@
 //! Who is meant is looked up when a fault begins and kept until it ends, so that what was broken is what is mended. A fault
 //! that nothing can be done to (no leader, say) is told and does nothing.
 
+use crate::agents::harm;
 use crate::disk::Point;
 use crate::draw::Draw;
 use crate::event::{Ending, Event};
@@ -39,8 +40,8 @@ struct Active {
     reached: bool,
 }
 
-/// The format of what a newer version writes.
-pub const NEWER_FORMAT: u32 = 9;
+/// How much newer the format of what a newer version writes is.
+pub const NEWER_BY: u32 = 8;
 
 impl Faults {
     /// No faults yet.
@@ -169,10 +170,15 @@ impl Faults {
             | Fault::Clock { .. }
             | Fault::Hostile { .. }
             | Fault::Driver { .. }
-            | Fault::Downgrade { .. } => {}
+            | Fault::Downgrade { .. }
+            | Fault::Agent(_) => {}
         }
         let names: Vec<String> = active.victims.iter().map(|id| format!("r{id}")).collect();
-        let what = format!("{} on {}", crate::scenario::fault_text(&item.fault), names.join(" "));
+        let names = match &item.fault {
+            Fault::Agent(fault) => harm::names(&self.world, &item.id, fault),
+            _ => names.join(" "),
+        };
+        let what = format!("{} on {names}", crate::scenario::fault_text(&item.fault));
         self.world.emit(&Event::Fault { id: item.id.clone(), begins: true, what });
         self.active.lock().expect("nobody panics holding it").insert(item.id.clone(), active);
         self.set(&item.id, true);
@@ -300,13 +306,14 @@ impl Faults {
             }
             Fault::Ring => self.cut(id, on),
             Fault::Link(change) => {
+                let now = self.world.now();
                 let mut wire = self.world.wire();
                 let quality = on.then(|| worse(wire.usual(), change));
-                wire.change(id, quality);
+                wire.change(id, quality, now);
                 drop(wire);
                 // The cable is the same.
                 if let Some(beside) = self.world.beside() {
-                    beside.wire().change(id, quality);
+                    beside.wire().change(id, quality, now);
                 }
             }
             Fault::Disk { how, .. } => {
@@ -375,6 +382,7 @@ impl Faults {
                     machine.freedom.set(if on { *late } else { 0 }, if on { *early } else { 0 });
                 }
             }
+            Fault::Agent(fault) => harm::set(&self.world, id, fault, on),
             Fault::Downgrade { file, .. } => {
                 for victim in &victims {
                     self.downgrade(*victim, file, on);
@@ -429,7 +437,7 @@ impl Faults {
         self.world.kill(victim, Ending::Killed);
         let store = self.world.machines().get(&victim).map(|machine| machine.store.clone());
         let Some(store) = store else { return };
-        let found = store.set_format(file, if on { NEWER_FORMAT } else { muster_storage::FORMAT });
+        let found = store.change_format(file, |format| if on { format + NEWER_BY } else { format - NEWER_BY });
         self.world.note_downgrade(victim, on && found.is_some());
         if on && found.is_some() {
             self.world.note_disk_fault(victim, "a newer version wrote its files");
@@ -520,19 +528,20 @@ impl Faults {
     }
 
     fn cut(&self, id: &Arc<str>, on: bool) {
-        let directions = self.active(id, |active| {
+        let changed = self.active(id, |active| {
             if active.cut == on {
-                return Vec::new();
+                return (Vec::new(), false);
             }
             active.cut = on;
-            active.directions.clone()
+            (active.directions.clone(), matches!(active.fault, Fault::Cut { holds: true, .. }))
         });
-        let mut wire = self.world.wire();
-        for (from, to) in directions.unwrap_or_default() {
+        let (directions, holds) = changed.unwrap_or_default();
+        for (from, to) in directions {
             if on {
-                wire.cut(from, to);
+                self.world.wire().cut(from, to, holds);
             } else {
-                wire.mend(from, to);
+                let held = self.world.wire().mend(from, to, holds);
+                network::release(&self.world, held);
             }
         }
     }

@@ -100,8 +100,7 @@ fn snapshot(index: u64, term: u64, voters: Vec<ReplicaId>) -> SnapshotMeta {
         head: Digest::default(),
         age: Age(0),
         history: Vec::new(),
-        pages: 1,
-        bytes: 1,
+        layers: Vec::new(),
         digest: Digest::default(),
     }
 }

@@ -18,6 +18,10 @@ compile_error!(
      CARGO_ENCODED_RUSTFLAGS) variable overrides that file: unset it, or add `--cfg madsim` to it"
 );
 
+/// A run makes and drops some millions of small things.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub mod scenario;
 
 pub mod run;
@@ -29,6 +33,7 @@ pub mod shrink;
 pub mod swarm;
 
 pub mod agenda;
+pub mod agents;
 mod amnesia;
 pub mod audit;
 pub mod client;
@@ -44,6 +49,7 @@ mod hostile;
 pub mod logs;
 pub mod network;
 pub mod oracles;
+mod repair;
 pub mod replica;
 pub mod storm;
 pub mod subscriber;

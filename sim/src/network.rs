@@ -3,7 +3,8 @@
 //! Peers' messages go through the codec and a checksummed frame, and then may be lost, doubled, delayed, overtaken, repeated
 //! much later, damaged, or stuck in a queue. Fetches and clients' calls are connections: they break, or do not come about.
 //!
-//! Directions are cut one by one; how many faults cut one is counted, so overlapping ones heal in any order.
+//! Directions are cut one by one; how many faults cut one is counted, so overlapping ones heal in any order. A cut that holds
+//! loses nothing of what peers send: it is kept back, and arrives in its order when the cut is over.
 
 use crate::draw::Draw;
 use crate::event::{Booted, Event, Lost, Run, Told};
@@ -33,6 +34,8 @@ pub enum End {
     Replica(ReplicaId),
     /// All clients and operators.
     Clients,
+    /// The agent of a node.
+    Agent(u32),
 }
 
 /// How a link treats what goes over it.
@@ -77,18 +80,39 @@ const OLD_MAX: usize = 64;
 /// How long a broken connection looks alive, in nanoseconds.
 const BREAK_NANOS: u64 = 1_000_000_000;
 
+/// How often somebody who waits for records hears that the connection lives, in nanoseconds.
+const SIGN_NANOS: u64 = 2_000_000_000;
+
 #[derive(Default)]
 struct Link {
     busy_until: Time,
-    old: VecDeque<Bytes>,
+    old: VecDeque<Frame>,
 }
+
+/// How many faults cut a direction: those that lose what is sent, and those that keep it back.
+#[derive(Clone, Copy, Default)]
+struct Cuts {
+    losing: u32,
+    holding: u32,
+}
+
+/// A message that is kept back.
+pub(crate) struct Held {
+    id: u64,
+    envelope: Arc<Envelope>,
+    frame: Frame,
+}
+
+/// Messages that are kept back in one direction; more are lost.
+const HELD_MAX: usize = 10_000;
 
 /// All links.
 pub struct Wire {
     draw: Draw,
     next: u64,
     links: BTreeMap<(ReplicaId, ReplicaId, Lane), Link>,
-    cuts: BTreeMap<(End, End), u32>,
+    cuts: BTreeMap<(End, End), Cuts>,
+    held: BTreeMap<(ReplicaId, ReplicaId), VecDeque<Held>>,
     /// The changes in force, by fault; the last one counts.
     changes: BTreeMap<Arc<str>, Quality>,
     quality: Quality,
@@ -121,6 +145,7 @@ impl Wire {
             next: 0,
             links: BTreeMap::new(),
             cuts: BTreeMap::new(),
+            held: BTreeMap::new(),
             changes: BTreeMap::new(),
             quality: Quality::default(),
             boots: BTreeMap::new(),
@@ -163,26 +188,45 @@ impl Wire {
         self.quality
     }
 
-    /// A fault changes all links, or lets go of them.
-    pub(crate) fn change(&mut self, id: &Arc<str>, quality: Option<Quality>) {
+    /// A fault changes all links, or lets go of them. What waits in a queue goes on at the new speed.
+    pub(crate) fn change(&mut self, id: &Arc<str>, quality: Option<Quality>, now: Time) {
+        let before = self.quality().bytes_per_second.max(1);
         match quality {
             Some(quality) => self.changes.insert(id.clone(), quality),
             None => self.changes.remove(id),
         };
+        let after = self.quality().bytes_per_second.max(1);
+        for link in self.links.values_mut().filter(|link| link.busy_until > now) {
+            let waits = u128::from(link.busy_until.0 - now.0) * u128::from(before) / u128::from(after);
+            link.busy_until = Time(now.0 + u64::try_from(waits).unwrap_or(u64::MAX / 2));
+        }
     }
 
     /// Cuts a direction once more.
-    pub(crate) fn cut(&mut self, from: End, to: End) {
-        *self.cuts.entry((from, to)).or_default() += 1;
+    pub(crate) fn cut(&mut self, from: End, to: End, holds: bool) {
+        let cuts = self.cuts.entry((from, to)).or_default();
+        if holds {
+            cuts.holding += 1;
+        } else {
+            cuts.losing += 1;
+        }
     }
 
-    /// Takes one cut of a direction away.
-    pub(crate) fn mend(&mut self, from: End, to: End) {
-        if let Some(count) = self.cuts.get_mut(&(from, to)) {
-            *count -= 1;
-            if *count == 0 {
-                self.cuts.remove(&(from, to));
-            }
+    /// Takes one cut of a direction away; gives what nothing keeps back any more.
+    pub(crate) fn mend(&mut self, from: End, to: End, holds: bool) -> VecDeque<Held> {
+        let Some(cuts) = self.cuts.get_mut(&(from, to)) else { return VecDeque::new() };
+        if holds {
+            cuts.holding -= 1;
+        } else {
+            cuts.losing -= 1;
+        }
+        let Cuts { losing, holding } = *cuts;
+        if losing + holding == 0 {
+            self.cuts.remove(&(from, to));
+        }
+        match (from, to) {
+            (End::Replica(from), End::Replica(to)) if holding == 0 => self.held.remove(&(from, to)).unwrap_or_default(),
+            _ => VecDeque::new(),
         }
     }
 
@@ -190,10 +234,29 @@ impl Wire {
         self.cuts.contains_key(&(from, to))
     }
 
+    /// Keeps a message of a cut direction back; gives why it is lost instead, if it is.
+    fn hold(&mut self, id: u64, envelope: &Arc<Envelope>, frame: Frame) -> Option<Lost> {
+        let direction = (End::Replica(envelope.from), End::Replica(envelope.to));
+        if self.cuts.get(&direction).is_some_and(|cuts| cuts.losing > 0) {
+            return Some(Lost::Cut);
+        }
+        let held = self.held.entry((envelope.from, envelope.to)).or_default();
+        if held.len() >= HELD_MAX {
+            return Some(Lost::Queue);
+        }
+        held.push_back(Held { id, envelope: envelope.clone(), frame });
+        None
+    }
+
     /// Whether something is on its way from one replica to another, on either lane.
     pub(crate) fn is_busy(&self, (from, to): (ReplicaId, ReplicaId), now: Time) -> bool {
         let lanes = [Lane::Control, Lane::Bulk];
         lanes.iter().any(|lane| self.links.get(&(from, to, *lane)).is_some_and(|link| link.busy_until > now))
+    }
+
+    /// How long it takes to reach somebody who is no replica.
+    pub(crate) fn reach(&mut self) -> u64 {
+        self.latency()
     }
 
     fn latency(&mut self) -> u64 {
@@ -218,7 +281,7 @@ impl SimNetwork {
 }
 
 /// Puts a frame on its way. The first copy has been announced under `id`.
-fn transmit(world: &Arc<World>, id: u64, envelope: &Arc<Envelope>, frame: Bytes, again: bool) {
+fn transmit(world: &Arc<World>, id: u64, envelope: &Arc<Envelope>, frame: Frame, again: bool) {
     let now = world.now();
     let lane = envelope.message.lane();
     let key = (envelope.from, envelope.to, lane);
@@ -228,8 +291,12 @@ fn transmit(world: &Arc<World>, id: u64, envelope: &Arc<Envelope>, frame: Bytes,
     let quality = wire.quality();
     let size = frame.len() as u64 + 32;
     if wire.is_cut(End::Replica(envelope.from), End::Replica(envelope.to)) {
+        let lost = wire.hold(id, envelope, frame);
         drop(wire);
-        return world.emit(&Event::Drop { id, envelope: envelope.clone(), why: Lost::Cut });
+        if let Some(why) = lost {
+            world.emit(&Event::Drop { id, envelope: envelope.clone(), why });
+        }
+        return;
     }
     if wire.draw.ppm(quality.loss_ppm) {
         drop(wire);
@@ -264,52 +331,100 @@ fn transmit(world: &Arc<World>, id: u64, envelope: &Arc<Envelope>, frame: Bytes,
         }
         link.old.push_back(frame.clone());
     }
-    let mut arrives = frame.clone();
-    if wire.draw.ppm(quality.corrupt_ppm) {
+    let copy = doubled.then(|| frame.clone());
+    let arrives = if wire.draw.ppm(quality.corrupt_ppm) {
         let place = wire.draw.place(frame.len());
-        let bit = 1 << wire.draw.below(8);
-        let mut bytes = frame.to_vec();
-        bytes[place] ^= bit;
-        arrives = bytes.into();
-    }
+        frame.damaged(place, 1 << wire.draw.below(8))
+    } else {
+        frame
+    };
     drop(wire);
     let to = (world.clone(), envelope.clone());
-    world.agenda.at(Time(at), move || arrive(&to.0, id, &to.1, &arrives));
-    if doubled {
-        announce(world, envelope, frame, true);
+    world.agenda.at(Time(at), move || arrive(&to.0, id, &to.1, arrives));
+    if let Some(copy) = copy {
+        announce(world, envelope, copy, true);
     }
     if let Some(old) = old
-        && let Ok(envelope) = codec::decode_envelope(&old[CHECKSUM_BYTES..])
+        && let Ok(envelope) = codec::decode_envelope(&old.body)
     {
         announce(world, &Arc::new(envelope), old, true);
     }
 }
 
+/// A message as it is on the wire: the encoded envelope behind its checksum.
+#[derive(Clone, Debug)]
+struct Frame {
+    sum: u32,
+    body: Bytes,
+}
+
 const CHECKSUM_BYTES: usize = 4;
 
-fn announce(world: &Arc<World>, envelope: &Arc<Envelope>, frame: Bytes, again: bool) {
+impl Frame {
+    fn of(envelope: &Envelope) -> Self {
+        let body = codec::encode_envelope(envelope);
+        Self { sum: crc32fast::hash(&body), body }
+    }
+
+    fn len(&self) -> usize {
+        CHECKSUM_BYTES + self.body.len()
+    }
+
+    /// The same with one bit of a byte flipped.
+    fn damaged(&self, place: usize, bit: u8) -> Self {
+        let mut frame = self.clone();
+        match place.checked_sub(CHECKSUM_BYTES) {
+            Some(place) => {
+                let mut body = self.body.to_vec();
+                body[place] ^= bit;
+                frame.body = body.into();
+            }
+            None => frame.sum ^= u32::from(bit) << (8 * place),
+        }
+        frame
+    }
+
+    fn is_whole(&self) -> bool {
+        crc32fast::hash(&self.body) == self.sum
+    }
+}
+
+fn announce(world: &Arc<World>, envelope: &Arc<Envelope>, frame: Frame, again: bool) {
     let id = {
         let mut wire = world.wire();
         wire.next += 1;
         wire.next
     };
-    let sum = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]);
-    let bytes = (u32::try_from(frame.len()).unwrap_or(u32::MAX), sum);
-    world.emit(&Event::Send { id, envelope: envelope.clone(), bytes });
+    let bytes = (u32::try_from(frame.len()).unwrap_or(u32::MAX), frame.sum);
+    world.emit(&Event::Send { id, envelope: envelope.clone(), bytes, again });
     transmit(world, id, envelope, frame, again);
 }
 
-fn arrive(world: &Arc<World>, id: u64, sent: &Arc<Envelope>, frame: &[u8]) {
-    let lost = |why| world.emit(&Event::Drop { id, envelope: sent.clone(), why });
-    if world.wire().is_cut(End::Replica(sent.from), End::Replica(sent.to)) {
-        return lost(Lost::Cut);
+/// What was kept back goes on its way, one after the other.
+pub(crate) fn release(world: &Arc<World>, held: VecDeque<Held>) {
+    let mut at = world.now();
+    for Held { id, envelope, frame } in held {
+        at.0 += world.wire().latency();
+        let world_then = world.clone();
+        world.agenda.at(at, move || arrive(&world_then, id, &envelope, frame));
     }
-    let (sum, body) = frame.split_at(CHECKSUM_BYTES);
-    if crc32fast::hash(body).to_le_bytes() != sum {
+}
+
+fn arrive(world: &Arc<World>, id: u64, sent: &Arc<Envelope>, frame: Frame) {
+    let lost = |why| world.emit(&Event::Drop { id, envelope: sent.clone(), why });
+    {
+        let mut wire = world.wire();
+        if wire.is_cut(End::Replica(sent.from), End::Replica(sent.to)) {
+            let why = wire.hold(id, sent, frame);
+            drop(wire);
+            return why.into_iter().for_each(lost);
+        }
+    }
+    if !frame.is_whole() {
         return lost(Lost::Checksum);
     }
     let Some((handle, _)) = world.front(sent.to) else { return lost(Lost::Down) };
-    match codec::decode_envelope(body) {
+    match codec::decode_envelope(&frame.body) {
         Ok(envelope) => {
             world.emit(&Event::Deliver { id, envelope: sent.clone() });
             handle.deliver(envelope);
@@ -342,11 +457,8 @@ impl Network for SimNetwork {
         if self.life.is_over() {
             return;
         }
-        let body = codec::encode_envelope(&envelope);
-        let mut frame = Vec::with_capacity(body.len() + CHECKSUM_BYTES);
-        frame.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
-        frame.extend_from_slice(&body);
-        announce(&self.world, &Arc::new(envelope), frame.into(), false);
+        let frame = Frame::of(&envelope);
+        announce(&self.world, &Arc::new(envelope), frame, false);
     }
 
     /// Every link is there from the start; addresses are production's business.
@@ -456,12 +568,18 @@ where
     Ok(value)
 }
 
-/// A client has a replica carry out a write.
+/// Somebody has a replica carry out a write.
 ///
 /// # Errors
 /// [`Broken`].
-pub async fn write(world: &Arc<World>, to: ReplicaId, write: WriteRequest, forward: bool) -> Result<Outcome, Broken> {
-    connect(world, End::Clients, to, move |world, life| async move {
+pub async fn write(
+    world: &Arc<World>,
+    from: End,
+    to: ReplicaId,
+    write: WriteRequest,
+    forward: bool,
+) -> Result<Outcome, Broken> {
+    connect(world, from, to, move |world, life| async move {
         match world.front(life.replica) {
             Some((handle, _)) => match allow_write(&write, &handle.view().state) {
                 Ok(()) => handle.write(write, forward).await,
@@ -473,16 +591,17 @@ pub async fn write(world: &Arc<World>, to: ReplicaId, write: WriteRequest, forwa
     .await
 }
 
-/// A client reads the journal's head.
+/// Somebody reads the journal's head.
 ///
 /// # Errors
 /// [`Broken`].
 pub async fn read(
     world: &Arc<World>,
+    from: End,
     to: ReplicaId,
     freshness: Freshness,
 ) -> Result<Result<(Arc<muster_core::front::View>, Told), muster_core::request::NotApplied>, Broken> {
-    connect(world, End::Clients, to, move |world, life| async move {
+    connect(world, from, to, move |world, life| async move {
         let Some((handle, _)) = world.front(life.replica) else { return std::future::pending().await };
         let run: Run = life.run;
         handle.read(freshness).await.map(|view| {
@@ -554,12 +673,13 @@ fn lock(admission: &Mutex<BootAdmission>) -> MutexGuard<'_, BootAdmission> {
 /// [`Broken`].
 pub async fn boot(
     world: &Arc<World>,
+    from: End,
     to: ReplicaId,
     node: NodeId,
     at_least: Seq,
 ) -> Result<Result<Boot, muster_core::request::NotApplied>, Broken> {
     let id = world.wire().draw.wide();
-    connect(world, End::Clients, to, move |world, life| async move {
+    connect(world, from, to, move |world, life| async move {
         let Some((handle, _)) = world.front(life.replica) else { return std::future::pending().await };
         let freshness = if at_least == Seq(0) { Freshness::Local } else { Freshness::AtLeast(at_least) };
         let view = handle.read(freshness).await?;
@@ -609,6 +729,31 @@ pub async fn records(world: &Arc<World>, to: ReplicaId, after: Seq) -> Result<Op
         let library = world.machines().get(&life.replica).and_then(|machine| machine.library.clone());
         let records = library?.records(after, upto, 16 << 10).await.ok()?;
         (!records.is_empty()).then(|| Told::Records { replica: life.replica, records: records.into() })
+    })
+    .await
+}
+
+/// An agent waits for records after a sequence, as a server answers it: none are a sign of life.
+///
+/// # Errors
+/// [`Broken`].
+pub async fn records_or_a_sign(
+    world: &Arc<World>,
+    from: End,
+    to: ReplicaId,
+    after: Seq,
+) -> Result<Option<Vec<(Seq, Bytes)>>, Broken> {
+    connect(world, from, to, move |world, life| async move {
+        let Some((handle, _)) = world.front(life.replica) else { return std::future::pending().await };
+        let there = pin!(handle.recorded(after.next()));
+        let sign = pin!(world.agenda.sleep(SIGN_NANOS));
+        let _first = select(there, sign).await;
+        let upto = handle.view().state.sequence();
+        if upto <= after {
+            return Some(Vec::new());
+        }
+        let library = world.machines().get(&life.replica).and_then(|machine| machine.library.clone());
+        library?.records(after, upto, 16 << 10).await.ok()
     })
     .await
 }

@@ -29,7 +29,7 @@ fn first_snapshot(identity: &Identity, member: Member) -> (SnapshotMeta, Pages) 
     let (index, term): (Index, Term) = driver::BOOTSTRAP;
     let configuration = Configuration { voters: vec![identity.replica], ..Configuration::default() };
     let meta = state.snapshot_meta(index, term, configuration);
-    (meta, Box::new(state.pages()))
+    (meta, state.layer())
 }
 
 /// What the log's files are like.

@@ -10,12 +10,14 @@
 //! ```
 //! A run has a thread of its own, so that nothing an earlier one left behind on it counts.
 
+use crate::agents;
 use crate::client::{Client, Crowd, SharedSession};
 use crate::event::{Event, Fingerprint};
 use crate::fault::Faults;
 use crate::logs::Listener;
 use crate::network::{self, Quality};
 use crate::oracles::Violation;
+use crate::repair;
 use crate::replica;
 use crate::scenario::{self, Budget, MS, Neighbour, Operation, OperationItem, Pick, SECOND, Scenario};
 use crate::storm::{Storm, StormReport};
@@ -184,6 +186,9 @@ pub const BROKEN: &str = "no assertion of the code under test fails";
 const SETUP: &str = "the cluster forms";
 /// The property that fails when a healed cluster stalls.
 pub const LIVENESS: &str = "after healing a quorum there is a leader, requests end and replicas agree";
+/// The property that fails when a node does not come to rest.
+pub const AGENTS_REST: &str = "after healing every node is what is declared, or its agent says why not";
+const AGENTS_REST_SOURCE: &str = "simulation, liveness; demands P15 to P17";
 const LIVENESS_SOURCE: &str = "simulation, liveness; demand U10";
 
 fn name_of(number: u64) -> ReplicaName {
@@ -273,6 +278,9 @@ async fn story(world: &Arc<World>) -> Tally {
             neighbour.spawn(Client::new(neighbour.clone(), id).run(neighbours.clone()));
         }
     }
+    if let Some(agents) = &world.scenario.agents {
+        agents::operators::work(world, agents, began);
+    }
     if let Some(wanted) = &world.scenario.storm {
         storm.begin(world, &crowd, wanted, began);
     }
@@ -298,6 +306,7 @@ fn settle(world: &Arc<World>, neighbour: Neighbour) -> Arc<World> {
     let mut story = world.scenario.clone();
     story.neighbour = None;
     story.storm = None;
+    story.agents = None;
     story.faults.clear();
     story.operations.clear();
     (story.cluster.voters, story.cluster.learners) = (neighbour.voters, 0);
@@ -388,7 +397,11 @@ async fn form(world: &Arc<World>, storm: &Storm) -> Result<(), String> {
     }
     let deadline = Time(world.now().0 + 30 * SECOND);
     let mut client = Client::new(world.clone(), 0);
-    client.set_policies(deadline).await.map_err(|outcome| format!("a policy: {outcome:?}"))
+    client.set_policies(deadline).await.map_err(|outcome| format!("a policy: {outcome:?}"))?;
+    match &world.scenario.agents {
+        Some(agents) => agents::operators::begin(world, agents).await,
+        None => Ok(()),
+    }
 }
 
 /// Has a new replica admitted and starts it.
@@ -470,6 +483,12 @@ async fn operate(world: Arc<World>, began: Time, item: OperationItem) {
         Operation::Demote(pick) => member(pick, MemberCommand::Demote).map(Command::Members),
         Operation::Remove(pick) => member(pick, MemberCommand::Remove).map(Command::Members),
         Operation::Raise(level) => Some(Command::RaiseFeatureLevel(level)),
+        Operation::Restore(pick) => {
+            return match resolve(&world, pick) {
+                Some(who) => tell(repair::restore(&world, who, &item.id).await),
+                None => tell("nobody to repair".into()),
+            };
+        }
         Operation::Transfer(_) | Operation::Snapshot(_) => None,
     };
     if let Some(command) = command {
@@ -489,6 +508,7 @@ async fn operate(world: Arc<World>, began: Time, item: OperationItem) {
         | Operation::Promote(_)
         | Operation::Demote(_)
         | Operation::Remove(_)
+        | Operation::Restore(_)
         | Operation::Raise(_) => return,
     };
     let Some(who) = who else { return tell("nobody to ask".into()) };
@@ -507,6 +527,9 @@ fn spare(world: &Arc<World>) -> Result<BTreeSet<ReplicaId>, String> {
         let configuration = facts.newest_view().map(|view| view.status.configuration.clone()).unwrap_or_default();
         (configuration, facts.forgot.clone())
     });
+    if configuration.voters.is_empty() {
+        return Err("every disk forgot who the voters are".into());
+    }
     let all = world.replicas();
     let mut spared = BTreeSet::new();
     for voters in [&configuration.voters, &configuration.voters_outgoing] {
@@ -659,6 +682,11 @@ async fn heal(world: &Arc<World>, faults: &Arc<Faults>, crowd: &Arc<Crowd>, tall
     if tally.excused.is_none() && !until(world, times.heal, || crowd.behind.load(Ordering::Relaxed) == 0).await {
         let within = format!("every subscriber at the end within {} ms of the last fault's end", times.heal / MS);
         world.fail(LIVENESS, LIVENESS_SOURCE, Violation::new(within, describe(world)));
+    }
+    if tally.excused.is_none()
+        && let Err(violation) = agents::rest::all(world).await
+    {
+        world.fail(AGENTS_REST, AGENTS_REST_SOURCE, violation);
     }
     // Views are told by their own task; let it.
     until(world, 50 * MS, || false).await;

@@ -269,7 +269,7 @@ const RUNS_AT_A_TIME: usize = 2;
 type Frill = fn(&mut Fault);
 
 /// What a fault may do without.
-const FRILLS: [Frill; 6] = [
+const FRILLS: [Frill; 7] = [
     |fault| {
         if let Fault::Crash { power, .. } | Fault::CrashLoop { power, .. } = fault {
             *power = false;
@@ -288,6 +288,11 @@ const FRILLS: [Frill; 6] = [
     |fault| {
         if let Fault::Cut { flap, .. } = fault {
             *flap = None;
+        }
+    },
+    |fault| {
+        if let Fault::Cut { holds, .. } = fault {
+            *holds = false;
         }
     },
     |fault| {

@@ -423,7 +423,7 @@ impl Node {
         let here = self.targets.current().expect("a node knows somebody").clone();
         let to = self.replica(&here);
         let answer = {
-            let call = pin!(network::boot(&self.world, to, node(self.number), Seq(0)));
+            let call = pin!(network::boot(&self.world, network::End::Clients, to, node(self.number), Seq(0)));
             let late = pin!(self.world.agenda.sleep(ANSWER_NANOS));
             match select(call, late).await {
                 Either::Left((answer, _)) => Some(answer),

@@ -36,6 +36,9 @@ fn text(seed: u64) -> Result<String, std::fmt::Error> {
     writeln!(out, "snapshot_pause_ms = {}", draw.between(100, 4_000))?;
     writeln!(out, "log_bytes_behind_snapshot = {}", draw.between(0, 40_000))?;
     writeln!(out, "segment_bytes = {}", 4_096_u64 << draw.below(6))?;
+    // What is too large is as large as this, and most of a run's time went into moving megabytes that are refused.
+    let payload_bytes_max = if draw.percent(4) { 4 << 20 } else { draw.between(40_000, 200_000) };
+    writeln!(out, "payload_bytes_max = {payload_bytes_max}")?;
     let value_bytes = if draw.percent(5) { draw.between(1_000, 20_000) } else { draw.between(8, 300) };
     writeln!(out, "[load]\nclients = {}\nrate = {}", draw.between(1, 12), draw.between(5, 120))?;
     writeln!(out, "value_bytes = {value_bytes}\nkeys = {}", draw.between(1, 30))?;

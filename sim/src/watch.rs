@@ -7,9 +7,9 @@ use crate::freedom::Freedom;
 use crate::world::{Life, World};
 use bytes::Bytes;
 use muster_core::front::Handle;
-use muster_core::ids::{Index, Seq};
+use muster_core::ids::{Digest, Index, Seq};
 use muster_core::log::LogRecord;
-use muster_core::storage::{Archive, LogStore, Pages, Segment, SnapshotMeta, StorageError};
+use muster_core::storage::{Archive, LogStore, Page, Pages, Run, Segment, SnapshotMeta, StorageError};
 use std::sync::Arc;
 
 /// A part of a process, watched.
@@ -69,30 +69,49 @@ impl<A: Archive> Archive for Watched<A> {
         Ok(())
     }
 
-    async fn save(&mut self, meta: SnapshotMeta, pages: Pages) -> Result<(SnapshotMeta, Index), StorageError> {
+    async fn begin(&mut self, meta: SnapshotMeta) -> Result<(), StorageError> {
         self.dawdle().await;
-        let (meta, oldest) = self.part.save(meta, pages).await?;
+        self.part.begin(meta).await
+    }
+
+    async fn write(&mut self, page: Page) -> Result<(), StorageError> {
+        self.part.write(page).await?;
+        self.dawdle().await;
+        Ok(())
+    }
+
+    async fn finish(&mut self, digest: Digest) -> Result<(SnapshotMeta, Index), StorageError> {
+        let (meta, oldest) = self.part.finish(digest).await?;
         let (replica, run) = (self.life.replica, self.life.run);
         self.tell(&Event::Snapshot { replica, run, installed: false, meta: Arc::new(meta.clone()) });
         self.dawdle().await;
         Ok((meta, oldest))
     }
 
-    async fn stage(&mut self, meta: &SnapshotMeta, page: u32, bytes: Bytes) -> Result<(), StorageError> {
-        self.part.stage(meta, page, bytes).await
+    async fn staged(&mut self, runs: &[Run]) -> Result<Vec<u32>, StorageError> {
+        self.part.staged(runs).await
     }
 
-    async fn staged(&mut self, meta: &SnapshotMeta) -> Result<u32, StorageError> {
-        self.part.staged(meta).await
+    async fn stage(&mut self, run: &Run, page: Bytes) -> Result<(), StorageError> {
+        self.part.stage(run, page).await
     }
 
-    async fn install(&mut self, meta: &SnapshotMeta, open: Vec<Bytes>) -> Result<(), StorageError> {
+    async fn staged_page(&mut self, run: &Run, page: u32) -> Result<Bytes, StorageError> {
+        self.part.staged_page(run, page).await
+    }
+
+    async fn install(
+        &mut self,
+        meta: SnapshotMeta,
+        pages: Pages,
+        open: Vec<Bytes>,
+    ) -> Result<SnapshotMeta, StorageError> {
         self.dawdle().await;
-        self.part.install(meta, open).await?;
+        let meta = self.part.install(meta, pages, open).await?;
         let (replica, run) = (self.life.replica, self.life.run);
         self.tell(&Event::Snapshot { replica, run, installed: true, meta: Arc::new(meta.clone()) });
         self.dawdle().await;
-        Ok(())
+        Ok(meta)
     }
 
     async fn fill(&mut self, segment: Segment, records: Vec<Bytes>) -> Result<(), StorageError> {
@@ -107,7 +126,7 @@ impl<A: Archive> Archive for Watched<A> {
 
 /// Tells every view that a process publishes, until it is over.
 pub async fn views(world: Arc<World>, life: Arc<Life>, handle: Handle) {
-    let mut version = 0;
+    let (mut version, mut full_copy) = (0, false);
     while !life.is_over() && !world.is_over() {
         let view = handle.changed(version).await;
         if life.is_over() {
@@ -115,7 +134,12 @@ pub async fn views(world: Arc<World>, life: Arc<Life>, handle: Handle) {
         }
         if view.version > version {
             version = view.version;
+            let claims = view.status.full_copy && !full_copy;
+            full_copy = view.status.full_copy;
             world.emit(&Event::View { replica: life.replica, run: life.run, view });
+            if claims {
+                world.spawn(crate::audit::claim(world.clone(), handle.clone(), life.clone()));
+            }
         } else if handle.stopped() {
             return;
         }

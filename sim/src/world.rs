@@ -6,6 +6,9 @@
 //! - the first violation counts; the run ends after it.
 
 use crate::agenda::Agenda;
+use crate::agents::Fleet;
+use crate::agents::event::AgentId;
+use crate::agents::known::AgentFacts;
 use crate::amnesia::Amnesia;
 use crate::clock::{Oscillator, SimClock};
 use crate::committed::Committed;
@@ -14,7 +17,7 @@ use crate::draw::Draw;
 use crate::event::{Ending, Event, Fingerprint, Hash, Run};
 use crate::freedom::Freedom;
 use crate::network::Wire;
-use crate::oracles::{self, Oracle, Violation};
+use crate::oracles::{Oracles, Violation};
 use crate::scenario::{Back, Scenario};
 use crate::storm::StormFacts;
 use madsim::runtime::Handle as Runtime;
@@ -128,6 +131,8 @@ pub struct Facts {
     pub limits: Limits,
     /// The committed log.
     pub committed: Committed,
+    /// Nodes with agents.
+    pub agents: BTreeMap<AgentId, AgentFacts>,
     /// The boot storm, if there is one.
     pub storm: Option<StormFacts>,
 }
@@ -194,6 +199,9 @@ impl Facts {
             Event::Mark(name) => {
                 self.marks.insert(name);
             }
+            Event::Agent { agent, boot, what } => {
+                self.agents.entry(*agent).or_default().take(self.now, self.step, *boot, what);
+            }
             Event::Send { .. }
             | Event::Deliver { .. }
             | Event::Drop { .. }
@@ -244,7 +252,7 @@ pub type Trace = Box<dyn FnMut(u64, Time, &Event) + Send>;
 struct Record {
     hash: Hash,
     facts: Facts,
-    oracles: Vec<Box<dyn Oracle>>,
+    oracles: Oracles,
     found: Option<Found>,
     /// Why the run ended without a judgement.
     excused: Option<String>,
@@ -255,7 +263,7 @@ struct Record {
 impl Record {
     fn new(facts: Facts, trace: Option<Trace>) -> Self {
         let (hash, amnesia) = (Hash::new(), Amnesia::default());
-        Self { hash, facts, oracles: oracles::all(), found: None, excused: None, amnesia, trace }
+        Self { hash, facts, oracles: Oracles::new(), found: None, excused: None, amnesia, trace }
     }
 }
 
@@ -334,6 +342,8 @@ pub struct World {
     pub began: Mutex<Time>,
     /// Every machine.
     machines: Mutex<BTreeMap<ReplicaId, Machine>>,
+    /// Nodes with agents.
+    pub(crate) fleet: Fleet,
     /// Links and cuts.
     pub(crate) wire: Mutex<Wire>,
     record: Mutex<Record>,
@@ -361,6 +371,7 @@ impl World {
             here: Runtime::current().create_node().name("world").build().id(),
             began: Mutex::new(Time(0)),
             machines: Mutex::new(BTreeMap::new()),
+            fleet: Fleet::default(),
             wire: Mutex::new(Wire::new(seed)),
             record: Mutex::new(record),
             over: AtomicBool::new(false),
@@ -381,6 +392,7 @@ impl World {
             here: self.runtime.create_node().name("neighbour").build().id(),
             began: Mutex::new(Time(0)),
             machines: Mutex::new(BTreeMap::new()),
+            fleet: Fleet::default(),
             wire: Mutex::new(Wire::new(seed)),
             record: Mutex::new(Record::new(facts, None)),
             over: AtomicBool::new(false),
@@ -447,17 +459,9 @@ impl World {
             self.over.store(true, Ordering::Relaxed);
             return;
         }
-        let mut found = None;
-        for oracle in &mut record.oracles {
-            if let Err(violation) = oracle.on_event(&record.facts, event) {
-                let (oracle, source) = (oracle.name(), oracle.source());
-                found = Some(Found { oracle, source, violation, step: record.facts.step, time: now });
-                break;
-            }
-        }
-        if let Some(found) = found {
+        if let Err((oracle, source, violation)) = record.oracles.on_event(&record.facts, event) {
             self.over.store(true, Ordering::Relaxed);
-            record.found = Some(found);
+            record.found = Some(Found { oracle, source, violation, step: record.facts.step, time: now });
         }
     }
 
@@ -505,10 +509,18 @@ impl World {
             self.kill(id, Ending::Killed);
         }
         self.agenda.clear();
+        self.close_fleet();
         let machines = std::mem::take(&mut *self.machines());
         drop(machines);
         let beside = self.beside.lock().expect("nobody panics holding it").take();
         drop(beside);
+    }
+
+    fn close_fleet(&self) {
+        for agent in self.fleet.agents() {
+            crate::agents::kill(self, agent, &Ending::Killed);
+        }
+        self.fleet.close();
     }
 
     /// Lets the oracles judge the run as a whole.
@@ -518,13 +530,8 @@ impl World {
         }
         let mut record = self.record();
         let record = &mut *record;
-        for oracle in &mut record.oracles {
-            if let Err(violation) = oracle.at_end(&record.facts) {
-                let (oracle, source) = (oracle.name(), oracle.source());
-                record.found =
-                    Some(Found { oracle, source, violation, step: record.facts.step, time: record.facts.now });
-                break;
-            }
+        if let Err((oracle, source, violation)) = record.oracles.at_end(&record.facts) {
+            record.found = Some(Found { oracle, source, violation, step: record.facts.step, time: record.facts.now });
         }
         self.over.store(true, Ordering::Relaxed);
     }
@@ -707,6 +714,13 @@ impl World {
             node: machine.node,
             life,
         })
+    }
+
+    /// The disk of a replica that does not run, for a tool at work on it.
+    pub(crate) fn tool(self: &Arc<Self>, id: ReplicaId) -> Option<SimDisk> {
+        let (store, run) = self.machines().get(&id).map(|machine| (machine.store.clone(), machine.life.run))?;
+        let life = Arc::new(Life { replica: id, run, dead: AtomicBool::new(false) });
+        Some(SimDisk::new(self.clone(), store, life))
     }
 
     /// Ends a process, from outside or from one of its devices.

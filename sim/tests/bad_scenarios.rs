@@ -95,6 +95,28 @@ fn what_no_rule_can_refuse_is_not_expected_to_be() {
 }
 
 #[test]
+fn an_operation_on_nobody_or_of_no_known_kind_is_refused() {
+    let operation = |what: &str| format!("about = \"x\"\n[[operation]]\nid = \"a\"\nat = \"1s\"\n{what}\n");
+    refuses(&operation("restore = 9"), 2, "a is about replica 9 of 3: expected 1 to 3");
+    refuses(&operation("restore = \"nobody\""), 5, "expected a replica's number or one of leader, follower, all");
+    refuses(&operation("rebuild = 1"), 5, "unknown key rebuild");
+    refuses(&operation("restore = 1\nsnapshot = 2"), 2, "an operation does 2 things");
+    refuses(&operation("restore = 1\nrefused = true"), 2, "the rules refuse nothing else");
+    assert_eq!(problems(&operation("restore = \"leader\"")), Vec::<String>::new());
+}
+
+#[test]
+fn a_cut_either_holds_what_is_sent_or_loses_it() {
+    let cut = |what: &str| {
+        format!(
+            "about = \"x\"\n[[fault]]\nid = \"a\"\nat = \"1s\"\ncut = {{ from = 1, to = 2, {what} }}\nfor = \"1s\"\n"
+        )
+    };
+    refuses(&cut("holds = \"1s\""), 5, "holds is \"1s\": expected true or false");
+    assert_eq!(problems(&cut("holds = true")), Vec::<String>::new());
+}
+
+#[test]
 fn what_is_about_a_point_needs_one() {
     let text = "about = \"x\"\n[[fault]]\nid = \"a\"\nat = \"1s\"\ncrash = { who = 1, nth = 3 }\ndown = \"1s\"\n";
     refuses(text, 5, "nth and may_miss are about a point");
@@ -121,4 +143,34 @@ fn a_fault_after_the_end_is_refused() {
 #[test]
 fn what_is_not_toml_is_refused_with_its_line() {
     refuses("about = \"x\"\n[cluster\n", 2, "");
+}
+
+#[test]
+fn an_agent_that_is_not_there_is_refused() {
+    let item = |what: &str| format!("[[fault]]\nid = \"a\"\nat = \"1s\"\n{what}\ndown = \"1s\"\n");
+    let agents = "about = \"x\"\n[agents]\ncount = 5\n";
+    refuses(&format!("{agents}{}", item("agent_crash = { who = 9 }")), 4, "agent 9 of 5: expected 1 to 5");
+    let without = format!("about = \"x\"\n{}", item("agent_crash = { who = \"all\" }"));
+    refuses(&without, 2, "agent 1 of 0: expected an [agents] table");
+    let act = |what: &str| format!("{agents}[[act]]\nid = \"a\"\nat = \"1s\"\n{what}\n");
+    refuses(&act("agent = 7\ncommit = \"own\""), 4, "agent 7 of 5: expected 1 to 5");
+    let rollout = "rollout = { set = { \"files:/etc/motd\" = \"x\" }, first = 6 }";
+    refuses(&act(rollout), 4, "begins with 6 of 5 nodes: expected 1 to 5");
+    refuses("about = \"x\"\n[[act]]\nid = \"a\"\nat = \"1s\"\ncommit = \"own\"\n", 2, "expected an [agents] table");
+}
+
+#[test]
+fn an_act_that_cannot_be_is_refused() {
+    let act = |what: &str| format!("about = \"x\"\n[agents]\ncount = 2\n[[act]]\nid = \"a\"\nat = \"1s\"\n{what}\n");
+    refuses(&act("set = { \"kernel:../x\" = \"1\" }"), 7, "kernel:../x");
+    refuses(&act("set = { \"files:/x\" = 5 }"), 7, "expected text, or false");
+    refuses(&act("commit = \"everything\""), 7, "expected one of own, all");
+    refuses(&act("commit = \"own\"\nextend = 3"), 4, "an act does 2 things");
+    refuses(&act("behind = { \"files:/x\" = \"y\" }\noutcome = \"done\""), 4, "not for behind, declare and rollout");
+    let (crash, reboot) =
+        ("agent_crash = { who = 2 }\ndown = \"5s\"", "agent_reboot = { who = \"all\" }\ndown = \"1s\"");
+    let one = |id: &str, at: &str, what: &str| format!("[[fault]]\nid = \"{id}\"\nat = \"{at}\"\n{what}\n");
+    let both = one("a", "1s", crash) + &one("b", "2s", reboot);
+    let text = format!("about = \"x\"\n[agents]\ncount = 2\n{both}");
+    refuses(&text, 9, "b and a (line 4) both decide of agent 2 whether it runs, at the same time");
 }

@@ -3,7 +3,7 @@
 
 use muster_sim::mutants::{Ledger, Workshop, read_all};
 use muster_sim::oracles;
-use muster_sim::run::{BROKEN, LIVENESS};
+use muster_sim::run::{AGENTS_REST, BROKEN, LIVENESS};
 use muster_sim::scenario::Scenario;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,7 +16,7 @@ fn every_mutant_fits_and_names_what_there_is() {
     let work = Path::new(env!("CARGO_TARGET_TMPDIR")).join("workshop");
     let shop = Workshop::new(root, &work, None).unwrap_or_else(|problem| panic!("{problem}"));
     let mut known: BTreeSet<String> = oracles::all().iter().map(|oracle| oracle.name().to_owned()).collect();
-    known.extend([LIVENESS.to_owned(), BROKEN.to_owned()]);
+    known.extend([LIVENESS, AGENTS_REST, BROKEN].map(str::to_owned));
     for mutant in &mutants {
         let id = &mutant.id;
         shop.fits(mutant).unwrap_or_else(|problem| panic!("{id}: {problem}"));
@@ -40,7 +40,7 @@ fn the_document_shows_what_was_measured_of_every_mutant_there_is() {
     assert_eq!(measured, there, "hunt what is new: cargo run -p muster-sim -- mutants --keep --only ID");
     let document = std::fs::read_to_string(root.join("docs/mutants.md")).expect("the document is there");
     let all = oracles::all();
-    let properties: Vec<&str> = all.iter().map(|oracle| oracle.name()).chain([LIVENESS, BROKEN]).collect();
+    let properties: Vec<&str> = all.iter().map(|oracle| oracle.name()).chain([LIVENESS, AGENTS_REST, BROKEN]).collect();
     let written =
         Ledger::put_into(&document, &ledger.to_markdown(properties)).unwrap_or_else(|problem| panic!("{problem}"));
     assert_eq!(written, document, "docs/mutants.md differs from sim/mutants/hunts.jsonl: hunt with --keep");

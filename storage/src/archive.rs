@@ -1,35 +1,35 @@
 //! Snapshots and history, the writing side.
 //!
 //! ```text
-//! DIR/snapshots/snap-{term}-{index}   the newest three (`snapshot.rs`)
+//! DIR/snapshots/snap-{term}-{index}   the newest three, and the layers they rest on (`snapshot.rs`)
 //! DIR/history/{first:020}.seg         the journal's records, one file per segment (`history.rs`)
-//! DIR/staging/snap-…                  pages of a snapshot that is being fetched, framed as in a snapshot, unsynced
+//! DIR/staging/…                       pages of a snapshot that is being fetched (`staging.rs`)
 //! ```
 //!
 //! Invariants
-//! - A snapshot under its name is complete, and so is the history up to it, except sealed segments that are still to be
-//!   fetched (they are absent).
+//! - A snapshot under its name is complete, so are the layers it rests on, and so is the history up to it, except sealed
+//!   segments that are still to be fetched (they are absent).
 //! - History after the newest snapshot is not durable and need not be: the next start cuts it, replay writes it again.
+//! - A layer goes when the snapshot that replaces it is durable under its name, and no kept one rests on it.
 //! - Staged pages are never renamed into place: after a restart the page cache may show pages that no sync would write.
-//!   Installing writes them anew.
+//!   Installing writes the state anew.
 //! - After a failed or abandoned write everything further is refused.
 
 use crate::disk::{Access, Disk, printed, sweep, write_whole};
-use crate::file::{FETCH_AGAIN, Owner, REPAIR, SECTOR, damaged, frame, u32_at};
-use crate::history;
+use crate::file::{FETCH_AGAIN, Owner, SECTOR, damaged};
+use crate::history::{self, Packer};
 use crate::library::{FileLibrary, Held, Shared, Table, lock};
 use crate::snapshot::{self, Kept, Writer};
+use crate::staging::Staging;
 use bytes::Bytes;
 use muster_core::ids::{Digest, Index, Seq};
-use muster_core::storage::{Archive, Pages, Segment, SnapshotMeta, StorageError};
+use muster_core::storage::{Archive, Page, Pages, Run, Segment, SnapshotMeta, StorageError};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// How many snapshots are kept.
-const SNAPSHOTS_KEPT: usize = 3;
-/// How many bytes of new records are collected before they are written.
-const PENDING_BYTES: usize = 256 << 10;
+pub(crate) const SNAPSHOTS_KEPT: usize = 3;
 
 /// Where an archive's directories are.
 #[derive(Clone, Debug)]
@@ -51,12 +51,10 @@ struct OpenFile<F> {
     end: u64,
 }
 
-/// A snapshot that is being fetched.
-struct Staged<F> {
-    digest: Digest,
-    file: F,
-    pages: u32,
-    end: u64,
+/// A snapshot that is being written.
+struct Saving<D: Disk> {
+    writer: Writer<D>,
+    meta: SnapshotMeta,
 }
 
 /// Snapshots and history in a data directory.
@@ -67,13 +65,14 @@ pub struct FileArchive<D: Disk> {
     shared: Shared,
     /// The open segment's file, once it has one.
     open: Option<OpenFile<D::File>>,
-    /// Framed records that are not in the open segment's file yet.
-    pending: Vec<u8>,
+    /// Records that are not in the open segment's file yet.
+    pending: Packer,
     /// Sealed files that are not synced yet.
     unsynced: Vec<D::File>,
     /// Whether history files were made whose names are not durable.
     has_new_names: bool,
-    staged: Option<Staged<D::File>>,
+    saving: Option<Saving<D>>,
+    staging: Staging<D>,
     /// Whether what is on disk is unknown: a write failed, or was abandoned half-way.
     doubtful: bool,
 }
@@ -87,25 +86,31 @@ fn split(history: &[Segment]) -> (&[Segment], Segment) {
 }
 
 /// Which of a manifest's sealed segments are here. One that is here must have its length.
-async fn look<D: Disk>(disk: &D, places: &Places, sealed: &[Segment]) -> Result<BTreeMap<Seq, Held>, StorageError> {
+async fn look<D: Disk>(
+    disk: &D,
+    places: &Places,
+    owner: &Owner,
+    sealed: &[Segment],
+) -> Result<BTreeMap<Seq, Held>, StorageError> {
     let mut held = BTreeMap::new();
     for segment in sealed {
-        let path = history::path_of(&places.history, segment.first);
-        let file = disk.open(&path, Access::Read).await?;
-        if let Some(file) = &file {
-            let length = disk.length(file).await?;
-            let expected = history::file_bytes(segment);
-            if length != expected {
-                let problem = format!("it has {length} bytes, a segment up to {} has {expected}", segment.last);
-                return Err(damaged(&path, length.min(expected), problem, REPAIR));
-            }
-        }
-        held.insert(segment.first, Held { segment: *segment, is_here: file.is_some() });
+        let is_here = history::is_here(disk, &places.history, owner, segment).await?;
+        held.insert(segment.first, Held { segment: *segment, is_here });
     }
     Ok(held)
 }
 
-/// Opens the kept snapshots, oldest first, and reads the newest through and through.
+/// The kept ones of these snapshots: the newest. The others are there because something rests on them.
+pub(crate) fn kept(snapshots: &[Arc<Kept>]) -> &[Arc<Kept>] {
+    &snapshots[snapshots.len().saturating_sub(SNAPSHOTS_KEPT)..]
+}
+
+/// Whether a kept one of these snapshots rests on a file.
+fn is_needed(snapshots: &[Arc<Kept>], file: &Kept) -> bool {
+    kept(snapshots).iter().any(|kept| kept.meta.layers.contains(file.own()))
+}
+
+/// Opens the snapshots and what they rest on, oldest first, and reads the newest through and through.
 pub(crate) async fn open_snapshots<D: Disk>(
     disk: &D,
     places: &Places,
@@ -113,14 +118,17 @@ pub(crate) async fn open_snapshots<D: Disk>(
 ) -> Result<Vec<Arc<Kept>>, StorageError> {
     // A name that is not durable yet must not be what an older snapshot is dropped for.
     disk.sync_directory(&places.snapshots).await?;
-    let mut kept = Vec::new();
+    let mut found = Vec::new();
     for path in snapshot::list(disk, &places.snapshots).await? {
-        kept.push(Arc::new(snapshot::open(disk, &path, Some(owner)).await?));
+        found.push(Arc::new(snapshot::open(disk, &path, Some(owner)).await?));
     }
-    if let Some(newest) = kept.last() {
-        newest.verify(disk).await?;
+    if let Some(newest) = found.last() {
+        newest.check_layers(&found.iter().map(|file| &**file))?;
+        for file in found.iter().filter(|file| newest.meta.layers.contains(file.own())) {
+            file.verify(disk).await?;
+        }
     }
-    Ok(kept)
+    Ok(found)
 }
 
 impl<D: Disk> FileArchive<D> {
@@ -138,16 +146,18 @@ impl<D: Disk> FileArchive<D> {
         sweep(&disk, &places.staging).await?;
         let manifest = snapshots.last().map(|kept| kept.meta.history.clone()).unwrap_or_default();
         let (sealed, open) = split(&manifest);
+        let staging = Staging::new(disk.clone(), places.staging.clone());
         let mut archive = Self {
             disk,
             places,
             owner,
             shared: Arc::new(Mutex::new(Table::new(BTreeMap::new(), open, snapshots.clone()))),
             open: None,
-            pending: Vec::new(),
+            pending: Packer::default(),
             unsynced: Vec::new(),
             has_new_names: false,
-            staged: None,
+            saving: None,
+            staging,
             doubtful: false,
         };
         if is_install_unfinished {
@@ -156,9 +166,13 @@ impl<D: Disk> FileArchive<D> {
             let newest = snapshots.last().expect("an install left a snapshot");
             archive.settle(newest, &trusted).await?;
         } else {
+            for kept in kept(&snapshots) {
+                kept.check_layers(&snapshots.iter().map(|file| &**file))?;
+            }
             archive.drop_history_beyond(&manifest).await?;
-            let held = look(&archive.disk, &archive.places, sealed).await?;
+            let held = look(&archive.disk, &archive.places, &archive.owner, sealed).await?;
             lock(&archive.shared).replace(Table::new(held, open, snapshots));
+            archive.drop_unneeded().await?;
         }
         archive.cut_open(&open).await?;
         Ok(archive)
@@ -178,10 +192,19 @@ impl<D: Disk> FileArchive<D> {
                 None => Ok(()),
             };
         }
-        history::verify(&self.disk, &self.places.history, Some(&self.owner), open).await?;
+        let verified = history::verify(&self.disk, &self.places.history, Some(&self.owner), open).await?;
+        let end = if let Some(end) = verified.end.filter(|_| verified.is_newest) {
+            end
+        } else {
+            // What is here cannot be gone on with: it is of an older format, or cut within a block.
+            let records = history::read_all(&self.disk, &self.places.history, open).await?;
+            let bytes = history::encode(self.owner, open.first, &records, false);
+            write_whole(&self.disk, &path, &bytes).await?;
+            bytes.len() as u64
+        };
         let file = self.disk.open(&path, Access::Write).await?.expect("it was read");
-        let end = history::file_bytes(open);
         self.disk.set_length(&file, end).await?;
+        self.disk.write(&file, 0, &history::header(self.owner, open.first, None)).await?;
         self.open = Some(OpenFile { file, end });
         Ok(())
     }
@@ -204,33 +227,42 @@ impl<D: Disk> FileArchive<D> {
         self.drop_history_beyond(manifest).await?;
         for segment in sealed {
             let path = history::path_of(&self.places.history, segment.first);
-            let Some(file) = self.disk.open(&path, Access::Read).await? else { continue };
-            let has_length = self.disk.length(&file).await? == history::file_bytes(segment);
-            let fits = has_length
-                && (trusted.contains(segment)
-                    || match history::verify(&self.disk, &self.places.history, Some(&self.owner), segment).await {
-                        Ok(()) => true,
-                        Err(StorageError::Damaged { .. }) => false,
-                        Err(error) => return Err(error),
-                    });
-            if !fits {
-                self.disk.remove(&path).await?;
+            if self.disk.open(&path, Access::Read).await?.is_none() {
+                continue;
+            }
+            let checked = if trusted.contains(segment) {
+                history::is_here(&self.disk, &self.places.history, &self.owner, segment).await.map(|_| ())
+            } else {
+                history::verify_whole(&self.disk, &self.places.history, Some(&self.owner), segment).await
+            };
+            match checked {
+                Ok(()) => {}
+                Err(StorageError::Damaged { .. }) => self.disk.remove(&path).await?,
+                Err(error) => return Err(error),
             }
         }
         self.disk.sync_directory(&self.places.history).await?;
+        let mut left = Vec::new();
         for path in snapshot::list(&self.disk, &self.places.snapshots).await? {
-            if path != newest.path {
+            let file = if path == newest.path {
+                Arc::clone(newest)
+            } else {
+                Arc::new(snapshot::open(&self.disk, &path, Some(&self.owner)).await?)
+            };
+            if newest.meta.layers.contains(file.own()) {
+                left.push(file);
+            } else {
                 self.disk.remove(&path).await?;
             }
         }
         self.disk.sync_directory(&self.places.snapshots).await?;
-        let held = look(&self.disk, &self.places, sealed).await?;
-        lock(&self.shared).replace(Table::new(held, open, vec![Arc::clone(newest)]));
+        let held = look(&self.disk, &self.places, &self.owner, sealed).await?;
+        lock(&self.shared).replace(Table::new(held, open, left));
         Ok(())
     }
 
     /// Marks what is on disk as unknown until the write that begins is done.
-    fn begin(&mut self) -> Result<(), StorageError> {
+    fn enter(&mut self) -> Result<(), StorageError> {
         if self.doubtful {
             return Err(StorageError::Io {
                 file: printed(&self.places.history),
@@ -243,27 +275,30 @@ impl<D: Disk> FileArchive<D> {
     }
 
     /// Ends the write that began; an error leaves what is on disk unknown.
-    fn end<T>(&mut self, outcome: Result<T, StorageError>) -> Result<T, StorageError> {
+    fn leave<T>(&mut self, outcome: Result<T, StorageError>) -> Result<T, StorageError> {
         self.doubtful = outcome.is_err();
         outcome
     }
 
-    /// Writes the records collected.
+    /// Writes the records collected as a block.
     async fn flush(&mut self) -> Result<(), StorageError> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let segment = lock(&self.shared).open;
+        let (segment, first) = {
+            let table = lock(&self.shared);
+            (table.open, table.written.next())
+        };
         if self.open.is_none() {
             let file = self.disk.create(&history::path_of(&self.places.history, segment.first)).await?;
-            self.disk.write(&file, 0, &history::header(self.owner, segment.first)).await?;
+            self.disk.write(&file, 0, &history::header(self.owner, segment.first, None)).await?;
             self.has_new_names = true;
             self.open = Some(OpenFile { file, end: SECTOR as u64 });
         }
         let open = self.open.as_mut().expect("it was made");
-        self.disk.write(&open.file, open.end, &self.pending).await?;
-        open.end += self.pending.len() as u64;
-        self.pending.clear();
+        let block = self.pending.block(first);
+        self.disk.write(&open.file, open.end, &block).await?;
+        open.end += block.len() as u64;
         lock(&self.shared).written = segment.last;
         Ok(())
     }
@@ -272,12 +307,16 @@ impl<D: Disk> FileArchive<D> {
         let mut records = records.into_iter().zip(first.0..).peekable();
         while records.peek().is_some() {
             let is_full = self.collect(&mut records);
-            if is_full || self.pending.len() >= PENDING_BYTES {
+            if is_full || self.pending.is_full() {
                 self.flush().await?;
             }
             // Sealed with the record that fills it, as live state does: a manifest may end right here.
             if is_full {
-                self.unsynced.extend(self.open.take().map(|open| open.file));
+                if let Some(OpenFile { file, end }) = self.open.take() {
+                    let first = lock(&self.shared).open.first;
+                    self.disk.write(&file, 0, &history::header(self.owner, first, Some(end))).await?;
+                    self.unsynced.push(file);
+                }
                 lock(&self.shared).seal();
             }
         }
@@ -289,13 +328,12 @@ impl<D: Disk> FileArchive<D> {
         let mut table = lock(&self.shared);
         for (record, sequence) in records {
             assert_eq!(Seq(sequence), table.open.last.next(), "records must follow the history");
-            self.pending.extend_from_slice(&frame::head(sequence, &record));
-            self.pending.extend_from_slice(&record);
+            self.pending.put(&record);
             table.push(record);
             if table.open.is_full() {
                 return true;
             }
-            if self.pending.len() >= PENDING_BYTES {
+            if self.pending.is_full() {
                 return false;
             }
         }
@@ -338,27 +376,40 @@ impl<D: Disk> FileArchive<D> {
         }
     }
 
-    async fn write_snapshot(
-        &mut self,
-        meta: SnapshotMeta,
-        pages: Pages,
-    ) -> Result<(SnapshotMeta, Index), StorageError> {
+    /// What is extended from here on is no part of the snapshot, and must not be where it ends.
+    async fn begin_snapshot(&mut self, meta: SnapshotMeta) -> Result<(), StorageError> {
+        assert!(self.saving.is_none(), "a snapshot is begun while another is written");
         self.check_manifest(&meta.history);
+        self.flush().await?;
+        let writer = Writer::begin(self.disk.clone(), &self.places.snapshots, meta.index, meta.term).await?;
+        self.saving = Some(Saving { writer, meta });
+        Ok(())
+    }
+
+    async fn finish_snapshot(&mut self, digest: Digest) -> Result<(SnapshotMeta, Index), StorageError> {
+        let Saving { writer, meta } = self.saving.take().expect("a snapshot was begun");
         self.sync_history().await?;
-        let mut writer = Writer::begin(self.disk.clone(), &self.places.snapshots, meta.index, meta.term).await?;
-        for page in pages {
-            writer.page(&page).await?;
-        }
-        let meta = writer.complete(meta);
-        let kept = Arc::new(writer.finish(self.owner, meta.clone()).await?);
-        let (dropped, oldest) = {
+        let file = Arc::new(writer.finish(self.owner, SnapshotMeta { digest, ..meta }).await?);
+        let meta = file.meta.clone();
+        let oldest = {
             let mut table = lock(&self.shared);
-            table.snapshots.retain(|other| other.path != kept.path);
-            table.snapshots.push(kept);
-            table.snapshots.sort_unstable_by_key(|kept| kept.meta.index);
-            let excess = table.snapshots.len().saturating_sub(SNAPSHOTS_KEPT);
-            let dropped: Vec<_> = table.snapshots.drain(..excess).collect();
-            (dropped, table.snapshots[0].meta.index)
+            table.snapshots.retain(|other| other.path != file.path);
+            table.snapshots.push(file);
+            table.snapshots.sort_unstable_by_key(|file| file.meta.index);
+            kept(&table.snapshots)[0].meta.index
+        };
+        self.drop_unneeded().await?;
+        Ok((meta, oldest))
+    }
+
+    /// Removes the files that no kept snapshot rests on.
+    async fn drop_unneeded(&mut self) -> Result<(), StorageError> {
+        let dropped: Vec<_> = {
+            let mut table = lock(&self.shared);
+            let all = std::mem::take(&mut table.snapshots);
+            let (needed, dropped) = all.iter().cloned().partition(|file| is_needed(&all, file));
+            table.snapshots = needed;
+            dropped
         };
         for old in &dropped {
             self.disk.remove(&old.path).await?;
@@ -366,90 +417,48 @@ impl<D: Disk> FileArchive<D> {
         if !dropped.is_empty() {
             self.disk.sync_directory(&self.places.snapshots).await?;
         }
-        Ok((meta, oldest))
-    }
-
-    /// The file in which a snapshot is staged. Another state at the same position gets another file.
-    fn staging_path(&self, meta: &SnapshotMeta) -> PathBuf {
-        let digest = meta.digest.to_string();
-        self.places.staging.join(format!("{}-{}", snapshot::name_of(meta.index, meta.term), &digest[..16]))
-    }
-
-    async fn drop_staging(&mut self) -> Result<(), StorageError> {
-        self.staged = None;
-        for name in self.disk.list(&self.places.staging).await?.unwrap_or_default() {
-            self.disk.remove(&self.places.staging.join(name)).await?;
-        }
         Ok(())
     }
 
-    /// Finds the good pages that were staged before a restart.
-    async fn find_staged(&mut self, meta: &SnapshotMeta) -> Result<u32, StorageError> {
-        if let Some(staged) = &self.staged
-            && staged.digest == meta.digest
-        {
-            return Ok(staged.pages);
-        }
-        let path = self.staging_path(meta);
-        let Some(file) = self.disk.open(&path, Access::Write).await? else { return Ok(0) };
-        let (mut pages, mut end) = (0, 0);
-        while let Some(page) = read_staged(&self.disk, &file, pages, end).await? {
-            pages += 1;
-            end += (frame::HEAD + page.len()) as u64;
-        }
-        self.staged = Some(Staged { digest: meta.digest, file, pages, end });
-        Ok(pages)
-    }
-
-    async fn write_staged(&mut self, meta: &SnapshotMeta, page: u32, bytes: Bytes) -> Result<(), StorageError> {
-        if page == 0 {
-            self.drop_staging().await?;
-            let file = self.disk.create(&self.staging_path(meta)).await?;
-            self.staged = Some(Staged { digest: meta.digest, file, pages: 0, end: 0 });
-        }
-        let expected = self.find_staged(meta).await?;
-        assert_eq!(page, expected, "pages are staged in order");
-        let staged = self.staged.as_mut().expect("a page before this one was staged");
-        self.disk.write(&staged.file, staged.end, &frame::head(page.into(), &bytes)).await?;
-        self.disk.write(&staged.file, staged.end + frame::HEAD as u64, &bytes).await?;
-        staged.pages += 1;
-        staged.end += (frame::HEAD + bytes.len()) as u64;
-        Ok(())
-    }
-
-    async fn install_staged(&mut self, meta: &SnapshotMeta, records: Vec<Bytes>) -> Result<(), StorageError> {
-        let path = self.staging_path(meta);
+    async fn install_state(
+        &mut self,
+        meta: SnapshotMeta,
+        mut pages: Pages,
+        records: Vec<Bytes>,
+    ) -> Result<SnapshotMeta, StorageError> {
         let (_, open) = split(&meta.history);
+        if !history::is_made_of(&open, &records) {
+            self.staging.keep_only(&[]).await?;
+            let problem = format!("what was fetched is not the open segment of the snapshot at {}", meta.index);
+            return Err(damaged(&self.places.staging, 0, problem, FETCH_AGAIN));
+        }
         let mut writer = Writer::begin(self.disk.clone(), &self.places.snapshots, meta.index, meta.term).await?;
-        self.find_staged(meta).await?;
-        let mut end = 0;
-        while let Some(staged) = &self.staged
-            && let Some(page) = read_staged(&self.disk, &staged.file, writer.pages(), end).await?
-        {
-            end += (frame::HEAD + page.len()) as u64;
+        while let Some(page) = pages.next_page() {
             writer.page(&page).await?;
         }
-        if writer.complete(meta.clone()) != *meta || !history::is_made_of(&open, &records) {
-            self.drop_staging().await?;
-            let problem = format!("what was fetched is not the snapshot {} and its open segment", meta.digest);
-            return Err(damaged(&path, end, problem, FETCH_AGAIN));
+        let digest = pages.digest();
+        assert!(!meta.has_digest() || meta.digest == digest, "the state to install is not the one that was offered");
+        // Sealed segments may be what the new manifest names, and are not read again before they count.
+        for file in self.unsynced.drain(..) {
+            self.disk.sync(&file).await?;
         }
         self.pending.clear();
-        self.unsynced.clear();
         self.open = None;
         if !open.is_empty() {
-            let bytes = history::encode(self.owner, open.first, &records);
+            let bytes = history::encode(self.owner, open.first, &records, false);
             write_whole(&self.disk, &history::path_of(&self.places.history, open.first), &bytes).await?;
         }
-        let kept = Arc::new(writer.finish(self.owner, meta.clone()).await?);
+        let meta = SnapshotMeta { layers: Vec::new(), digest, ..meta };
+        let newest = Arc::new(writer.finish(self.owner, meta).await?);
         let trusted: Vec<Segment> = {
             let table = lock(&self.shared);
             table.sealed.values().filter(|held| held.is_here).map(|held| held.segment).collect()
         };
-        self.settle(&kept, &trusted).await?;
+        self.settle(&newest, &trusted).await?;
         self.has_new_names = false;
         self.cut_open(&open).await?;
-        self.drop_staging().await
+        self.staging.keep_only(&[]).await?;
+        Ok(newest.meta.clone())
     }
 
     async fn write_segment(&mut self, segment: Segment, records: Vec<Bytes>) -> Result<(), StorageError> {
@@ -462,60 +471,69 @@ impl<D: Disk> FileArchive<D> {
             tracing::warn!(first = %segment.first, last = %segment.last, "a fetched history segment does not fit and was dropped");
             return Ok(());
         }
-        let bytes = history::encode(self.owner, segment.first, &records);
+        let bytes = history::encode(self.owner, segment.first, &records, true);
         write_whole(&self.disk, &history::path_of(&self.places.history, segment.first), &bytes).await?;
         lock(&self.shared).sealed.insert(segment.first, Held { segment, is_here: true });
         Ok(())
     }
 }
 
-/// Reads a staged page. None if it is not there, or not whole.
-async fn read_staged<D: Disk>(disk: &D, file: &D::File, page: u32, offset: u64) -> Result<Option<Bytes>, StorageError> {
-    let head = disk.read(file, offset, frame::HEAD).await?;
-    if head.len() < frame::HEAD {
-        return Ok(None);
-    }
-    let bytes = frame::HEAD + u32_at(&head, 0) as usize;
-    if disk.length(file).await? < offset + bytes as u64 {
-        return Ok(None);
-    }
-    let framed = Bytes::from(disk.read(file, offset, bytes).await?);
-    Ok(frame::read(page.into(), &framed).is_ok().then(|| framed.slice(frame::HEAD..)))
-}
-
 impl<D: Disk> Archive for FileArchive<D> {
     async fn extend(&mut self, first: Seq, records: Vec<Bytes>) -> Result<(), StorageError> {
-        self.begin()?;
+        self.enter()?;
         let outcome = self.append_records(first, records).await;
-        self.end(outcome)
+        self.leave(outcome)
     }
 
-    async fn save(&mut self, meta: SnapshotMeta, pages: Pages) -> Result<(SnapshotMeta, Index), StorageError> {
-        self.begin()?;
-        let outcome = self.write_snapshot(meta, pages).await;
-        self.end(outcome)
+    async fn begin(&mut self, meta: SnapshotMeta) -> Result<(), StorageError> {
+        self.enter()?;
+        let outcome = self.begin_snapshot(meta).await;
+        self.leave(outcome)
     }
 
-    async fn stage(&mut self, meta: &SnapshotMeta, page: u32, bytes: Bytes) -> Result<(), StorageError> {
-        self.begin()?;
-        let outcome = self.write_staged(meta, page, bytes).await;
-        self.end(outcome)
+    async fn write(&mut self, page: Page) -> Result<(), StorageError> {
+        self.enter()?;
+        let outcome = self.saving.as_mut().expect("a snapshot was begun").writer.page(&page).await;
+        self.leave(outcome)
     }
 
-    async fn staged(&mut self, meta: &SnapshotMeta) -> Result<u32, StorageError> {
-        self.find_staged(meta).await
+    async fn finish(&mut self, digest: Digest) -> Result<(SnapshotMeta, Index), StorageError> {
+        self.enter()?;
+        let outcome = self.finish_snapshot(digest).await;
+        self.leave(outcome)
     }
 
-    async fn install(&mut self, meta: &SnapshotMeta, open: Vec<Bytes>) -> Result<(), StorageError> {
-        self.begin()?;
-        let outcome = self.install_staged(meta, open).await;
-        self.end(outcome)
+    async fn staged(&mut self, runs: &[Run]) -> Result<Vec<u32>, StorageError> {
+        self.enter()?;
+        let outcome = self.staging.keep_only(runs).await;
+        self.leave(outcome)
+    }
+
+    async fn stage(&mut self, run: &Run, page: Bytes) -> Result<(), StorageError> {
+        self.enter()?;
+        let outcome = self.staging.put(run, &page).await;
+        self.leave(outcome)
+    }
+
+    async fn staged_page(&mut self, run: &Run, page: u32) -> Result<Bytes, StorageError> {
+        self.staging.page(run, page).await
+    }
+
+    async fn install(
+        &mut self,
+        meta: SnapshotMeta,
+        pages: Pages,
+        open: Vec<Bytes>,
+    ) -> Result<SnapshotMeta, StorageError> {
+        self.enter()?;
+        let outcome = self.install_state(meta, pages, open).await;
+        self.leave(outcome)
     }
 
     async fn fill(&mut self, segment: Segment, records: Vec<Bytes>) -> Result<(), StorageError> {
-        self.begin()?;
+        self.enter()?;
         let outcome = self.write_segment(segment, records).await;
-        self.end(outcome)
+        self.leave(outcome)
     }
 
     async fn missing(&mut self) -> Result<Vec<Segment>, StorageError> {

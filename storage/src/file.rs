@@ -10,7 +10,7 @@
 //!     40      8  replica
 //!     48     16  incarnation
 //!     64      8  number: of a log segment; index of a snapshot; first sequence of a history segment; else zero
-//!     72      8  length of the whole file (log segment, snapshot); else zero
+//!     72      8  length of the whole file (log segment, snapshot, sealed history segment of format 2); else zero
 //!     80      8  where the trailer begins (snapshot); else zero
 //!     88    420  zero
 //!    508      4  CRC-32 of the bytes before it
@@ -26,8 +26,8 @@ use std::path::Path;
 /// The unit in which a disk writes: each is old or new after a crash, never a mixture.
 pub(crate) const SECTOR: usize = 512;
 
-/// The format that this binary writes, and the newest it reads.
-pub const FORMAT: u32 = 1;
+/// The newest format of any kind of file. History has it; of the other kinds there has been one so far.
+pub const FORMAT: u32 = 2;
 
 const MAGIC: usize = 0;
 const VERSION: usize = MAGIC + 8;
@@ -65,6 +65,13 @@ impl FileKind {
             Self::Log => *b"MUSTERwl",
             Self::Snapshot => *b"MUSTERsn",
             Self::History => *b"MUSTERhi",
+        }
+    }
+    /// The format that this binary writes, and the newest it reads.
+    pub(crate) const fn format(self) -> u32 {
+        match self {
+            Self::Identity | Self::Log | Self::Snapshot => 1,
+            Self::History => FORMAT,
         }
     }
     pub(crate) const fn remedy(self) -> &'static str {
@@ -124,7 +131,7 @@ impl Header {
     pub(crate) fn encode(&self) -> [u8; SECTOR] {
         let mut sector = [0; SECTOR];
         sector[MAGIC..VERSION].copy_from_slice(&self.kind.magic());
-        sector[VERSION..VERSION + 4].copy_from_slice(&FORMAT.to_le_bytes());
+        sector[VERSION..VERSION + 4].copy_from_slice(&self.kind.format().to_le_bytes());
         sector[CLUSTER..GROUP].copy_from_slice(&self.owner.cluster.0.to_le_bytes());
         sector[GROUP..REPLICA].copy_from_slice(&self.owner.group.0.to_le_bytes());
         sector[REPLICA..INCARNATION].copy_from_slice(&self.owner.replica.0.to_le_bytes());
@@ -161,8 +168,8 @@ impl Header {
             return Err(wrong("it is another kind of file"));
         }
         let format = u32_at(sector, VERSION);
-        if format != FORMAT {
-            return Err(StorageError::Format { file: printed(path), found: format, known: FORMAT });
+        if !(1..=kind.format()).contains(&format) {
+            return Err(StorageError::Format { file: printed(path), found: format, known: kind.format() });
         }
         let header = Self {
             kind,
@@ -184,6 +191,11 @@ impl Header {
             None => Ok(header),
         }
     }
+}
+
+/// The format of a file, by a first sector that was decoded.
+pub(crate) fn format_of(sector: &[u8]) -> u32 {
+    u32_at(sector, VERSION)
 }
 
 /// The error for stored bytes that are not what was written.

@@ -4,7 +4,7 @@
 //! Plain structs; how they are printed is the caller's business. A running replica may write while this reads, so a torn or
 //! missing end is no alarm then.
 
-use crate::archive::Places;
+use crate::archive::{Places, SNAPSHOTS_KEPT};
 use crate::disk::{Access, Disk, printed};
 use crate::file::{FileKind, Owner};
 use crate::open::wal_of;
@@ -110,8 +110,10 @@ pub struct SnapshotFile {
     pub file: String,
     /// What it is; none if that cannot be read.
     pub meta: Option<SnapshotMeta>,
-    /// Whether its pages have the digest it names.
+    /// Whether its pages have the digest it names, and the layers it rests on are here.
     pub is_good: bool,
+    /// Whether it is one of the newest that are kept, and not only there because one of them rests on it.
+    pub is_kept: bool,
 }
 
 /// A history segment.
@@ -248,19 +250,30 @@ async fn inspect_snapshots<D: Disk>(
     problems: &mut Vec<StorageError>,
 ) -> Result<Vec<SnapshotFile>, StorageError> {
     let mut found = Vec::new();
+    let mut files = Vec::new();
     for path in snapshot::list(disk, &places.snapshots).await? {
-        let mut file = SnapshotFile { file: printed(&path), meta: None, is_good: false };
+        let mut file = SnapshotFile { file: printed(&path), meta: None, is_good: false, is_kept: false };
         match snapshot::open(disk, &path, owner).await {
             Err(error) => note(problems, error)?,
-            Ok(kept) => match Kept::verify(&kept, disk).await {
-                Ok(()) => (file.meta, file.is_good) = (Some(kept.meta), true),
-                Err(error) => {
-                    file.meta = Some(kept.meta);
-                    note(problems, error)?;
+            Ok(kept) => {
+                file.meta = Some(kept.meta.clone());
+                match Kept::verify(&kept, disk).await {
+                    Ok(()) => file.is_good = true,
+                    Err(error) => note(problems, error)?,
                 }
-            },
+                files.push(kept);
+            }
         }
         found.push(file);
+    }
+    for file in found.iter_mut().rev().take(SNAPSHOTS_KEPT) {
+        file.is_kept = true;
+        if let Some(kept) = files.iter().find(|kept| printed(&kept.path) == file.file)
+            && let Err(error) = kept.check_layers(&files.iter())
+        {
+            file.is_good = false;
+            note(problems, error)?;
+        }
     }
     Ok(found)
 }
@@ -291,7 +304,7 @@ async fn inspect_history<D: Disk>(
             }
             // A sealed segment that is not here is yet to be fetched; the open one's stored part must be here.
             Some(_) if is_sealed => Ok(()),
-            Some(segment) => history::verify(disk, &places.history, owner, &segment).await,
+            Some(segment) => history::verify(disk, &places.history, owner, &segment).await.map(|_| ()),
             None => Ok(()),
         };
         let is_good = checked.is_ok() && bytes.is_some();

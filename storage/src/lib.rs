@@ -17,6 +17,7 @@ mod library;
 mod lock;
 mod open;
 mod snapshot;
+mod staging;
 mod wal;
 
 pub use archive::FileArchive;

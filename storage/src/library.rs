@@ -3,9 +3,9 @@
 //! What the archive has is a small table behind a lock that is never held across a disk call. The newest records are answered
 //! from memory. A read that runs into an install sees the table's generation change and begins again.
 
-use crate::disk::{Access, Disk};
-use crate::file::{REPAIR, SECTOR, damaged, frame, u32_at};
-use crate::history;
+use crate::disk::Disk;
+use crate::file::{REPAIR, SECTOR, damaged};
+use crate::history::{self, Blocks};
 use crate::snapshot::Kept;
 use bytes::Bytes;
 use muster_core::ids::{Index, Seq, Term};
@@ -16,8 +16,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// How many bytes of the newest records are kept in memory, beyond those that are not in their file yet.
 const TAIL_BYTES: usize = 4 << 20;
-/// How much is read from a history file at once.
-const READ_BYTES: usize = 256 << 10;
 /// How many places where readers stopped are remembered.
 const PLACES: usize = 64;
 
@@ -28,7 +26,7 @@ pub(crate) struct Held {
     pub(crate) is_here: bool,
 }
 
-/// Where a reader stopped: whoever goes on reading there need not look for it.
+/// The block in which a reader stopped: whoever goes on reading there need not look for it.
 struct Place {
     first: Seq,
     next: Seq,
@@ -45,7 +43,7 @@ pub(crate) struct Table {
     pub(crate) written: Seq,
     tail: VecDeque<Bytes>,
     tail_bytes: usize,
-    /// Kept snapshots, oldest first.
+    /// Kept snapshots and what they rest on, oldest first.
     pub(crate) snapshots: Vec<Arc<Kept>>,
     generation: u64,
     places: VecDeque<Place>,
@@ -135,7 +133,7 @@ enum Source {
     Nowhere,
 }
 
-/// What can be read of the file of the segment that begins with `first`: up to `last`, and record `from` is at `offset`.
+/// What can be read of the file of the segment that begins with `first`: up to `last`, and the block of `from` is at `offset`.
 struct Readable {
     first: Seq,
     last: Seq,
@@ -179,38 +177,29 @@ impl<D: Disk> FileLibrary<D> {
     /// Takes records from a file as far as `place` reaches.
     async fn read(&self, take: &mut Take, place: &Readable, generation: u64) -> Result<(), StorageError> {
         let &Readable { first, last, from, offset } = place;
-        let path = history::path_of(&self.history, first);
-        let (mut sequence, mut offset) = (from, offset);
-        let file = self.disk.open(&path, Access::Read).await?;
-        let file = file.ok_or_else(|| damaged(&path, 0, "it is missing".into(), REPAIR))?;
-        let length = self.disk.length(&file).await?;
-        let mut bytes_wanted = READ_BYTES;
-        while sequence <= last && !take.is_done() {
-            let chunk = Bytes::from(self.disk.read(&file, offset, bytes_wanted).await?);
-            let mut at = 0;
-            while sequence <= last && !take.is_done() {
-                let rest = &chunk[at..];
-                let whole = if rest.len() < frame::HEAD { frame::HEAD } else { frame::HEAD + u32_at(rest, 0) as usize };
-                let left = length.saturating_sub(offset + at as u64);
-                if rest.len() < whole && (rest.len() as u64) < left {
-                    bytes_wanted = READ_BYTES.max(whole.min(usize::try_from(left).unwrap_or(whole)));
+        let blocks = Blocks::open(&self.disk, &self.history, None, first).await?;
+        let mut blocks = blocks
+            .ok_or_else(|| damaged(&history::path_of(&self.history, first), 0, "it is missing".into(), REPAIR))?;
+        blocks.go_to(from, offset);
+        let mut stopped = Place { first, next: from, offset };
+        while take.next <= last && !take.is_done() {
+            let block = blocks.next().await?;
+            stopped = Place { first, next: block.first, offset: block.offset };
+            if block.next() <= take.next {
+                continue;
+            }
+            let records = block.records().map_err(|problem| blocks.wrong(block.offset, problem))?;
+            let skipped = usize::try_from(take.next.0 - block.first.0).unwrap_or(usize::MAX);
+            for record in records.into_iter().skip(skipped) {
+                if take.next > last || take.is_done() {
                     break;
                 }
-                let record = frame::read(sequence.0, rest).map_err(|problem| {
-                    damaged(&path, offset + at as u64, format!("record {sequence}: {problem}"), REPAIR)
-                })?;
-                let content = at + frame::HEAD..at + frame::HEAD + record.len();
-                at = content.end;
-                if sequence == take.next {
-                    take.put(chunk.slice(content));
-                }
-                sequence = sequence.next();
+                take.put(record);
             }
-            offset += at as u64;
         }
         let mut table = lock(&self.shared);
         if table.generation == generation {
-            table.remember(Place { first, next: sequence, offset });
+            table.remember(stopped);
         }
         Ok(())
     }

@@ -9,7 +9,7 @@
 //! Snapshot and log meet here. A snapshot must lie within the log or just before it, or beyond it: then it was fetched, and the
 //! log goes on after it.
 
-use crate::archive::{FileArchive, Places, open_snapshots};
+use crate::archive::{FileArchive, Places, kept, open_snapshots};
 use crate::disk::{Access, Disk, directory_of, printed};
 use crate::file::{Owner, REPLACE, aside, damaged};
 use crate::library::FileLibrary;
@@ -78,14 +78,13 @@ pub async fn init<D: Disk>(
     let owner = Owner::of(identity);
     let mut records = Vec::new();
     let mut hard_state = HardState::default();
-    if let Some((meta, pages)) = snapshot {
+    if let Some((meta, mut pages)) = snapshot {
         let (index, term) = (meta.index, meta.term);
         let mut writer = Writer::begin(disk.clone(), &places.snapshots, index, term).await?;
-        for page in pages {
+        while let Some(page) = pages.next_page() {
             writer.page(&page).await?;
         }
-        let meta = writer.complete(meta);
-        writer.finish(owner, meta).await?;
+        writer.finish(owner, SnapshotMeta { digest: pages.digest(), ..meta }).await?;
         records.push(LogRecord::Reset { index, term });
         hard_state = HardState { term, commit: index, ..hard_state };
     }
@@ -109,9 +108,9 @@ pub async fn open<D: Disk>(disk: D, root: &Path, options: WalOptions) -> Result<
     let newest = snapshots.last().map(|kept| kept.meta.clone());
     let position = newest.as_ref().map(|meta| (meta.index, meta.term));
     let keep_after = position.map_or(Index(0), |(index, _)| index);
-    let kept: Vec<_> = snapshots.iter().map(|kept| (kept.meta.index, kept.meta.term)).collect();
-    let replayed = replay(&disk, &wal_directory, &owner, Access::Write, &kept, keep_after, options.tail_bytes).await?;
-    let oldest = snapshots.first().map(|kept| kept.meta.index);
+    let known: Vec<_> = snapshots.iter().map(|file| (file.meta.index, file.meta.term)).collect();
+    let replayed = replay(&disk, &wal_directory, &owner, Access::Write, &known, keep_after, options.tail_bytes).await?;
+    let oldest = kept(&snapshots).first().map(|kept| kept.meta.index);
     let is_beyond = is_beyond(&wal_directory, &replayed, oldest, position)?;
 
     let archive = FileArchive::open(disk.clone(), places, owner, snapshots, is_beyond).await?;
@@ -169,8 +168,8 @@ pub async fn repair<D: Disk>(disk: D, root: &Path) -> Result<Vec<Repaired>, Stor
     let identity = read_identity(&disk, root).await?;
     let owner = Owner::of(&identity);
     let places = Places::of(root);
-    let kept = snapshot::positions(&disk, &places.snapshots).await?;
-    let replayed = replay(&disk, &wal_of(root), &owner, Access::Read, &kept, Index(0), 0).await?;
+    let known = snapshot::positions(&disk, &places.snapshots).await?;
+    let replayed = replay(&disk, &wal_of(root), &owner, Access::Read, &known, Index(0), 0).await?;
 
     let mut repaired = Vec::new();
     let mut moved = Vec::new();
@@ -227,7 +226,7 @@ pub async fn repair<D: Disk>(disk: D, root: &Path) -> Result<Vec<Repaired>, Stor
     Ok(repaired)
 }
 
-/// Checks a snapshot, and if it is the one to start from also the history that cannot be fetched.
+/// Checks a snapshot with all it rests on, and if it is the one to start from also the history that cannot be fetched.
 async fn check_snapshot<D: Disk>(
     disk: &D,
     places: &Places,
@@ -236,7 +235,14 @@ async fn check_snapshot<D: Disk>(
     is_newest: bool,
 ) -> Result<snapshot::Kept, StorageError> {
     let kept = snapshot::open(disk, path, Some(owner)).await?;
-    kept.verify(disk).await?;
+    let mut files = Vec::new();
+    for layer in &kept.meta.layers {
+        let path = places.snapshots.join(snapshot::name_of(layer.index, layer.term));
+        let file = snapshot::open(disk, &path, Some(owner)).await?;
+        file.verify(disk).await?;
+        files.push(file);
+    }
+    kept.check_layers(&files.iter())?;
     if is_newest
         && let Some(open) = kept.meta.history.last()
         && !open.is_empty()

@@ -1,4 +1,4 @@
-//! Snapshot files: `snap-{term}-{index}`.
+//! Snapshot files: `snap-{term}-{index}`, each a layer and what the snapshot is that it completes.
 //!
 //! ```text
 //! │ header │ page 0 │ page 1 │ … │ trailer │
@@ -6,7 +6,9 @@
 //! trailer  framed the same way: 4 length of the meta; the meta (`muster_core::codec::log`); 8 per page: where it begins
 //! ```
 //! The header's number is the index; it says how long the file is and where the trailer begins, so every byte is checked by
-//! something. A snapshot is written beside, synced, renamed, and its directory synced: under its name it is complete.
+//! something. The meta names the layers below, which are files of the same kind: a file stays for as long as a kept snapshot
+//! rests on it. A file is written beside, synced, renamed, and its directory synced: under its name it is complete, and so is
+//! what it rests on.
 
 use crate::disk::{Access, Disk, SYNC_STEP_BYTES, beside, directory_of, printed};
 use crate::file::{FileKind, Header, Owner, REPAIR, SECTOR, damaged, frame, u32_at, u64_at};
@@ -14,13 +16,13 @@ use bytes::Bytes;
 use muster_core::codec::CodecError;
 use muster_core::codec::log::{decode_snapshot_meta, encode_snapshot_meta};
 use muster_core::ids::{Digest, Index, Term};
-use muster_core::storage::{SnapshotMeta, StorageError};
+use muster_core::storage::{Layer, Page, SnapshotMeta, StorageError};
 use std::path::{Path, PathBuf};
 
 /// What the trailer's frame is checked as; no page has this number.
 const TRAILER: u64 = u64::MAX;
 
-/// A kept snapshot and where its pages are.
+/// A snapshot's file and where its pages are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kept {
     pub(crate) path: PathBuf,
@@ -63,6 +65,7 @@ pub(crate) struct Writer<D: Disk> {
     offsets: Vec<u64>,
     end: u64,
     synced: u64,
+    lasting: u32,
     bytes: u64,
     hasher: blake3::Hasher,
 }
@@ -78,16 +81,18 @@ impl<D: Disk> Writer<D> {
             offsets: Vec::new(),
             end: SECTOR as u64,
             synced: 0,
+            lasting: 0,
             bytes: 0,
             hasher: blake3::Hasher::new(),
         })
     }
 
-    pub(crate) async fn page(&mut self, page: &[u8]) -> Result<(), StorageError> {
-        self.hasher.update(page);
-        self.bytes += page.len() as u64;
+    pub(crate) async fn page(&mut self, page: &Page) -> Result<(), StorageError> {
+        self.hasher.update(&page.bytes);
+        self.bytes += page.bytes.len() as u64;
+        self.lasting += u32::from(page.lasts);
         self.offsets.push(self.end);
-        self.frame(self.offsets.len() as u64 - 1, page).await?;
+        self.frame(self.offsets.len() as u64 - 1, &page.bytes).await?;
         if self.end - self.synced >= SYNC_STEP_BYTES {
             self.disk.sync(&self.file).await?;
             self.synced = self.end;
@@ -102,24 +107,16 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// How many pages were written.
-    pub(crate) fn pages(&self) -> u32 {
-        u32::try_from(self.offsets.len()).expect("a snapshot has less than 2^32 pages")
-    }
-
-    /// The meta with what the pages come to.
-    pub(crate) fn complete(&self, meta: SnapshotMeta) -> SnapshotMeta {
-        SnapshotMeta {
-            pages: self.pages(),
+    /// Gives the snapshot its name, durably. `meta` has the layers below, and the digest of the state.
+    pub(crate) async fn finish(mut self, owner: Owner, mut meta: SnapshotMeta) -> Result<Kept, StorageError> {
+        meta.layers.push(Layer {
+            index: meta.index,
+            term: meta.term,
+            pages: u32::try_from(self.offsets.len()).expect("a layer has less than 2^32 pages"),
+            lasting: self.lasting,
             bytes: self.bytes,
             digest: Digest(*self.hasher.finalize().as_bytes()),
-            ..meta
-        }
-    }
-
-    /// Gives the snapshot its name, durably.
-    pub(crate) async fn finish(mut self, owner: Owner, meta: SnapshotMeta) -> Result<Kept, StorageError> {
-        assert_eq!(self.complete(meta.clone()), meta, "a snapshot's meta does not fit its pages");
+        });
         let trailer = self.end;
         let encoded = encode_snapshot_meta(&meta);
         let mut content = Vec::with_capacity(4 + encoded.len() + 8 * self.offsets.len());
@@ -170,6 +167,8 @@ pub(crate) async fn open<D: Disk>(disk: &D, path: &Path, owner: Option<&Owner>) 
         }
         CodecError::Malformed { .. } => wrong(at, &error.to_string()),
     })?;
+    let own = meta.layers.last().copied().filter(|own| (own.index, own.term) == (meta.index, meta.term));
+    let own = own.ok_or_else(|| wrong(at, "it does not name its own layer"))?;
     let mut offsets: Vec<u64> = content[meta_end..].chunks_exact(8).map(|offset| u64_at(offset, 0)).collect();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     if name_of(meta.index, meta.term) != name || header.number != meta.index.0 {
@@ -177,13 +176,38 @@ pub(crate) async fn open<D: Disk>(disk: &D, path: &Path, owner: Option<&Owner>) 
     }
     offsets.push(at);
     let ordered = offsets.first() == Some(&(SECTOR as u64)) && offsets.is_sorted();
-    if offsets.len() != meta.pages as usize + 1 || !ordered || !(content.len() - meta_end).is_multiple_of(8) {
+    if offsets.len() != own.pages as usize + 1 || !ordered || !(content.len() - meta_end).is_multiple_of(8) {
         return Err(wrong(at, "its trailer does not tell where its pages are"));
     }
     Ok(Kept { path: path.to_owned(), meta, offsets })
 }
 
 impl Kept {
+    /// Its own layer.
+    pub(crate) fn own(&self) -> &Layer {
+        self.meta.layers.last().expect("a snapshot that was written or read names its own layer")
+    }
+
+    /// Which layer it rests on that is not among these files, or is another there.
+    fn lacks<'a>(&self, files: &(impl Iterator<Item = &'a Self> + Clone)) -> Option<&Layer> {
+        self.meta.layers.iter().find(|layer| !files.clone().any(|file| file.own() == *layer))
+    }
+
+    /// Refuses a snapshot that rests on a layer that is not among these files.
+    pub(crate) fn check_layers<'a>(
+        &self,
+        files: &(impl Iterator<Item = &'a Self> + Clone),
+    ) -> Result<(), StorageError> {
+        match self.lacks(files) {
+            None => Ok(()),
+            Some(layer) => {
+                let (name, digest) = (name_of(layer.index, layer.term), layer.digest);
+                let problem = format!("it rests on {name} with the digest {digest}, which is not here");
+                Err(damaged(&self.path, *self.offsets.last().unwrap_or(&0), problem, REPAIR))
+            }
+        }
+    }
+
     /// Reads a page. None if the file is gone.
     pub(crate) async fn page<D: Disk>(&self, disk: &D, page: u32) -> Result<Option<Bytes>, StorageError> {
         let place = page as usize;
@@ -199,22 +223,23 @@ impl Kept {
         Ok(Some(Bytes::from(framed).slice(frame::HEAD..)))
     }
 
-    /// Reads every page and checks what they come to.
+    /// Reads every page of its own layer and checks what they come to.
     pub(crate) async fn verify<D: Disk>(&self, disk: &D) -> Result<(), StorageError> {
         let mut hasher = blake3::Hasher::new();
         let mut bytes = 0;
-        for page in 0..self.meta.pages {
+        let own = self.own();
+        for page in 0..own.pages {
             let content = self.page(disk, page).await?;
             let content =
                 content.ok_or_else(|| damaged(&self.path, 0, "it vanished while it was read".into(), REPAIR))?;
             hasher.update(&content);
             bytes += content.len() as u64;
         }
-        if Digest(*hasher.finalize().as_bytes()) != self.meta.digest || bytes != self.meta.bytes {
+        if Digest(*hasher.finalize().as_bytes()) != own.digest || bytes != own.bytes {
             return Err(damaged(
                 &self.path,
                 SECTOR as u64,
-                format!("its pages do not have the digest {}", self.meta.digest),
+                format!("its pages do not have the digest {}", own.digest),
                 REPAIR,
             ));
         }

@@ -7,14 +7,13 @@ mod common;
 
 use bytes::Bytes;
 use common::crash_disk::{CrashDisk, Fault, random};
-use common::{Journal, SMALL, complete, entries, entry, hard_state, identity, page_list, pages};
+use common::{Journal, SMALL, complete, entries, entry, hard_state, identity, install, page_list, pages, save};
 use muster_core::ids::{Index, Seq, Term};
 use muster_core::log::{LogEntry, LogRecord};
-use muster_core::storage::{Archive, Library, LogStore, SnapshotMeta, StorageError};
+use muster_core::storage::{Archive, Layer, Library, LogStore, SnapshotMeta, StorageError};
 use muster_storage::{Opened, init, open, ready};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use std::collections::BTreeMap;
 use std::path::Path;
 
 const ROOT: &str = "/data";
@@ -25,8 +24,8 @@ const TERM: u64 = 2;
 enum Step {
     /// Appends an entry of this size to the log and its record to the history.
     Write { bytes: usize },
-    /// Takes a snapshot and lets the log go below the oldest.
-    Save,
+    /// Takes a snapshot, of everything or over the newest, and lets the log go below the oldest.
+    Save { over: bool },
     /// Has fallen this far behind, and installs a snapshot from a peer.
     Install { behind: u64, bytes: usize },
     /// Fetches one missing segment.
@@ -48,7 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
     let size = prop_oneof![8 => 10_usize..700, 1 => Just(1_500_000_usize)];
     prop_oneof![
         8 => size.clone().prop_map(|bytes| Step::Write { bytes }),
-        3 => Just(Step::Save),
+        3 => any::<bool>().prop_map(|over| Step::Save { over }),
         1 => (1_u64..6, size).prop_map(|(behind, bytes)| Step::Install { behind, bytes }),
         2 => Just(Step::Fill),
         1 => Just(Step::Restart),
@@ -69,7 +68,8 @@ fn trouble() -> impl Strategy<Value = Trouble> {
 struct World {
     /// The journal as any replica has it at this many records.
     journal: Journal,
-    metas: BTreeMap<u64, SnapshotMeta>,
+    /// The layers of the newest snapshot.
+    layers: Vec<Layer>,
     /// The last index whose append was acknowledged.
     acknowledged: u64,
     /// The last index whose append was begun.
@@ -88,7 +88,7 @@ impl World {
         let mut journal = Journal::new();
         let count = usize::try_from(index - 1).unwrap();
         self.journal.records[..count].iter().for_each(|record| journal.push(record.clone()));
-        complete(journal.meta(index, TERM), &page_list(index))
+        complete(journal.meta(index, TERM))
     }
     fn records(&self, after: u64, upto: u64) -> Vec<Bytes> {
         self.journal.records[usize::try_from(after).unwrap()..usize::try_from(upto).unwrap()].to_vec()
@@ -108,9 +108,10 @@ fn start(disk: &CrashDisk, world: &mut World) -> Result<Replica, StorageError> {
     let meta = recovered.snapshot.clone().expect("a snapshot was there from the beginning");
     assert!(meta.index.0 >= world.saved, "snapshot {} was acknowledged, {} is the newest", world.saved, meta.index);
     if meta.index.0 > 1 {
-        assert_eq!(meta, world.meta_at(meta.index.0));
-        world.metas.insert(meta.index.0, meta.clone());
+        let own = meta.layers.last().copied().into_iter().collect();
+        assert_eq!(SnapshotMeta { layers: own, ..meta.clone() }, world.meta_at(meta.index.0));
     }
+    world.layers.clone_from(&meta.layers);
     world.saved = meta.index.0;
     let mut last = recovered.log_start.0.0;
     for found in &recovered.entries {
@@ -121,8 +122,10 @@ fn start(disk: &CrashDisk, world: &mut World) -> Result<Replica, StorageError> {
     assert!(last <= world.begun.max(meta.index.0));
     let last = last.max(meta.index.0);
     world.acknowledged = last;
-    for (page, bytes) in (0..).zip(page_list(meta.index.0)) {
-        assert_eq!(ready(opened.library.page(meta.index, meta.term, page))?, Some(bytes));
+    for layer in &meta.layers {
+        for (page, bytes) in (0..).zip(page_list(layer.index.0)) {
+            assert_eq!(ready(opened.library.page(layer.index, layer.term, page))?, Some(bytes));
+        }
     }
     let replayed = world.records(meta.sequence.0, last - 1);
     if !replayed.is_empty() {
@@ -167,10 +170,14 @@ fn take(replica: &mut Replica, world: &mut World, step: Step, disk: &CrashDisk) 
             ready(replica.opened.archive.extend(Seq(index - 1), world.records(index - 2, index - 1)))?;
             replica.last = index;
         }
-        Step::Save if replica.last > world.saved => {
+        Step::Save { over } if replica.last > world.saved => {
             let meta = world.meta_at(replica.last);
-            let (saved, oldest) = ready(replica.opened.archive.save(meta.clone(), pages(replica.last)))?;
-            assert_eq!(saved, meta);
+            let below = if over { world.layers.clone() } else { Vec::new() };
+            let (saved, oldest) =
+                ready(save(&mut replica.opened.archive, SnapshotMeta { layers: below.clone(), ..meta.clone() }))?;
+            let layers = below.into_iter().chain(meta.layers.clone()).collect();
+            assert_eq!(saved, SnapshotMeta { layers, ..meta });
+            world.layers = saved.layers;
             world.saved = replica.last;
             ready(replica.opened.wal.purge(oldest))?;
         }
@@ -180,13 +187,11 @@ fn take(replica: &mut Replica, world: &mut World, step: Step, disk: &CrashDisk) 
                 world.journal.grow(1, bytes.max(8));
             }
             let meta = world.meta_at(index);
-            let staged = ready(replica.opened.archive.staged(&meta))?;
-            for (page, bytes) in (0..).zip(page_list(index)).skip(staged as usize) {
-                ready(replica.opened.archive.stage(&meta, page, bytes))?;
-            }
             let open = meta.history.last().unwrap();
             let stored = world.records(open.first.0 - 1, open.last.0);
-            ready(replica.opened.archive.install(&meta, stored))?;
+            let installed = ready(install(&mut replica.opened.archive, &meta, stored))?;
+            assert_eq!(installed, meta);
+            world.layers = installed.layers;
             world.saved = index;
             let reset = LogRecord::Reset { index: Index(index), term: Term(TERM) };
             ready(replica.opened.wal.append(&[reset, hard_state(TERM, 1, index)]))?;
@@ -201,7 +206,7 @@ fn take(replica: &mut Replica, world: &mut World, step: Step, disk: &CrashDisk) 
             }
         }
         Step::Restart => *replica = start(disk, world)?,
-        Step::Save => {}
+        Step::Save { .. } => {}
     }
     Ok(())
 }
@@ -211,7 +216,7 @@ fn play(steps: &[Step], troubles: &[Trouble]) {
     let journal = Journal::new();
     let first = (journal.meta(1, 1), pages(1));
     ready(init(disk.clone(), Path::new(ROOT), &identity(), Some(first), SMALL)).unwrap();
-    let mut world = World { journal, metas: BTreeMap::new(), acknowledged: 1, begun: 1, saved: 1 };
+    let mut world = World { journal, layers: Vec::new(), acknowledged: 1, begun: 1, saved: 1 };
     let mut steps = steps.iter();
     for trouble in troubles.iter().map(Some).chain([None]) {
         if let Some(trouble) = trouble {
@@ -261,7 +266,7 @@ proptest! {
 fn an_install_survives_a_crash_at_each_of_its_calls() {
     let steps = [
         Step::Write { bytes: 100 },
-        Step::Save,
+        Step::Save { over: true },
         Step::Write { bytes: 1_500_000 },
         Step::Install { behind: 5, bytes: 1_500_000 },
         Step::Fill,
@@ -276,6 +281,24 @@ fn an_install_survives_a_crash_at_each_of_its_calls() {
 }
 
 #[test]
+fn sealed_history_is_durable_before_an_installed_snapshot_rests_on_it() {
+    let disk = CrashDisk::new();
+    let journal = Journal::new();
+    let first = (journal.meta(1, 1), pages(1));
+    ready(init(disk.clone(), Path::new(ROOT), &identity(), Some(first), SMALL)).unwrap();
+    let mut world = World { journal, layers: Vec::new(), acknowledged: 1, begun: 1, saved: 1 };
+    let mut replica = start(&disk, &mut world).unwrap();
+    let large = Step::Write { bytes: 1_500_000 };
+    for step in [large, large, large, large, Step::Install { behind: 2, bytes: 100 }] {
+        take(&mut replica, &mut world, step, &disk).unwrap();
+    }
+    assert_eq!(world.journal.history.len(), 2, "the first segment was sealed before");
+    let left = disk.after_power_loss(|_| false);
+    let mut replica = start(&left, &mut world).unwrap();
+    check_history(&mut replica, &world).unwrap();
+}
+
+#[test]
 fn a_joiner_begins_with_nothing_and_takes_what_it_is_sent() {
     let disk = CrashDisk::new();
     ready(init(disk.clone(), Path::new(ROOT), &identity(), None, SMALL)).unwrap();
@@ -285,12 +308,9 @@ fn a_joiner_begins_with_nothing_and_takes_what_it_is_sent() {
     ready(opened.wal.append(&[hard_state(TERM, 0, 0)])).unwrap();
     let mut journal = Journal::new();
     journal.grow(5, 100);
-    let meta = complete(journal.meta(6, TERM), &page_list(6));
-    for (page, bytes) in (0..).zip(page_list(6)) {
-        ready(opened.archive.stage(&meta, page, bytes)).unwrap();
-    }
+    let meta = complete(journal.meta(6, TERM));
     let mut wrong = journal.open_records();
     wrong.pop();
-    assert!(matches!(ready(opened.archive.install(&meta, wrong)), Err(StorageError::Damaged { .. })));
+    assert!(matches!(ready(install(&mut opened.archive, &meta, wrong)), Err(StorageError::Damaged { .. })));
     ready(opened.archive.extend(Seq(1), vec![])).unwrap_err();
 }

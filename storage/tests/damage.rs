@@ -3,7 +3,7 @@
 mod common;
 
 use common::crash_disk::{CrashDisk, Fault, SECTOR};
-use common::{Journal, entries, entry, hard_state, identity, pages};
+use common::{Journal, entries, entry, hard_state, identity, pages, save};
 use muster_core::ids::{ClusterId, Incarnation, Index, ReplicaId, Seq};
 use muster_core::storage::{Archive, Identity, Library, LogStore, StorageError};
 use muster_storage::{Opened, WalOptions, init, inspect, open, ready, repair};
@@ -28,7 +28,7 @@ fn replica() -> CrashDisk {
         let (first, added) = journal.grow(2, 50);
         ready(opened.archive.extend(first, added)).unwrap();
         if index % 2 == 0 {
-            ready(opened.archive.save(journal.meta(index, 1), pages(index))).unwrap();
+            ready(save(&mut opened.archive, journal.meta(index, 1))).unwrap();
         }
     }
     // The last batch takes two sectors.
@@ -62,7 +62,7 @@ fn a_log_whose_purged_tail_was_replaced_by_what_is_left_is_no_damage() {
     for index in 3..=5 {
         let (first, added) = journal.grow(2, 50);
         ready(opened.archive.extend(first, added)).unwrap();
-        (_, oldest) = ready(opened.archive.save(journal.meta(index, 2), pages(index))).unwrap();
+        (_, oldest) = ready(save(&mut opened.archive, journal.meta(index, 2))).unwrap();
     }
     assert_eq!(oldest, Index(3));
     ready(opened.wal.purge(oldest)).unwrap();

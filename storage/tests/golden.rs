@@ -1,14 +1,14 @@
-//! Format 1, byte by byte: what is in `tests/golden/` opens, and what is written today is exactly that.
+//! The formats, byte by byte: what is in `tests/golden/` opens, and what is written today is exactly what is in the newest.
 //!
-//! The files are a data directory. They change only with a new format version, whose golden files stand beside these.
-//! `MUSTER_GOLDEN=write cargo test -p muster-storage --test golden` writes them; review the difference like code.
+//! The files are a data directory each. They change only with a new format version, whose golden files stand beside these.
+//! `MUSTER_GOLDEN=write cargo test -p muster-storage --test golden` writes the newest; review the difference like code.
 
 mod common;
 
-use common::{Journal, entries, entry, hard_state, identity, page_list, pages};
-use muster_core::ids::{Index, ReplicaId, Seq, Term};
+use common::{Journal, digest, entries, entry, hard_state, identity, layer, page_list, pages, save};
+use muster_core::ids::{Digest, Index, ReplicaId, Seq, Term};
 use muster_core::log::{HardState, LogEntry, LogEntryKind, LogRecord};
-use muster_core::storage::{Archive, Library, LogStore};
+use muster_core::storage::{Archive, Layer, Library, LogStore, SnapshotMeta};
 use muster_storage::{RealDisk, WalOptions, init, open, ready};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,8 +23,8 @@ const FILES: [&str; 5] = [
 
 const OPTIONS: WalOptions = WalOptions { segment_bytes: 8192, tail_bytes: 1 << 20 };
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/format-1")
+fn golden(format: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/format-{format}"))
 }
 
 fn is_writing() -> bool {
@@ -46,17 +46,18 @@ fn write(root: &Path) {
     ready(opened.wal.append(&[LogRecord::Entries(vec![]), hard_state(2, 1, 4)])).unwrap();
     let (first, records) = journal.grow(3, 33);
     ready(opened.archive.extend(first, records)).unwrap();
-    ready(opened.archive.save(journal.meta(4, 2), pages(4))).unwrap();
+    let layers = opened.recovered.snapshot.unwrap().layers;
+    ready(save(&mut opened.archive, SnapshotMeta { layers, ..journal.meta(4, 2) })).unwrap();
 }
 
 #[test]
-fn what_is_written_today_is_format_1_to_the_byte() {
+fn what_is_written_today_is_format_2_to_the_byte() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("data");
     write(&root);
     for file in FILES {
         let written = fs::read(root.join(file)).unwrap();
-        let path = golden().join(file);
+        let path = golden(2).join(file);
         if is_writing() {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, &written).unwrap();
@@ -67,18 +68,15 @@ fn what_is_written_today_is_format_1_to_the_byte() {
     }
 }
 
-#[test]
-fn format_1_opens() {
-    if is_writing() {
-        return;
-    }
+/// Opens a copy and checks all that does not differ between formats.
+fn opens(format: u32) -> SnapshotMeta {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("data");
     for made in ["raft/wal", "snapshots", "history", "staging"] {
         fs::create_dir_all(root.join(made)).unwrap();
     }
     for file in FILES {
-        fs::copy(golden().join(file), root.join(file)).unwrap();
+        fs::copy(golden(format).join(file), root.join(file)).unwrap();
     }
     let opened = ready(open(RealDisk, &root, OPTIONS)).unwrap();
     assert_eq!(opened.identity, identity());
@@ -86,12 +84,32 @@ fn format_1_opens() {
     assert_eq!(recovered.hard_state, HardState { term: Term(2), vote: ReplicaId(1), commit: Index(4) });
     assert_eq!(recovered.log_start, (Index(1), Term(1)));
     assert_eq!(recovered.entries, log());
-    let mut journal = Journal::new();
-    journal.grow(3, 33);
-    assert_eq!(recovered.snapshot, Some(common::complete(journal.meta(4, 2), &page_list(4))));
     for (page, bytes) in (0..).zip(page_list(4)) {
         assert_eq!(ready(opened.library.page(Index(4), Term(2), page)).unwrap(), Some(bytes));
     }
     let read = ready(opened.library.records(Seq(0), Seq(9), 1 << 20)).unwrap();
-    assert_eq!(read.into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>(), journal.records);
+    assert_eq!(read.into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>(), journal().records);
+    recovered.snapshot.unwrap()
+}
+
+fn journal() -> Journal {
+    let mut journal = Journal::new();
+    journal.grow(3, 33);
+    journal
+}
+
+#[test]
+fn format_1_opens() {
+    let own = Layer { lasting: 3, ..layer(4, 2) };
+    let meta = SnapshotMeta { layers: vec![own], digest: Digest::default(), ..journal().meta(4, 2) };
+    assert_eq!(opens(1), meta);
+}
+
+#[test]
+fn format_2_opens() {
+    if is_writing() {
+        return;
+    }
+    let layers = vec![layer(1, 1), layer(4, 2)];
+    assert_eq!(opens(2), SnapshotMeta { layers, digest: digest(4), ..journal().meta(4, 2) });
 }

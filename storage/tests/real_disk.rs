@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Journal, complete, entries, entry, hard_state, identity, page_list, pages, record};
+use common::{Journal, complete, entries, entry, hard_state, identity, install, page_list, pages, record, save};
 use muster_core::ids::{Index, Seq, Term};
 use muster_core::storage::{Archive, Library, LogStore, SEGMENT_BYTES, StorageError};
 use muster_storage::{Lock, RealDisk, WalOptions, init, open, ready};
@@ -71,8 +71,8 @@ fn snapshots_cut_history_and_let_the_log_go() {
             let (first, added) = journal.grow(1, 900_000);
             ready(opened.archive.extend(first, added)).unwrap();
         }
-        let (meta, kept) = ready(opened.archive.save(journal.meta(index, 1), pages(index))).unwrap();
-        assert_eq!(meta, complete(journal.meta(index, 1), &page_list(index)));
+        let (meta, kept) = ready(save(&mut opened.archive, journal.meta(index, 1))).unwrap();
+        assert_eq!(meta, complete(journal.meta(index, 1)));
         oldest = kept;
         ready(opened.wal.purge(kept)).unwrap();
     }
@@ -123,7 +123,7 @@ fn entries_that_replace_some_of_purged_segments_are_read_back() {
     ready(opened.wal.append(&[entries([entry(2, 8, 10)])])).unwrap();
     let mut oldest = Index(0);
     for index in 5..=7 {
-        (_, oldest) = ready(opened.archive.save(journal.meta(index, 2), pages(index))).unwrap();
+        (_, oldest) = ready(save(&mut opened.archive, journal.meta(index, 2))).unwrap();
     }
     assert_eq!(oldest, Index(5));
     ready(opened.wal.purge(oldest)).unwrap();
@@ -148,14 +148,18 @@ fn an_installed_snapshot_takes_the_place_of_everything_older() {
     ready(opened.wal.append(&[entries([entry(1, 2, 10), entry(1, 3, 10)])])).unwrap();
 
     journal.grow(12, 1 << 20);
-    let meta = complete(journal.meta(50, 4), &page_list(50));
-    for (page, bytes) in (0..).zip(page_list(50)) {
-        assert_eq!(ready(opened.archive.staged(&meta)).unwrap(), page);
-        ready(opened.archive.stage(&meta, page, bytes)).unwrap();
-        drop(opened);
-        opened = ready(open(RealDisk, &root, common::SMALL)).unwrap();
+    let meta = complete(journal.meta(50, 4));
+    let runs = meta.runs(None);
+    for run in &runs {
+        for page in run.from..run.to {
+            let staged = ready(opened.archive.staged(&runs)).unwrap();
+            assert_eq!(staged.iter().sum::<u32>(), page);
+            ready(opened.archive.stage(run, page_list(50)[page as usize].clone())).unwrap();
+            drop(opened);
+            opened = ready(open(RealDisk, &root, common::SMALL)).unwrap();
+        }
     }
-    ready(opened.archive.install(&meta, journal.open_records())).unwrap();
+    ready(install(&mut opened.archive, &meta, journal.open_records())).unwrap();
     // The log is not told: a crash came first.
     drop(opened);
 

@@ -4,7 +4,7 @@
 mod common;
 
 use common::crash_disk::CrashDisk;
-use common::{Journal, SMALL, entries, entry, hard_state, identity, page_list, pages};
+use common::{Journal, SMALL, entries, entry, hard_state, identity, pages, save};
 use muster_core::ids::{Index, Seq, Term};
 use muster_core::log::LogRecord;
 use muster_core::storage::{Archive as _, LogStore as _};
@@ -71,13 +71,13 @@ fn a_replacement_in_the_middle_of_the_first_segment_is_a_whole_log() {
     let (first, records) = journal.grow(3, 100);
     assert_eq!(first, Seq(1));
     ready(opened.archive.extend(first, records)).expect("the disk is good");
-    let saved = ready(opened.archive.save(journal.meta(5, 3), Box::new(page_list(5).into_iter())));
+    let saved = ready(save(&mut opened.archive, journal.meta(5, 3)));
     let (_, oldest) = saved.expect("the disk is good");
     assert_eq!(oldest, Index(1), "three are kept");
     for index in [6, 7] {
         append(&mut opened, &[entries([entry(3, index, 30)]), hard_state(3, 1, index)]);
         let meta = journal.meta(index, 3);
-        let saved = ready(opened.archive.save(meta, Box::new(page_list(index).into_iter())));
+        let saved = ready(save(&mut opened.archive, meta));
         let (_, oldest) = saved.expect("the disk is good");
         ready(opened.wal.purge(oldest)).expect("the disk is good");
     }

@@ -4,10 +4,10 @@
 mod common;
 
 use common::crash_disk::{CrashDisk, Fault};
-use common::{Journal, SMALL, entries, entry, hard_state, identity, pages};
+use common::{Journal, SMALL, entries, entry, hard_state, identity, pages, save};
 use muster_core::ids::{Index, Term};
 use muster_core::log::{HardState, LogEntry, LogRecord};
-use muster_core::storage::{Archive, LogStore, Recovered, StorageError};
+use muster_core::storage::{LogStore, Recovered, StorageError};
 use muster_storage::{Opened, WalOptions, init, open, ready};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -265,7 +265,7 @@ fn purging_is_safe_at_every_crash() {
     for records in &script {
         ready(opened.wal.append(records)).unwrap();
     }
-    let (meta, oldest) = ready(opened.archive.save(Journal::new().meta(12, 1), pages(12))).unwrap();
+    let (meta, oldest) = ready(save(&mut opened.archive, Journal::new().meta(12, 1))).unwrap();
     assert_eq!((meta.index, oldest), (Index(12), Index(1)));
     drop(opened);
     // The older snapshot goes, so that the log may be cut up to the newer one.

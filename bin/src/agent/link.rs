@@ -127,7 +127,15 @@ impl Journal for Link {
         // The client gives up in time by itself; this bounds what it may take on top for connecting.
         let patience = self.0.options.write_timeout + Duration::from_secs(5);
         let writing = client.write_once(OneShot { id, drawn_at }, &author, command);
-        tokio::time::timeout(patience, writing).await.unwrap_or(Outcome::Unknown(UnknownWhy::TimedOut))
+        let outcome = tokio::time::timeout(patience, writing).await.unwrap_or(Outcome::Unknown(UnknownWhy::TimedOut));
+        match outcome {
+            // A certificate that ends is refused like everything that is not allowed; but it is renewed, and what was to be
+            // recorded is not: it waits.
+            Outcome::Refused(Refusal::Forbidden { .. }) if self.certificate_ends() => {
+                Outcome::NotApplied(NotApplied::NoQuorum)
+            }
+            outcome => outcome,
+        }
     }
 
     async fn records(&self, node: &NodeId, after: Seq) -> Result<Vec<Record>, Away> {
@@ -146,7 +154,16 @@ impl Journal for Link {
     }
 }
 
+/// How far apart the clocks of an agent and a replica may be, in seconds, when one of them says that a certificate has ended.
+const CLOCKS_APART: u64 = 300;
+
 impl Link {
+    /// Whether our certificate has ended, by somebody's clock.
+    fn certificate_ends(&self) -> bool {
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs());
+        self.0.options.tls.as_ref().is_some_and(|tls| tls.shown().not_after <= now + CLOCKS_APART)
+    }
+
     /// In whose name a write goes out. What a certificate or the kernel said to this agent, the journal hears as the agent's word;
     /// over TLS in the agent's role, for its certificate proves no other.
     fn vouched(&self, author: Author) -> Author {

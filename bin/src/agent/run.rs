@@ -110,9 +110,11 @@ async fn serve(config: &AgentConfig, until_stdin_closes: bool, span: &Span) -> R
 
     let host_thread = thread("host-loop", span, move || block_on(driver::run_host(host, host_ends)))?;
     let store_thread = thread("store", span, move || block_on(driver::run_store(store, store_ends)))?;
-    if let Some(tls) = &tls {
-        tokio::spawn(tls.clone().keep_fresh().instrument(span.clone()));
+    if let Some(tls) = tls.as_ref().filter(|tls| tls.shown().has_ended()) {
+        // The node is looked after all the same: nobody speaks with its agent until the certificate is renewed.
+        warn!(certificate = %tls.credential(), "the certificate has ended: renew it with `muster certs renew`");
     }
+    tokio::spawn(crate::server::keep_certificates_fresh(tls.clone()).instrument(span.clone()));
     let link = Link::new(config.servers.clone(), options(tls.clone()), author);
     let journal = driver::run_journal(config.node.clone(), Arc::from(address.as_str()), link, Boottime, journal);
     let journal = tokio::spawn(journal.instrument(span.clone()));

@@ -6,7 +6,7 @@ use super::show;
 use crate::exit::Failure;
 use crate::text;
 use muster_core::log::LogEntryKind;
-use muster_core::storage::{Segment, SnapshotMeta, StorageError};
+use muster_core::storage::{Layer, Segment, SnapshotMeta, StorageError};
 use muster_storage::inspect::{HistoryFile, SnapshotFile, WalContent, WalSegment};
 use muster_storage::{Inspection, Lock, RealDisk, ready};
 use serde_json::{Value, json as object};
@@ -141,7 +141,17 @@ fn segment_json(segment: &Segment) -> Value {
 }
 
 fn snapshot(file: &SnapshotFile) -> Value {
-    object!({ "file": file.file, "good": file.is_good, "meta": file.meta.as_ref().map(meta) })
+    object!({ "file": file.file, "good": file.is_good, "kept": file.is_kept, "meta": file.meta.as_ref().map(meta) })
+}
+
+fn layer(layer: &Layer) -> Value {
+    object!({
+        "index": layer.index.0,
+        "term": layer.term.0,
+        "pages": layer.pages,
+        "bytes": layer.bytes,
+        "digest": layer.digest.to_string(),
+    })
 }
 
 fn meta(meta: &SnapshotMeta) -> Value {
@@ -153,8 +163,9 @@ fn meta(meta: &SnapshotMeta) -> Value {
         "head": meta.head.to_string(),
         "age_us": meta.age.0,
         "history": meta.history.iter().map(segment_json).collect::<Vec<_>>(),
-        "pages": meta.pages,
-        "bytes": meta.bytes,
+        "layers": meta.layers.iter().map(layer).collect::<Vec<_>>(),
+        "pages": meta.pages(),
+        "bytes": meta.bytes(),
         "digest": meta.digest.to_string(),
     })
 }
@@ -192,7 +203,7 @@ fn inspection_text(dir: &Path, found: &Inspection) -> String {
         let bytes = file
             .meta
             .as_ref()
-            .map_or_else(String::new, |meta| format!(", sequence {}, {}", meta.sequence, text::bytes(meta.bytes)));
+            .map_or_else(String::new, |meta| format!(", sequence {}, {}", meta.sequence, text::bytes(meta.bytes())));
         let _ = writeln!(out, "snapshot   {} ({}{bytes})", file.file, quality(file.is_good));
     }
     for file in &found.history {

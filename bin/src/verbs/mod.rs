@@ -13,6 +13,7 @@ pub(crate) mod exec;
 pub(crate) mod node;
 pub(crate) mod read;
 pub(crate) mod rollout;
+mod together;
 pub(crate) mod watch;
 pub(crate) mod write;
 

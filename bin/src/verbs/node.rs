@@ -14,6 +14,7 @@ use muster_core::agent::value::file::{Content, File, Kind};
 use muster_core::ids::NodeId;
 use muster_core::journal::key::{Dimension, Key, Setting};
 use serde_json::{Value, json as object};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::Path;
@@ -21,10 +22,14 @@ use std::sync::Arc;
 
 /// Seconds as people say them: `4 min 7 s`.
 pub(crate) fn duration(seconds: u64) -> String {
-    match (seconds / 3_600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, s) => format!("{s} s"),
-        (0, m, s) => format!("{m} min {s} s"),
-        (h, m, _) => format!("{h} h {m} min"),
+    match (seconds / 60, seconds % 60) {
+        (0, s) => format!("{s} s"),
+        (m, s) if m < 60 => format!("{m} min {s} s"),
+        // To the next minute: four hours that have just begun are four hours.
+        _ => {
+            let minutes = seconds.div_ceil(60);
+            format!("{} h {} min", minutes / 60, minutes % 60)
+        }
     }
 }
 
@@ -194,7 +199,7 @@ pub(crate) async fn set(args: SetArgs, json: bool) -> Result<(), Failure> {
 
 fn returned_words(returned: &Returned) -> String {
     match returned {
-        Returned::Done { keys } => format!("{} keys are what is declared", keys.len()),
+        Returned::Done { keys } => format!("{} as declared", text::counted(keys.len(), "key")),
         Returned::Blocked { consumers } => consumers.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
         Returned::Failed { errors, .. } => errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
     }
@@ -284,11 +289,19 @@ pub(crate) fn report_text(report: &Report) -> String {
     if let Some(window) = &report.window {
         let _ = writeln!(out, "{}", window_words(window));
     }
+    let mut unseen: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (key, why) in &report.unseen {
-        let _ = writeln!(out, "{key} cannot be seen here: {why}");
+        unseen.entry(why).or_default().push(key.as_str());
     }
-    if report.spooled > 0 {
-        let _ = writeln!(out, "{} events wait for the journal", report.spooled);
+    for (why, keys) in unseen {
+        let _ = writeln!(out, "cannot be seen here: {} ({why})", keys.join(", "));
+    }
+    match report.spooled {
+        0 => {}
+        1 => out += "1 event waits for the journal\n",
+        count => {
+            let _ = writeln!(out, "{count} events wait for the journal");
+        }
     }
     if report.commit_unknown {
         let _ = writeln!(out, "a commit is under way whose outcome is not known yet");
@@ -426,7 +439,9 @@ pub(crate) async fn rollback(node: NodeId, args: RollbackArgs, json: bool) -> Re
                 "node": node.as_str(),
                 "keys": keys.iter().map(Key::as_str).collect::<Vec<_>>(),
             });
-            let mut out = format!("{node} was looked at again: {} keys are what is declared\n", keys.len());
+            let are = if keys.len() == 1 { "is" } else { "are" };
+            let keys_back = text::counted(keys.len(), "key");
+            let mut out = format!("{node} was looked at again: {keys_back} {are} what is declared\n");
             for key in keys {
                 let _ = writeln!(out, "  {key}");
             }
@@ -517,7 +532,7 @@ mod tests {
     fn seconds_are_said_as_people_say_them() {
         assert_eq!(duration(59), "59 s");
         assert_eq!(duration(247), "4 min 7 s");
-        assert_eq!(duration(14_400), "4 h 0 min");
+        assert_eq!((duration(14_400), duration(14_399)), ("4 h 0 min".into(), "4 h 0 min".into()));
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! `muster rollout`: one change to many nodes, a few first.
 //!
 //! Decisions are `muster_core::agent::rollout`'s; here its tasks are carried to the agents, beside one another. On every node the
-//! change runs under that node's own window, so if this process dies, the nodes roll back by themselves.
+//! change runs under that node's own window, so if this process dies, the nodes roll back by themselves. What holds on every node of
+//! a vCluster is declared for the vCluster, once ([`Together`]); else it is declared node by node.
 
 use super::agents::find;
 use super::node::changes;
+use super::together::Together;
 use super::{connect, senseless, show};
 use crate::args::{AgentArgs, RolloutArgs};
 use crate::exit::Failure;
@@ -12,7 +14,7 @@ use crate::text;
 use muster_core::agent::operator::{Consent, Phase, Reply, Report, Request, Returned, Which};
 use muster_core::agent::rollout::{Effects, Health, Input, Outcome, Rollout, Settings, Task, Verdict};
 use muster_core::agent::value;
-use muster_core::ids::{NodeId, Time};
+use muster_core::ids::{NodeId, Seq, Time, VClusterId};
 use muster_core::journal::key::{Key, Setting};
 use muster_core::query::{Answer, Query};
 use muster_core::request::Freshness;
@@ -21,12 +23,15 @@ use serde_json::{Value, json as object};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// How long a look may take before the node counts as silent for this once.
 const LOOK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a node is asked whether it has heard what is declared.
+const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
 /// What every task needs.
 struct Shared {
@@ -35,6 +40,10 @@ struct Shared {
     message: Arc<str>,
     merge: bool,
     check: Option<String>,
+    /// The commit for all, where a whole vCluster is meant.
+    together: Option<Together>,
+    /// Whether it is to be used: known when the first commit is due.
+    all_hold: OnceLock<bool>,
 }
 
 fn words(failure: &Failure) -> Arc<str> {
@@ -111,6 +120,13 @@ impl Shared {
     }
 
     async fn commit(&self, node: &NodeId) -> Outcome {
+        if let Some(together) = self.together.as_ref().filter(|_| self.all_hold.get() == Some(&true)) {
+            if let Err(failure) = together.declare().await {
+                return outcome_of(&failure);
+            }
+            self.follow(node).await;
+            return Outcome::Done { window_seconds: None };
+        }
         let request = Request::Commit { which: self.keys(), ttl_seconds: None, message: self.message.clone() };
         match super::agents::ask(self.agent(node), &request).await {
             Ok(Reply::Committed { .. }) => Outcome::Done { window_seconds: None },
@@ -129,6 +145,23 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Waits, though not for long, until a node has heard that it is what is declared. One that hears it later becomes so then.
+    async fn follow(&self, node: &NodeId) {
+        let heard = async {
+            loop {
+                let differs = |report: &Report| {
+                    report.differences.iter().any(|d| self.changes.iter().any(|(key, _)| *key == d.key))
+                };
+                if self.agent(node).show().await.is_ok_and(|report| !differs(&report)) {
+                    return;
+                }
+                tokio::time::sleep(FOLLOW_EVERY).await;
+            }
+        };
+        // It is declared either way.
+        tokio::time::timeout(LOOK_PATIENCE, heard).await.ok();
     }
 
     async fn roll_back(&self, node: &NodeId) -> Outcome {
@@ -221,8 +254,22 @@ pub(crate) async fn rollout(args: RolloutArgs, json: bool) -> Result<(), Failure
     for node in &nodes {
         agents.insert(node.clone(), find(&agent_args(&args), node).await?);
     }
-    let shared =
-        Arc::new(Shared { agents, changes, message: Arc::from(args.message), merge: args.merge, check: args.check });
+    let together = match args.vcluster.clone() {
+        Some(vcluster) => {
+            let client = connect(&args.client).await?;
+            Some(Together::prepare(client, &args.author, vcluster, &nodes, &changes, &args.message).await?)
+        }
+        None => None,
+    };
+    let shared = Arc::new(Shared {
+        agents,
+        changes,
+        message: Arc::from(args.message),
+        merge: args.merge,
+        check: args.check,
+        together,
+        all_hold: OnceLock::new(),
+    });
     let began = Instant::now();
     let now = || Time(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
     let (mut rollout, mut effects) =
@@ -231,6 +278,11 @@ pub(crate) async fn rollout(args: RolloutArgs, json: bool) -> Result<(), Failure
     let mut interrupted = false;
     loop {
         tell(&effects, json, began)?;
+        let commits = effects.tasks.iter().filter(|task| matches!(task, Task::Commit(_))).count();
+        if commits > 0 {
+            // All commits are asked for at once; later ones are repetitions.
+            shared.all_hold.get_or_init(|| commits == shared.agents.len());
+        }
         for task in effects.tasks {
             let (shared, done) = (shared.clone(), done_in.clone());
             tokio::spawn(async move {
@@ -240,7 +292,11 @@ pub(crate) async fn rollout(args: RolloutArgs, json: bool) -> Result<(), Failure
             });
         }
         if let Some(verdict) = effects.verdict {
-            return conclude(&verdict, json);
+            let declared = match &shared.together {
+                Some(together) => together.declared().await,
+                None => None,
+            };
+            return conclude(&verdict, declared.as_ref(), args.failures, json);
         }
         let wake = async {
             match effects.wake_at {
@@ -278,17 +334,36 @@ fn list(nodes: &[(NodeId, Arc<str>)]) -> Vec<Value> {
     nodes.iter().map(|(node, why)| object!({ "node": node.as_str(), "why": &**why })).collect()
 }
 
-fn conclude(verdict: &Verdict, json: bool) -> Result<(), Failure> {
+fn conclude(
+    verdict: &Verdict,
+    declared: Option<&(VClusterId, Seq)>,
+    failures_max: usize,
+    json: bool,
+) -> Result<(), Failure> {
     match verdict {
         Verdict::Committed { nodes, failed } => {
-            let value = object!({
+            let mut value = object!({
                 "outcome": "committed",
                 "nodes": nodes.iter().map(NodeId::as_str).collect::<Vec<_>>(),
                 "failed": list(failed),
             });
-            let mut out = format!("committed on {} nodes\n", nodes.len());
+            let mut out = match declared {
+                Some((vcluster, sequence)) => {
+                    value["vcluster"] = vcluster.as_str().into();
+                    value["sequence"] = sequence.0.into();
+                    format!(
+                        "sequence {sequence}: declared for vcluster:{vcluster}, as it is on its {}\n",
+                        text::counted(nodes.len(), "node")
+                    )
+                }
+                None => format!("committed on {}\n", text::counted(nodes.len(), "node")),
+            };
             for (node, why) in failed {
                 let _ = writeln!(out, "  {node} failed and was rolled back: {why}");
+            }
+            if nodes.is_empty() || failed.len() > failures_max {
+                let next = "look with `muster watch`; what was committed stays declared";
+                return Err(Failure { outcome: "failed", ..Failure::error(out.trim_end(), next) }.with(value));
             }
             show(json, &value, &out)
         }

@@ -6,6 +6,7 @@ use super::{connect, record, scope, scope_or_nothing, senseless, show};
 use crate::args::{CommitArgs, EmergencyVerb, OpVerb, PolicyVerb, RollbackArgs, WriteArgs};
 use crate::exit::{Failure, request_text, written};
 use crate::{json, policy_text, text};
+use muster_core::agent::value;
 use muster_core::ids::{NodeId, Seq, VClusterId, WallTime};
 use muster_core::journal::command::JournalCommand;
 use muster_core::journal::entry::{Change, EntryDraft, EntryType, OperationDraft, Record};
@@ -73,6 +74,10 @@ pub(crate) async fn commit(args: CommitArgs, json: bool) -> Result<(), Failure> 
         settings.push(crate::args::assignment(text).map_err(|problem| Failure::usage(problem, ""))?);
     }
     settings.extend(args.absent.into_iter().map(|key| (key, Setting::Absent)));
+    for (key, setting) in &mut settings {
+        // One spelling in the journal, however it was written.
+        *setting = value::check_setting(key, setting).map_err(|unfit| Failure::usage(format!("{key}: {unfit}"), ""))?;
+    }
     settings.extend(args.unset.into_iter().map(|key| (key, Setting::Unset)));
     check_settings(&settings, args.boot_config)?;
     let client = connect(&args.write.client).await?;

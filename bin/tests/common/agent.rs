@@ -35,11 +35,16 @@ impl Agent {
 
     /// Writes an agent's configuration; `more` is TOML added to it.
     pub fn configure(cluster: &Cluster, node: &str, more: &str) -> Self {
-        let dir = cluster.path(&format!("agent-{node}"));
+        let servers: Vec<String> = cluster.replicas.iter().map(|replica| replica.address.clone()).collect();
+        Self::of(cluster.path(&format!("agent-{node}")), node, &servers, more)
+    }
+
+    /// The same for an agent that keeps everything in `dir`.
+    pub fn of(dir: PathBuf, node: &str, servers: &[String], more: &str) -> Self {
         let root = dir.join("root");
         std::fs::create_dir_all(&root).unwrap();
         let port = free_ports(1)[0];
-        let servers: Vec<String> = cluster.replicas.iter().map(|replica| format!("{:?}", replica.address)).collect();
+        let servers: Vec<String> = servers.iter().map(|server| format!("{server:?}")).collect();
         let text = format!(
             "[agent]\nnode = \"{node}\"\nroot = \"{}\"\ndata_dir = \"{}\"\nport = {port}\n[journal]\nservers = [{}]\n{more}",
             root.display(),

@@ -4,6 +4,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of the harness")]
 
 pub mod agent;
+pub mod secured;
+pub mod terminal;
 
 use serde_json::Value;
 use std::fs::File;

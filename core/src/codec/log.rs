@@ -3,12 +3,12 @@
 //! A log record is self-delimiting and goes out in pieces, so that a log writes it straight into its sectors. A group of
 //! entries is stored entry by entry: replaying them one by one gives the same log.
 //!
-//! The order of variants and fields below *is* format 1. Never change it: a new format gets mirror types of its own.
+//! The order of variants and fields below *is* the format. Never change it: a new format gets mirror types of its own.
 
-use super::{CodecError, FORMAT, configuration, decode, encode, malformed};
+use super::{CodecError, FORMAT, configuration, decode, decode_up_to, encode, encode_as, malformed};
 use crate::ids::{Age, ClusterId, Digest, GroupId, Incarnation, Index, ReplicaId, ReplicaName, Seq, Term};
 use crate::log::{Configuration, HardState, LogEntry, LogEntryKind, LogRecord};
-use crate::storage::{Identity, Segment, SnapshotMeta};
+use crate::storage::{Identity, Layer, Segment, SnapshotMeta};
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -57,8 +57,34 @@ struct StoredSegment {
     head: [u8; 32],
 }
 
+/// The format that snapshot metas are written in. Format 1 had no layers: its pages were the state, and its digest theirs.
+const META_FORMAT: u8 = 2;
+
 #[derive(Serialize, Deserialize)]
-struct StoredMeta {
+struct StoredLayer {
+    index: u64,
+    term: u64,
+    pages: u32,
+    lasting: u32,
+    bytes: u64,
+    digest: [u8; 32],
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredMeta2 {
+    index: u64,
+    term: u64,
+    configuration: StoredConfiguration,
+    sequence: u64,
+    head: [u8; 32],
+    age: u64,
+    history: Vec<StoredSegment>,
+    layers: Vec<StoredLayer>,
+    digest: [u8; 32],
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredMeta1 {
     index: u64,
     term: u64,
     configuration: StoredConfiguration,
@@ -221,7 +247,15 @@ pub fn decode_log_record(bytes: &[u8]) -> Result<(LogRecord, usize), CodecError>
 /// Encodes what a snapshot is.
 #[must_use]
 pub fn encode_snapshot_meta(meta: &SnapshotMeta) -> Bytes {
-    encode(&StoredMeta {
+    let layers = meta.layers.iter().map(|layer| StoredLayer {
+        index: layer.index.0,
+        term: layer.term.0,
+        pages: layer.pages,
+        lasting: layer.lasting,
+        bytes: layer.bytes,
+        digest: layer.digest.0,
+    });
+    let meta = StoredMeta2 {
         index: meta.index.0,
         term: meta.term.0,
         configuration: (&meta.configuration).into(),
@@ -229,10 +263,10 @@ pub fn encode_snapshot_meta(meta: &SnapshotMeta) -> Bytes {
         head: meta.head.0,
         age: meta.age.0,
         history: meta.history.iter().map(Into::into).collect(),
-        pages: meta.pages,
-        bytes: meta.bytes,
+        layers: layers.collect(),
         digest: meta.digest.0,
-    })
+    };
+    encode_as(META_FORMAT, &meta)
 }
 
 /// Decodes what a snapshot is.
@@ -240,7 +274,38 @@ pub fn encode_snapshot_meta(meta: &SnapshotMeta) -> Bytes {
 /// # Errors
 /// An unknown format, or bytes that are no such thing.
 pub fn decode_snapshot_meta(bytes: &[u8]) -> Result<SnapshotMeta, CodecError> {
-    let meta: StoredMeta = decode("a snapshot's meta", bytes)?;
+    const WHAT: &str = "a snapshot's meta";
+    if bytes.first() == Some(&1) {
+        let meta: StoredMeta1 = decode_up_to(META_FORMAT, WHAT, bytes)?;
+        let layer = Layer {
+            index: Index(meta.index),
+            term: Term(meta.term),
+            pages: meta.pages,
+            lasting: meta.pages,
+            bytes: meta.bytes,
+            digest: Digest(meta.digest),
+        };
+        return Ok(SnapshotMeta {
+            index: layer.index,
+            term: layer.term,
+            configuration: meta.configuration.into(),
+            sequence: Seq(meta.sequence),
+            head: Digest(meta.head),
+            age: Age(meta.age),
+            history: meta.history.into_iter().map(Into::into).collect(),
+            layers: vec![layer],
+            digest: Digest::default(),
+        });
+    }
+    let meta: StoredMeta2 = decode_up_to(META_FORMAT, WHAT, bytes)?;
+    let layers = meta.layers.into_iter().map(|layer| Layer {
+        index: Index(layer.index),
+        term: Term(layer.term),
+        pages: layer.pages,
+        lasting: layer.lasting,
+        bytes: layer.bytes,
+        digest: Digest(layer.digest),
+    });
     Ok(SnapshotMeta {
         index: Index(meta.index),
         term: Term(meta.term),
@@ -249,8 +314,7 @@ pub fn decode_snapshot_meta(bytes: &[u8]) -> Result<SnapshotMeta, CodecError> {
         head: Digest(meta.head),
         age: Age(meta.age),
         history: meta.history.into_iter().map(Into::into).collect(),
-        pages: meta.pages,
-        bytes: meta.bytes,
+        layers: layers.collect(),
         digest: Digest(meta.digest),
     })
 }
@@ -338,10 +402,14 @@ mod tests {
                 before: Digest::default(),
                 head: Digest::of(b"head"),
             }],
-            pages: 2,
-            bytes: 2_000,
-            digest: Digest::of(b"pages"),
+            layers: [(12, 2_000), (40, 300)].map(|(index, bytes)| layer(index, bytes)).into(),
+            digest: Digest::of(b"state"),
         }
+    }
+
+    fn layer(index: u64, bytes: u64) -> Layer {
+        let digest = Digest::of(&bytes.to_le_bytes());
+        Layer { index: Index(index), term: Term(2), pages: 3, lasting: 2, bytes, digest }
     }
 
     fn identity() -> Identity {

@@ -29,7 +29,7 @@ use core::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The format that this binary writes, and the newest it reads, of everything but pages of state.
+/// The format that this binary writes, and the newest it reads, of everything but pages of state and snapshot metas.
 pub const FORMAT: u8 = 1;
 
 pub use state::FORMAT as STATE_FORMAT;
@@ -121,7 +121,7 @@ pub(crate) fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> R
     decode_up_to(FORMAT, what, bytes)
 }
 
-/// [`decode`] for a family of which formats 1 to `known` have the same mirror type.
+/// [`decode`] for a family that has more formats than one; the caller has seen to it that this one is the mirror type's.
 pub(crate) fn decode_up_to<T: DeserializeOwned>(known: u8, what: &'static str, bytes: &[u8]) -> Result<T, CodecError> {
     let (&version, body) = bytes.split_first().ok_or_else(|| malformed(what, "it is empty"))?;
     if !(1..=known).contains(&version) {

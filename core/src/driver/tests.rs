@@ -11,6 +11,7 @@ use crate::network::FetchError;
 use crate::peer::{Envelope, PeerMessage};
 use crate::replica::{Limits, Timing};
 use crate::request::{AdminRequest, Freshness, Reply};
+use crate::storage::Page;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec;
@@ -34,6 +35,7 @@ struct Disk {
     hanging: Arc<AtomicBool>,
     missing: Arc<Mutex<Vec<Segment>>>,
     filled: Arc<Mutex<Vec<Filling>>>,
+    begun: Arc<Mutex<Option<SnapshotMeta>>>,
 }
 
 fn io() -> StorageError {
@@ -71,22 +73,36 @@ impl Archive for Disk {
         self.note(format!("extend {first} by {}", records.len()));
         Ok(())
     }
-    async fn save(&mut self, mut meta: SnapshotMeta, pages: Pages) -> Result<(SnapshotMeta, Index), StorageError> {
-        meta.pages = u32::try_from(pages.count()).unwrap();
+    async fn begin(&mut self, meta: SnapshotMeta) -> Result<(), StorageError> {
+        self.note(format!("begin {} over {}", meta.index, meta.layers.len()));
+        *self.begun.lock().unwrap() = Some(meta);
+        Ok(())
+    }
+    async fn write(&mut self, _: Page) -> Result<(), StorageError> {
+        self.note("page".into());
+        Ok(())
+    }
+    async fn finish(&mut self, digest: Digest) -> Result<(SnapshotMeta, Index), StorageError> {
+        let mut meta = self.begun.lock().unwrap().take().unwrap();
         self.note(format!("save {}", meta.index));
+        meta.layers.push(layer_of(meta.index, meta.term));
+        meta.digest = digest;
         let index = meta.index;
         Ok((meta, index))
     }
-    async fn stage(&mut self, _: &SnapshotMeta, page: u32, _: Bytes) -> Result<(), StorageError> {
-        self.note(format!("stage {page}"));
+    async fn staged(&mut self, runs: &[Run]) -> Result<Vec<u32>, StorageError> {
+        Ok(vec![0; runs.len()])
+    }
+    async fn stage(&mut self, run: &Run, _: Bytes) -> Result<(), StorageError> {
+        self.note(format!("stage {}", run.layer.index));
         Ok(())
     }
-    async fn staged(&mut self, _: &SnapshotMeta) -> Result<u32, StorageError> {
-        Ok(0)
+    async fn staged_page(&mut self, _: &Run, _: u32) -> Result<Bytes, StorageError> {
+        unreachable!("nothing is staged here")
     }
-    async fn install(&mut self, meta: &SnapshotMeta, _: Vec<Bytes>) -> Result<(), StorageError> {
+    async fn install(&mut self, meta: SnapshotMeta, _: Pages, _: Vec<Bytes>) -> Result<SnapshotMeta, StorageError> {
         self.note(format!("install {}", meta.index));
-        Ok(())
+        Ok(meta)
     }
     async fn fill(&mut self, segment: Segment, records: Vec<Bytes>) -> Result<(), StorageError> {
         self.missing.lock().unwrap().retain(|missing| *missing != segment);
@@ -98,14 +114,20 @@ impl Archive for Disk {
     }
 }
 
-type Page = Result<Bytes, FetchError>;
-type Run = Result<Vec<(Seq, Bytes)>, FetchError>;
+type Fetched = Result<Bytes, FetchError>;
+type Records = Result<Vec<(Seq, Bytes)>, FetchError>;
+
+fn layer_of(index: Index, term: Term) -> Layer {
+    Layer { index, term, pages: 2, lasting: 1, bytes: 100, digest: Digest::default() }
+}
 
 #[derive(Clone, Default)]
 struct Wire {
     sent: Arc<Mutex<Vec<Envelope>>>,
-    pages: Arc<Mutex<VecDeque<Page>>>,
-    runs: Arc<Mutex<BTreeMap<ReplicaId, VecDeque<Run>>>>,
+    /// Pages that were asked for.
+    asked: Arc<Mutex<Vec<(Index, u32)>>>,
+    pages: Arc<Mutex<VecDeque<Fetched>>>,
+    runs: Arc<Mutex<BTreeMap<ReplicaId, VecDeque<Records>>>>,
 }
 
 impl Network for Wire {
@@ -113,11 +135,12 @@ impl Network for Wire {
         self.sent.lock().unwrap().push(envelope);
     }
     fn know(&self, _: &[Member]) {}
-    fn fetch_page(&self, _: ReplicaId, _: Index, _: Term, _: u32) -> impl Future<Output = Page> + Send {
+    fn fetch_page(&self, _: ReplicaId, index: Index, _: Term, page: u32) -> impl Future<Output = Fetched> + Send {
+        self.asked.lock().unwrap().push((index, page));
         let page = self.pages.lock().unwrap().pop_front().unwrap_or(Err(FetchError::Gone));
         future::ready(page)
     }
-    fn fetch_records(&self, from: ReplicaId, _: Seq, _: Seq) -> impl Future<Output = Run> + Send {
+    fn fetch_records(&self, from: ReplicaId, _: Seq, _: Seq) -> impl Future<Output = Records> + Send {
         let run = self.runs.lock().unwrap().get_mut(&from).and_then(VecDeque::pop_front);
         future::ready(run.unwrap_or(Err(FetchError::Gone)))
     }
@@ -135,7 +158,14 @@ impl Clock for HandClock {
     }
     fn sleep_until(&self, time: Time) -> impl Future<Output = ()> + Send {
         let clock = self.clone();
-        future::poll_fn(move |_| if clock.now() >= time { Poll::Ready(()) } else { Poll::Pending })
+        future::poll_fn(move |context| {
+            if clock.now() >= time {
+                return Poll::Ready(());
+            }
+            // Time is moved by hand, and nobody is told.
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
     }
 }
 
@@ -190,8 +220,7 @@ fn meta_of(state: &State, index: u64) -> SnapshotMeta {
         head: state.head(),
         age: Age(0),
         history: state.history(),
-        pages: u32::try_from(state.pages().count()).unwrap(),
-        bytes: 0,
+        layers: vec![layer_of(Index(index), Term(1))],
         digest: state.digest(),
     }
 }
@@ -451,7 +480,8 @@ fn nothing_is_lost_or_reordered_on_the_way_to_the_log_whatever_the_grouping() {
         let (archive_in, archive_tasks) = mpsc::unbounded();
         let disk = Disk::default();
         let mut log = Task::new(run_log(disk.clone(), LogEnds { tasks, archive: archive_in, shared: shared.clone() }));
-        let mut archive = Task::new(run_archive(disk.clone(), ArchiveEnds { tasks: archive_tasks, shared }));
+        let mut archive =
+            Task::new(run_archive(disk.clone(), ArchiveEnds { tasks: archive_tasks, newest: None, shared }));
         let mut handed = Vec::new();
         let mut synced = 0;
         for id in 1..=20 {
@@ -461,7 +491,7 @@ fn nothing_is_lost_or_reordered_on_the_way_to_the_log_whatever_the_grouping() {
                     handed.extend(records.clone());
                     synced = handed.len();
                     let write = Write { id: WriteId(id), sync: true, records };
-                    LogTask::Install { meta: meta_of(&state, id), open: Vec::new(), write }
+                    LogTask::Install { meta: meta_of(&state, id), state: state.clone(), open: Vec::new(), write }
                 }
                 1 => LogTask::Purge(Index(id)),
                 kind => {
@@ -491,7 +521,11 @@ fn nothing_is_lost_or_reordered_on_the_way_to_the_log_whatever_the_grouping() {
         // Completions ascend, and none is for more than what was appended by then.
         let mut last = WriteId(0);
         while let Ok(event) = events.try_recv() {
-            let Event::Input(Input::Persisted(id)) = event else { panic!("seed {seed}: not a completion") };
+            let id = match event {
+                Event::Input(Input::Persisted(id)) => id,
+                Event::Input(Input::SnapshotInstalled(_)) => continue,
+                _ => panic!("seed {seed}: not a completion"),
+            };
             assert!(id > last, "seed {seed}: completions out of order");
             last = id;
         }
@@ -534,6 +568,7 @@ struct Fetching {
     events: mpsc::UnboundedReceiver<Event>,
     fetch: Task<()>,
     archive: Task<()>,
+    shared: Arc<Shared>,
 }
 
 impl Fetching {
@@ -550,7 +585,11 @@ impl Fetching {
         let ends = FetchEnds { tasks, archive: archive_in, shared: shared.clone() };
         Self {
             fetch: Task::new(run_fetch(ends, wire.clone(), clock.clone())),
-            archive: Task::new(run_archive(disk.clone(), ArchiveEnds { tasks: archive_tasks, shared })),
+            archive: Task::new(run_archive(
+                disk.clone(),
+                ArchiveEnds { tasks: archive_tasks, newest: None, shared: shared.clone() },
+            )),
+            shared,
             disk,
             wire,
             clock,
@@ -574,6 +613,11 @@ impl Fetching {
         inputs
     }
 
+    /// The replica has come this far.
+    fn applied(&self, index: Index, state: State) {
+        self.shared.live.advance(index, |live| *live = state);
+    }
+
     fn offer(&self, meta: &SnapshotMeta) {
         self.tasks.unbounded_send(FetchTask::Snapshot { from: ReplicaId(2), meta: meta.clone() }).unwrap();
     }
@@ -595,6 +639,94 @@ fn an_interrupted_fetch_goes_on_where_it_was() {
     assert!(matches!(&inputs[..], [Input::SnapshotStaged(staged)] if staged.meta.index == Index(9)), "{inputs:?}");
     let order = fetching.disk.order.lock().unwrap().clone();
     assert_eq!(order.len(), state.pages().count(), "{order:?}");
+}
+
+/// A state with one more vCluster.
+fn grown(state: &State, number: u64) -> State {
+    let mut state = state.clone();
+    let vcluster = VClusterId::new(&format!("v{number}")).unwrap();
+    let write = WriteRequest {
+        request: RequestId::OneShot { id: OneShotId(number.into()), drawn_at: state.age() },
+        author: Author { principal: Principal::Claimed { name: "op".into() }, role: Role::Admin },
+        command: Command::Journal(JournalCommand::SetPolicy { vcluster, policy: Policy::default() }),
+    };
+    let proposal = crate::state::Proposal { write, recorded_at: WallTime(0), elapsed: 0 };
+    let (outcome, _) = state.apply(Index(number), proposal);
+    assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+    state
+}
+
+fn pages_of(mut pages: Pages) -> Vec<Page> {
+    core::iter::from_fn(move || pages.next_page()).collect()
+}
+
+#[test]
+fn of_a_snapshot_only_what_is_lacked_is_fetched() {
+    let base = State::new(ClusterId(7), member(1));
+    let middle = grown(&grown(&base, 2), 3);
+    let top = grown(&middle, 4);
+    let upper = pages_of(middle.layer_over(&base, base.digest()));
+    let topmost = pages_of(top.layer_over(&middle, middle.digest()));
+    let below = pages_of(base.layer());
+    let layers = [1, 3, 4].map(|index| layer_of(Index(index), Term(1))).into();
+    let meta = SnapshotMeta { layers, history: Vec::new(), ..meta_of(&top, 4) };
+    let passing = || [&below, &upper, &topmost].map(|pages| Ok(pages[1].bytes.clone()));
+
+    // It has applied up to 2, between two layers: what lasts of the lowest it has.
+    let mut fetching = Fetching::new();
+    fetching.applied(Index(2), grown(&base, 2));
+    fetching.wire.pages.lock().unwrap().extend([&upper, &topmost].map(|pages| Ok(pages[0].bytes.clone())));
+    fetching.wire.pages.lock().unwrap().extend(passing());
+    fetching.offer(&meta);
+    let inputs = fetching.play(500);
+    let [Input::SnapshotStaged(staged)] = &inputs[..] else { panic!("{inputs:?}") };
+    assert_eq!((staged.state.digest(), staged.state.problem()), (top.digest(), None));
+    let asked = [(3, 0), (4, 0), (1, 1), (3, 1), (4, 1)].map(|(index, page)| (Index(index), page));
+    assert_eq!(*fetching.wire.asked.lock().unwrap(), asked);
+
+    // What it has is not what the sender's was: the sum tells, and all of it is fetched.
+    let mut fetching = Fetching::new();
+    fetching.applied(Index(2), grown(&base, 9));
+    fetching.wire.pages.lock().unwrap().extend([&upper, &topmost].map(|pages| Ok(pages[0].bytes.clone())));
+    fetching.wire.pages.lock().unwrap().extend(passing());
+    fetching.wire.pages.lock().unwrap().extend([&below, &upper, &topmost].map(|pages| Ok(pages[0].bytes.clone())));
+    fetching.wire.pages.lock().unwrap().extend(passing());
+    fetching.offer(&meta);
+    let inputs = fetching.play(500);
+    let [Input::SnapshotStaged(staged)] = &inputs[..] else { panic!("{inputs:?}") };
+    assert_eq!(staged.state.digest(), top.digest());
+}
+
+#[test]
+fn what_arrives_while_a_snapshot_is_written_is_done_between_its_pages_and_the_next_is_a_layer() {
+    let (shared, mut events) = queues();
+    let (tasks_in, tasks) = mpsc::unbounded();
+    let disk = Disk::default();
+    let mut archive = Task::new(run_archive(disk.clone(), ArchiveEnds { tasks, newest: None, shared }));
+    let base = State::new(ClusterId(7), member(1));
+    let next = grown(&base, 2);
+    let save = |state: &State, index| {
+        let meta = SnapshotMeta { layers: Vec::new(), ..meta_of(state, index) };
+        tasks_in.unbounded_send(ArchiveTask::Save { meta, state: Box::new(state.clone()) }).unwrap();
+    };
+    let extend = |first| {
+        tasks_in.unbounded_send(ArchiveTask::Extend { first: Seq(first), records: vec![Bytes::new()] }).unwrap();
+    };
+    save(&base, 1);
+    extend(1);
+    extend(2);
+    archive.poll();
+    save(&next, 2);
+    archive.poll();
+    let order = disk.order.lock().unwrap().clone();
+    let first = ["begin 1 over 0", "page", "extend 1 by 1", "page", "extend 2 by 1", "save 1"];
+    assert_eq!(order[..6], first);
+    assert_eq!(order[6..], ["begin 2 over 1", "page", "page", "save 2"]);
+    let mut saved = Vec::new();
+    while let Ok(Event::Input(Input::SnapshotSaved { meta, .. })) = events.try_recv() {
+        saved.push((meta.layers.len(), meta.digest));
+    }
+    assert_eq!(saved, [(1, base.digest()), (2, next.digest())]);
 }
 
 #[test]
@@ -625,10 +757,10 @@ fn missing_history_comes_from_whichever_peer_has_the_right_bytes() {
     let records: Vec<Bytes> = (0..3).map(|i| Bytes::from(format!("record {i}"))).collect();
     let segment = segment_of(&records);
     fetching.disk.missing.lock().unwrap().push(segment);
-    let numbered = |range: core::ops::Range<usize>| -> Run {
+    let numbered = |range: core::ops::Range<usize>| -> Records {
         Ok(range.map(|i| (Seq(i as u64 + 1), records[i].clone())).collect())
     };
-    let wrong: Run = Ok((1..=3).map(|i| (Seq(i), Bytes::from_static(b"other"))).collect());
+    let wrong: Records = Ok((1..=3).map(|i| (Seq(i), Bytes::from_static(b"other"))).collect());
     let mut runs = BTreeMap::new();
     runs.insert(ReplicaId(2), VecDeque::from([wrong, Err(FetchError::Gone)]));
     runs.insert(ReplicaId(3), VecDeque::from([numbered(0..1), Err(FetchError::Gone)]));
@@ -653,7 +785,7 @@ fn a_lost_offer_does_not_make_it_forget_the_missing_history() {
     fetching.offer(&meta_of(&State::new(ClusterId(7), member(1)), 9));
     let inputs = fetching.play(1_000);
     assert!(inputs.iter().any(|input| matches!(input, Input::SnapshotLost { .. })));
-    let run: Run = Ok(vec![(Seq(1), records[0].clone())]);
+    let run: Records = Ok(vec![(Seq(1), records[0].clone())]);
     fetching.wire.runs.lock().unwrap().insert(ReplicaId(3), VecDeque::from([run]));
     let inputs = fetching.play(5_000);
     assert!(

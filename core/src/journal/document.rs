@@ -10,6 +10,9 @@
 //! mounts:/scratch unset                  delta only: nothing is declared any more
 //! end 5                                  how many lines lie between the first and this one
 //! ```
+//! A delta's sequence is that of the last entry that concerned the node, so what is declared for others does not change its bytes: it has
+//! been right since then, and was still right when it was made.
+//!
 //! A document is one header, its lines, and the end, which tells a whole one from a cut one. A key holds no space and no
 //! `=`, so everything after the first `=` is the value. In values `\n`, `\r`, `\t` and `\\` are escaped, and every other
 //! control character as `\xNN`, byte by byte.
@@ -32,9 +35,9 @@ pub const DOCUMENT_FORMAT: u32 = 1;
 pub enum Kind {
     /// Everything a vCluster's nodes have in common, as of its version.
     Overlay,
-    /// What makes an overlay right for one node at one sequence.
+    /// What makes an overlay right for one node since a sequence.
     Delta {
-        /// The sequence.
+        /// The sequence: the last entry of the scopes that count for the node.
         sequence: Seq,
         /// The node.
         node: NodeId,

@@ -51,6 +51,8 @@ pub enum Input {
         /// Where the oldest kept one is.
         oldest: Index,
     },
+    /// A fetched snapshot is the newest one on disk: this is its meta with the layers that are here.
+    SnapshotInstalled(Box<SnapshotMeta>),
     /// A snapshot offered by a peer has been fetched, checked and decoded.
     SnapshotStaged(Box<Staged>),
     /// Fetching a snapshot failed for good (the peer no longer has it).
@@ -103,8 +105,10 @@ pub enum LogTask {
     Write(Write),
     /// Make a staged snapshot the newest one, then make `write` durable.
     Install {
-        /// Which.
+        /// Which, as it was offered.
         meta: SnapshotMeta,
+        /// Its live state.
+        state: State,
         /// The stored records of its open segment.
         open: Vec<Bytes>,
         /// The log's reset and hard state.
@@ -128,7 +132,7 @@ pub struct Effects {
     pub answers: Vec<(Token, Answer)>,
     /// The version under which what others see was published anew.
     pub published: Option<u64>,
-    /// A snapshot to take of this state; `pages`, `bytes` and `digest` of the meta are filled in by the archive.
+    /// A snapshot to take of this state; layers and digest of the meta are filled in by the archive.
     pub snapshot: Option<(SnapshotMeta, State)>,
     /// A snapshot to fetch from a peer.
     pub fetch: Option<(ReplicaId, SnapshotMeta)>,

@@ -372,6 +372,7 @@ impl Replica {
             Input::Admin { token, request } => self.on_admin(token, request, effects),
             Input::Persisted(id) => self.on_persisted(id, effects),
             Input::SnapshotSaved { meta, oldest } => self.on_snapshot_saved(meta, oldest, effects),
+            Input::SnapshotInstalled(meta) => self.on_snapshot_installed(*meta),
             Input::SnapshotStaged(staged) => self.on_snapshot_staged(*staged, effects),
             Input::SnapshotLost { index } => {
                 if self.fetching.as_ref().is_some_and(|(_, m)| m.snapshot.as_ref().is_some_and(|s| s.index == index)) {

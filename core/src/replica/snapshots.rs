@@ -114,6 +114,7 @@ impl Replica {
         let id = self.next_write_id();
         effects.log.push(LogTask::Install {
             meta: meta.clone(),
+            state: staged.state.clone(),
             open: staged.open,
             write: Write { id, sync: true, records },
         });
@@ -212,8 +213,19 @@ impl Replica {
     pub(super) fn on_snapshot_saved(&mut self, meta: SnapshotMeta, oldest: Index, effects: &mut Effects) {
         self.snapshot_saving = false;
         if meta.index > self.snapshot_index() {
-            info!(replica = self.identity.replica.0, index = meta.index.0, bytes = meta.bytes, "snapshot saved");
+            info!(
+                replica = self.identity.replica.0,
+                index = meta.index.0,
+                layers = meta.layers.len(),
+                bytes = meta.bytes(),
+                "snapshot saved"
+            );
             mark!(snapshot_taken);
+            if meta.layers.len() > 1 {
+                mark!(layer_taken);
+            } else if self.snapshot.as_ref().is_some_and(|before| before.layers.len() > 1) {
+                mark!(base_renewed);
+            }
             let configuration = configuration_to_raft(&meta.configuration);
             self.raft.mut_store().set_snapshot(meta.index.0, meta.term.0, configuration);
             self.snapshot = Some(meta);
@@ -221,6 +233,13 @@ impl Replica {
             effects.log.push(LogTask::Purge(oldest));
         }
         self.answer_snapshots(effects);
+    }
+
+    /// What was installed is kept in layers of its own, not in those that were offered.
+    pub(super) fn on_snapshot_installed(&mut self, meta: SnapshotMeta) {
+        if self.snapshot_index() == meta.index {
+            self.snapshot = Some(meta);
+        }
     }
 
     /// Answers who asked for a snapshot that the newest durable one covers.

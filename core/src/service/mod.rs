@@ -13,16 +13,20 @@
 mod credential;
 pub mod local;
 mod operation;
+mod witness;
 
 pub use credential::{Credential, CredentialError};
 pub use operation::{About, Kind, Operation, Row, Rule, table};
+pub use witness::{DOUBTFUL, witnessed};
 
+use crate::agent::value;
 use crate::ids::{NodeId, ReplicaName, VClusterId};
+use crate::journal::command::JournalCommand;
 use crate::journal::entry::{Author, Role};
-use crate::journal::key::Scope;
+use crate::journal::key::{Scope, Setting};
 use crate::journal::live::Journal;
 use crate::limits::FEATURE_DOOR;
-use crate::request::{Refusal, WriteRequest};
+use crate::request::{Command, Refusal, WriteRequest};
 use crate::state::State;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -213,13 +217,31 @@ pub fn allow_author(author: &Author, operation: &Operation, fleet: &impl Fleet) 
 /// [`allow_author`] for a write where it arrives: what can never be allowed is refused before it costs anybody anything. What
 /// hangs on where a node is, a replica may know wrongly; apply decides that, where it asks the door itself.
 ///
+/// What no node could take is refused here as well, and never in apply: what values may say grows with every version, and
+/// replicas of different versions must come to the same result.
+///
 /// # Errors
 /// The refusal.
 pub fn allow_write(write: &WriteRequest, state: &State) -> Result<(), Refusal> {
     match allow_author(&write.author, &Operation::of_command(&write.command), &state.journal) {
         Err(denied) if denied.may_change && state.feature_level() >= FEATURE_DOOR => Ok(()),
         answer => answer.map_err(Refusal::from),
+    }?;
+    can_be_taken(&write.command)
+}
+
+/// Whether a node could be what a command declares. What is only recorded (drift, what was undone) may say anything, and what is
+/// unset needs to fit nothing.
+fn can_be_taken(command: &Command) -> Result<(), Refusal> {
+    let Command::Journal(JournalCommand::AppendEntry(draft)) = command else { return Ok(()) };
+    let declared = draft.changes.iter().filter(|change| draft.entry_type.pushes() && change.next != Setting::Unset);
+    for change in declared {
+        value::check_setting(&change.key, &change.next).map_err(|unfit| Refusal::Invalid {
+            field: Arc::from(change.key.as_str()),
+            problem: Arc::from(unfit.to_string()),
+        })?;
     }
+    Ok(())
 }
 
 /// [`allow`] for whoever shows nothing, at a listener that was opened for nobody but them (`boot.anonymous`). It allows what the

@@ -152,6 +152,8 @@ kinds! {
     Verify "verify the chain"                            [Yes Yes Yes No No No No]
     /// A node's boot.
     Boot "boot a node"                                   [Yes Own Own Own No WhereSet No]
+    /// How free a replica is to serve boots, and how far behind.
+    AskWhoIsFree "ask who is free to serve a boot"       [Yes Yes Yes Yes Yes WhereSet No]
     /// Snapshots and leadership.
     MindReplica "take a snapshot or hand leadership over" [Yes No No No No No No]
     /// Raft messages, snapshots and history between replicas.

@@ -18,7 +18,7 @@ use alloc::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 /// An open session.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Session {
     /// Whose it is. Those opened before sessions had holders are anybody's.
     pub(crate) holder: Option<Digest>,
@@ -31,7 +31,7 @@ pub(crate) struct Session {
 }
 
 /// A one-shot's reply.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct OneShot {
     /// Since when it is kept.
     pub(crate) since: Age,

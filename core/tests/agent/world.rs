@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of it")]
 
 use crate::common::{alice, change, draft, first_member, node, vcluster};
+use muster_core::agent::drift;
 use muster_core::agent::effects::{
     Effects, HostDone, HostTask, HostWork, Input, JournalNews, JournalTask, Moment, Notice, Save, SaveNumber, Start,
     Ticket,
@@ -20,7 +21,7 @@ use muster_core::ids::{ClusterId, Index, OneShotId, Seq, WallTime};
 use muster_core::journal::command::{ConfigState, JournalCommand};
 use muster_core::journal::entry::{Author, ConfigEntry, EntryType, Principal, Record, Role};
 use muster_core::journal::key::{Key, Scope, Setting};
-use muster_core::journal::policy::Policy;
+use muster_core::journal::policy::{Mode, Policy};
 use muster_core::limits::FEATURE_LEVEL;
 use muster_core::members::Member;
 use muster_core::request::{Command, NotApplied, Outcome, RequestId, UnknownWhy, WriteRequest};
@@ -486,7 +487,21 @@ impl World {
         match ledger.doing.as_ref().expect("a change of the host for nothing that is on disk") {
             Doing::Setting { keys, .. } => {
                 assert!(keys.contains_key(key), "{key} is set, and what it was is not on disk");
-                assert!(ledger.changes.contains_key(key), "{key} is set, and its owner is not on disk");
+                let change = ledger.changes.get(key).expect("a key is set, and its owner is not on disk");
+                let declared = ledger.declared.and_then(|sequence| self.disk.declared.get(&sequence));
+                let declared = declared.map(|bytes| codec::decode_declared(bytes).unwrap());
+                let policy = declared.as_ref().map(|declared| declared.policy.clone()).unwrap_or_default();
+                let committed = ledger.committed.get(key).map(|(_, setting)| setting.clone());
+                let baseline = committed.or_else(|| declared?.settings.get(key).cloned());
+                let is = match &change.value {
+                    Setting::Value(value) => Observed::Value(value.clone()),
+                    Setting::Absent | Setting::Unset => Observed::Absent,
+                };
+                let drifts = !agrees(key, &baseline.unwrap_or_else(|| change.before.clone()), &is);
+                let counts = key.dimension().is_some_and(|dimension| drift::weight(&policy, dimension).0 > 0);
+                if drifts && counts && policy.mode == Mode::Enforce && ledger.emergency.is_none() {
+                    assert!(ledger.window.is_some(), "{key} is set, and its deadline is not on disk");
+                }
             }
             Doing::Returning { keys, cause } => {
                 assert!(keys.contains(key) || *cause == Cause::Boot, "{key} is brought back, and disk does not know");

@@ -112,12 +112,7 @@ impl Stage {
         let ids = |list: &[u64]| list.iter().copied().map(ReplicaId).collect::<Vec<_>>();
         let pages: Vec<Bytes> = state.pages().collect();
         let configuration = Configuration { voters: ids(voters), learners: ids(learners), ..Configuration::default() };
-        let meta = SnapshotMeta {
-            pages: u32::try_from(pages.len()).unwrap(),
-            bytes: pages.iter().map(|p| p.len() as u64).sum(),
-            digest: state.digest(),
-            ..state.snapshot_meta(Index(1), Term(1), configuration)
-        };
+        let meta = SnapshotMeta { digest: state.digest(), ..state.snapshot_meta(Index(1), Term(1), configuration) };
         let mut stage = Self {
             now: 0,
             players: BTreeMap::new(),
@@ -277,8 +272,6 @@ impl Stage {
         let saves = std::mem::take(&mut self.players.get_mut(&id).unwrap().saves);
         for (mut meta, state) in saves {
             let pages: Vec<Bytes> = state.pages().collect();
-            meta.pages = u32::try_from(pages.len()).unwrap();
-            meta.bytes = pages.iter().map(|p| p.len() as u64).sum();
             meta.digest = state.digest();
             let player = self.players.get_mut(&id).unwrap();
             player.disk.snapshots.push((meta.clone(), pages));

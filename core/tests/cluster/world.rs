@@ -214,12 +214,7 @@ impl World {
         let state = State::new(cluster, member);
         let pages: Vec<Bytes> = state.pages().collect();
         let configuration = Configuration { voters: vec![ReplicaId(1)], ..Configuration::default() };
-        let meta = SnapshotMeta {
-            pages: u32::try_from(pages.len()).unwrap(),
-            bytes: pages.iter().map(|p| p.len() as u64).sum(),
-            digest: state.digest(),
-            ..state.snapshot_meta(Index(1), Term(1), configuration)
-        };
+        let meta = SnapshotMeta { digest: state.digest(), ..state.snapshot_meta(Index(1), Term(1), configuration) };
         let limits = Limits {
             // Rarer than joins: who joins must get a snapshot that knows it all the same.
             snapshot_entries: 120,
@@ -414,7 +409,7 @@ impl World {
                 node.disk.log.extend(write.records);
                 Some(write.id)
             }
-            LogTask::Install { meta, open, write } => {
+            LogTask::Install { meta, open, write, .. } => {
                 let pages = self.staged[&(meta.index, meta.digest)].clone();
                 // Segments below the open one come from peers; this world copies them at once.
                 let history: BTreeMap<Seq, Bytes> =
@@ -539,8 +534,6 @@ impl World {
         if let Some((meta, state)) = effects.snapshot {
             let pages: Vec<Bytes> = state.pages().collect();
             let mut meta = meta;
-            meta.pages = u32::try_from(pages.len()).unwrap();
-            meta.bytes = pages.iter().map(|p| p.len() as u64).sum();
             meta.digest = state.digest();
             let delay = self.draw.below(300) * MS;
             self.at(delay, What::Saved(id, run, Box::new(meta), pages));

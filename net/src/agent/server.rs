@@ -20,7 +20,7 @@ use muster_core::ids::NodeId;
 use muster_core::journal::entry::Author;
 use muster_core::request::Refusal;
 use muster_core::service::local::{LocalRoles, Process, caller as local_caller};
-use muster_core::service::{Caller, Kind, OneNode, Operation, allow};
+use muster_core::service::{Caller, Kind, Nowhere, OneNode, Operation, allow};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,7 +115,8 @@ impl<R: Runner> AgentService<R> {
             let process = Process { uid: cred.uid(), gids: groups(cred.pid(), cred.gid()) };
             return Ok(local_caller(&process, &self.node, &self.roles));
         }
-        let author = Access::of(extensions)?.author(claimed);
+        // Agents ask each other nothing: whom one would act for is of no account here.
+        let author = Access::of(extensions)?.author(claimed, &Nowhere);
         author.map(Caller::Author).map_err(|refusal| match refusal {
             Refusal::Forbidden { problem } => Status::permission_denied(&*problem),
             other => Status::invalid_argument(format!("{other:?}")),

@@ -3,7 +3,7 @@
 use super::pipe::Pipe;
 use super::types::{ClientError, Options};
 use crate::proto::v1::muster_client::MusterClient;
-use crate::tls::{Expect, dial, root_cause};
+use crate::tls::{Expect, Tls, dial, root_cause};
 use muster_core::client::Targets;
 use muster_core::ids::Time;
 use std::collections::BTreeMap;
@@ -37,8 +37,10 @@ pub(super) struct Connections {
     pub(super) options: Options,
     started: Instant,
     targets: Mutex<Targets>,
-    channels: Mutex<BTreeMap<Arc<str>, Channel>>,
-    pipes: Mutex<BTreeMap<Arc<str>, Pipe>>,
+    /// With how often the certificate had been taken when they were made: one that ends is refused on connections that are up,
+    /// so a renewed one makes new ones.
+    channels: Mutex<BTreeMap<Arc<str>, (u64, Channel)>>,
+    pipes: Mutex<BTreeMap<Arc<str>, (u64, Pipe)>>,
 }
 
 impl Connections {
@@ -78,15 +80,20 @@ impl Connections {
         self.targets().current().cloned().unwrap_or_else(|| Arc::from("nobody:0"))
     }
 
+    fn times_loaded(&self) -> u64 {
+        self.options.tls.as_ref().map_or(0, Tls::times_loaded)
+    }
+
     /// The stub for questions to a replica. Connects when it is first used.
     pub(super) fn stub(&self, address: &str) -> Result<MusterClient<Channel>, ClientError> {
         let mut channels = lock(&self.channels);
-        let channel = if let Some(channel) = channels.get(address) {
+        let time = self.times_loaded();
+        let channel = if let Some((_, channel)) = channels.get(address).filter(|(made, _)| *made == time) {
             channel.clone()
         } else {
             let endpoint = endpoint(address, &self.options)?;
             let channel = dial::connect_lazy(&endpoint, self.options.tls.as_ref(), &Expect::Replica);
-            channels.insert(Arc::from(address), channel.clone());
+            channels.insert(Arc::from(address), (time, channel.clone()));
             channel
         };
         Ok(MusterClient::new(channel).max_decoding_message_size(usize::MAX))
@@ -95,13 +102,15 @@ impl Connections {
     /// The pipe for writes to a replica.
     pub(super) fn pipe(&self, address: &Arc<str>) -> Pipe {
         let mut pipes = lock(&self.pipes);
-        if let Some(pipe) = pipes.get(address)
+        let time = self.times_loaded();
+        if let Some((made, pipe)) = pipes.get(address)
+            && *made == time
             && !pipe.is_broken()
         {
             return pipe.clone();
         }
         let pipe = Pipe::open(address, &self.options);
-        pipes.insert(address.clone(), pipe.clone());
+        pipes.insert(address.clone(), (time, pipe.clone()));
         pipe
     }
 }

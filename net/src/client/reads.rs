@@ -267,7 +267,8 @@ enum Booted {
 }
 
 pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result<Boot, ClientError> {
-    let request = wire::BootRequest {
+    let mut request = wire::BootRequest {
+        insist: false,
         node: ask_for.node.to_string(),
         known: ask_for
             .known
@@ -297,6 +298,8 @@ pub(super) async fn boot(connections: &Connections, ask_for: &BootAsk) -> Result
             Booted::Lagging(sequence) => sequence,
             Booted::Later { here, after_ms, elsewhere } => {
                 let (next, after_ms) = attempts.on_later(&here, after_ms, &elsewhere);
+                // If the others do not answer, the leader is better than nobody.
+                request.insist = true;
                 connections.targets().follow(&next);
                 let back = tokio::time::Instant::now() + Duration::from_millis(after_ms);
                 if back >= connections.at(deadline) {

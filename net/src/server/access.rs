@@ -1,7 +1,7 @@
 //! Who asks, and the way through core's door: every request of the clients' port comes by here.
 //!
 //! Over TLS the certificate says who asks, and what is recorded is in its name, whatever the request claims. Only an agent may
-//! name for whom it acts at its node (somebody at its socket): that is recorded as a claim, in the agent's role. Without TLS
+//! name for whom it acts at its node: that is recorded as a claim, in the agent's role ([`witnessed`]). Without TLS
 //! nothing is proven: who reaches the port may look at everything, and writes in the name and role it claims.
 
 use crate::tls::Shown;
@@ -14,7 +14,7 @@ use muster_core::ids::NodeId;
 use muster_core::journal::entry::{Author, Principal, Role};
 use muster_core::journal::key::Scope;
 use muster_core::request::Refusal;
-use muster_core::service::{Caller, Denied, Kind, Operation, allow, allow_author, shows};
+use muster_core::service::{Caller, Denied, Fleet, Kind, Operation, allow, allow_author, shows, witnessed};
 use muster_core::state::State;
 use std::sync::Arc;
 use tonic::Status;
@@ -38,18 +38,25 @@ impl Access {
     /// Whoever is at the other end of a request's connection.
     pub(crate) fn of(extensions: &Extensions) -> Result<Self, Status> {
         // A request that came over no connection of ours proves nothing and may do nothing.
-        let Some(Proof(shown)) = extensions.get::<Proof>().cloned() else {
-            return Ok(Self { caller: Caller::Nobody, shown: None });
-        };
-        let caller = if let Some(shown) = &shown {
+        match extensions.get::<Proof>() {
+            Some(proof) => {
+                let access = Self::by(proof);
+                access.is_in_force()?;
+                Ok(access)
+            }
+            None => Ok(Self { caller: Caller::Nobody, shown: None }),
+        }
+    }
+
+    /// Whoever a connection proves to be at its other end. Whether that is still in force is to be asked for every request.
+    pub(crate) fn by(Proof(shown): &Proof) -> Self {
+        let caller = if let Some(shown) = shown {
             shown.credential.caller().clone()
         } else {
             let principal = Principal::Claimed { name: Arc::from("anybody") };
             Caller::Author(Author { principal, role: Role::Admin })
         };
-        let access = Self { caller, shown };
-        access.is_in_force()?;
-        Ok(access)
+        Self { caller, shown: shown.clone() }
     }
 
     /// Certificates end while connections go on.
@@ -84,11 +91,11 @@ impl Access {
     }
 
     /// In whose name a write is done. `claimed` is what the request says.
-    pub(crate) fn author(&self, claimed: Option<Author>) -> Result<Author, Refusal> {
+    pub(crate) fn author(&self, claimed: Option<Author>, fleet: &impl Fleet) -> Result<Author, Refusal> {
         match (&self.caller, &self.shown) {
-            (Caller::Author(proven), Some(_)) => match (&proven.role, claimed.map(|claimed| claimed.principal)) {
-                (Role::Agent(_), Some(principal @ Principal::Claimed { .. })) => {
-                    Ok(Author { principal, role: proven.role.clone() })
+            (Caller::Author(proven), Some(shown)) => match (&proven.role, claimed.map(|claimed| claimed.principal)) {
+                (Role::Agent(_), Some(Principal::Claimed { name })) => {
+                    Ok(witnessed(proven, name, shown.credential.cluster(), fleet))
                 }
                 _ => Ok(proven.clone()),
             },
@@ -101,10 +108,10 @@ impl Access {
     }
 
     /// In whose name an admission is asked for: a person's, or, where a replica asks for itself, the cluster's own.
-    pub(crate) fn admitting(&self, claimed: Option<Author>) -> Result<Author, Refusal> {
+    pub(crate) fn admitting(&self, claimed: Option<Author>, fleet: &impl Fleet) -> Result<Author, Refusal> {
         match &self.caller {
             Caller::Replica(_) => Ok(Author::system("membership")),
-            Caller::Author(_) | Caller::Nobody => self.author(claimed),
+            Caller::Author(_) | Caller::Nobody => self.author(claimed, fleet),
         }
     }
 
@@ -152,7 +159,8 @@ pub(super) async fn guard(request: Request, next: Next) -> Response {
     if !request.uri().path().starts_with(OWN_SERVICE) {
         // Looking at the replicas hangs on no node's vCluster.
         let nowhere = muster_core::service::Nowhere;
-        if let Err(problem) = allow(&access.caller, &Operation::of_cluster(Kind::Observe), &nowhere) {
+        let kind = if request.uri().path() == super::http::FREE { Kind::AskWhoIsFree } else { Kind::Observe };
+        if let Err(problem) = allow(&access.caller, &Operation::of_cluster(kind), &nowhere) {
             return refuse(request.headers(), denied(problem));
         }
     }

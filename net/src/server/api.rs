@@ -1,8 +1,9 @@
 //! `muster.v1.Muster` as a replica serves it.
 
-use super::boot::Desk;
+use super::boot::grpc as boot;
+use super::connections::Pulse;
 use super::pipeline::pipeline;
-use super::{Access, Replica, boot, history};
+use super::{Access, Replica, history};
 use crate::client::{Admitted, LogFilter, Status as ReplicaReport, Topic, random_id};
 use crate::convert::{At, Malformed, Wire, need, text};
 use crate::proto::v1 as wire;
@@ -38,11 +39,23 @@ pub struct ClientLimits {
     pub streams_max: u32,
     /// Writes of one pipeline that wait for their outcome; beyond it the stream is read no further. Default 4,096.
     pub pipelined_max: usize,
+    /// Connections at a time; those beyond are closed at once. More serve more nodes that keep theirs, and take more memory.
+    /// Default 16,384.
+    pub connections_max: usize,
+    /// How long an HTTP/1.1 connection may go without a whole request. Longer spares those that come back a new one; shorter frees
+    /// what silent ones hold. Default 30 s.
+    pub idle_timeout: Duration,
 }
 
 impl Default for ClientLimits {
     fn default() -> Self {
-        Self { payload_bytes_max: 4 << 20, streams_max: 1_024, pipelined_max: 4_096 }
+        Self {
+            payload_bytes_max: 4 << 20,
+            streams_max: 1_024,
+            pipelined_max: 4_096,
+            connections_max: 16_384,
+            idle_timeout: Duration::from_secs(30),
+        }
     }
 }
 
@@ -58,14 +71,13 @@ const ADMISSION_PATIENCE: Duration = Duration::from_secs(5);
 pub struct MusterApi<L> {
     replica: Replica<L>,
     limits: ClientLimits,
-    desk: Arc<Desk>,
 }
 
 impl<L: Library> MusterApi<L> {
     /// The service, ready to be served.
     #[must_use]
     pub fn service(replica: Replica<L>, limits: ClientLimits) -> MusterServer<Self> {
-        MusterServer::new(Self { replica, limits, desk: Arc::default() })
+        MusterServer::new(Self { replica, limits })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(usize::MAX)
     }
@@ -95,7 +107,7 @@ impl<L: Library> Writer<L> {
         let claimed = wire.author.map(Author::from_wire).transpose().at("author").map_err(refused)?;
         let write = WriteRequest {
             request: need("request", wire.request).map_err(refused)?,
-            author: self.access.author(claimed).map_err(Outcome::Refused)?,
+            author: self.access.author(claimed, &state.journal).map_err(Outcome::Refused)?,
             command: need("command", wire.command).map_err(refused)?,
         };
         self.access
@@ -254,7 +266,9 @@ impl<L: Library> Muster for MusterApi<L> {
 
     async fn boot(&self, request: Request<wire::BootRequest>) -> Result<Response<Self::BootStream>, Status> {
         let access = Access::of(request.extensions())?;
-        let (replies, place) = boot::answer(&self.replica, &self.desk, &access, request.into_inner()).await?;
+        let pulse = request.extensions().get::<Arc<Pulse>>().cloned();
+        let pulse = pulse.ok_or_else(|| Status::internal("the request came over no connection of ours"))?;
+        let (replies, place) = boot::answer(&self.replica, &access, &pulse, request.into_inner()).await?;
         let replies = stream::iter(replies).map(move |reply| {
             // Held for as long as the stream is.
             let _ = &place;
@@ -348,8 +362,9 @@ impl<L: Library> Muster for MusterApi<L> {
         let access = Access::of(request.extensions())?;
         let request = request.into_inner();
         let claimed = request.author.map(Author::from_wire).transpose().at("author")?;
-        let author = access.author(claimed).map_err(|refusal| Status::permission_denied(refusal_words(&refusal)))?;
         let view = self.replica.handle.view();
+        let author = access.author(claimed, &view.state.journal);
+        let author = author.map_err(|refusal| Status::permission_denied(refusal_words(&refusal)))?;
         let reply = self.replica.fleet.report(request.report, |node| {
             let operation = Operation::on_node(Kind::Report, node.clone());
             allow_author(&author, &operation, &view.state.journal).map_err(|d| Status::permission_denied(d.problem))
@@ -374,7 +389,7 @@ impl<L: Library> Muster for MusterApi<L> {
         let handle = &self.replica.handle;
         let view = handle.view();
         let drawn_at = view.state.age();
-        let allowed = access.admitting(claimed).and_then(|author| {
+        let allowed = access.admitting(claimed, &view.state.journal).and_then(|author| {
             access.may_admit(&author, &Operation::of_admission(&admission), &view.state)?;
             Ok(author)
         });

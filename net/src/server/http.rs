@@ -2,6 +2,8 @@
 
 use super::Replica;
 use super::access::is_grpc;
+use super::boot::http as boots;
+use super::outgoing::Outgoing;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -24,10 +26,25 @@ impl Default for HttpPages {
     }
 }
 
+/// Where a replica tells how free it is.
+pub(super) const FREE: &str = "/v1/free";
+
+/// How free this replica is to serve boots, and how far behind.
+pub(super) fn free_answer<L: Library>(replica: &Replica<L>) -> axum::http::Response<Outgoing> {
+    let mut answer = boots::words(StatusCode::OK, boots::free(replica));
+    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    answer
+}
+
 /// `/health`, `/metrics` and what else the binary gives.
 pub(super) fn router<L: Library>(replica: Replica<L>, pages: HttpPages) -> Router {
     let metrics = pages.metrics;
+    let free = replica.clone();
     Router::new()
+        .route(
+            FREE,
+            get(move || async move { ([(header::CONTENT_TYPE, "application/json")], format!("{}\n", boots::free(&free))) }),
+        )
         .route("/health", get(move || async move { health(&replica) }))
         .route(
             "/metrics",
@@ -41,7 +58,8 @@ pub(super) async fn unknown(headers: HeaderMap) -> Response {
     if is_grpc(&headers) {
         tonic::Status::unimplemented("this replica has no such service").into_http()
     } else {
-        (StatusCode::NOT_FOUND, "there is no such page: expected /health or /metrics\n").into_response()
+        (StatusCode::NOT_FOUND, "there is no such page: expected /v1/boot/NODE, /v1/free, /health or /metrics\n")
+            .into_response()
     }
 }
 

@@ -9,20 +9,27 @@
 mod access;
 mod api;
 mod boot;
+mod clients;
+mod connections;
 mod fleet;
 mod history;
 mod http;
+mod outgoing;
 mod pipeline;
 
 pub(crate) use access::Access;
 pub(crate) use api::MESSAGE_BYTES_MAX;
 pub use api::{ClientLimits, MusterApi};
+pub use boot::{BootCounts, BootOptions};
+pub use clients::{serve_anonymous, serve_clients};
+pub use connections::ConnectionCounts;
 pub use http::HttpPages;
 
 use crate::peer::{GrpcNetwork, PeerApi};
-use crate::proto::v1;
 use crate::tls::accept::incoming;
 use crate::tls::{Port, Tls, root_cause};
+use boot::Desk;
+use connections::Watch;
 use muster_core::front::Handle;
 use muster_core::storage::{Identity, Library};
 use std::fmt;
@@ -31,7 +38,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tonic::service::Routes;
 use tonic::transport::Server;
 
 /// What the servers need of a replica.
@@ -49,6 +55,8 @@ pub struct Replica<L> {
     disk_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// What agents told this replica.
     fleet: fleet::FleetMemory,
+    desk: Arc<Desk>,
+    watch: Arc<Watch>,
     tls: Option<Tls>,
     ending: watch::Receiver<bool>,
     end: Arc<watch::Sender<bool>>,
@@ -66,6 +74,8 @@ impl<L: Library> Replica<L> {
             build_version,
             disk_bytes: Arc::new(|| 0),
             fleet: fleet::FleetMemory::new(),
+            desk: Arc::new(Desk::new(BootOptions::default())),
+            watch: Arc::new(Watch::new()),
             tls: None,
             ending,
             end: Arc::new(end),
@@ -84,6 +94,24 @@ impl<L> Replica<L> {
     #[must_use]
     pub fn with_tls(self, tls: Option<Tls>) -> Self {
         Self { tls, ..self }
+    }
+
+    /// The same replica, serving boots so.
+    #[must_use]
+    pub fn with_boots(self, options: BootOptions) -> Self {
+        Self { desk: Arc::new(Desk::new(options)), ..self }
+    }
+
+    /// What came of boots so far.
+    #[must_use]
+    pub fn boots(&self) -> BootCounts {
+        self.desk.counts()
+    }
+
+    /// What came of clients' connections so far.
+    #[must_use]
+    pub fn connections(&self) -> ConnectionCounts {
+        self.watch.counts()
     }
 
     /// Ends every stream and both servers. Call it when the process is asked to stop, or the replica has stopped.
@@ -226,54 +254,13 @@ impl Listener {
     }
 }
 
-fn builder(limits: &ClientLimits) -> Server {
+fn builder() -> Server {
     Server::builder()
-        .max_concurrent_streams(limits.streams_max)
+        .max_concurrent_streams(ClientLimits::default().streams_max)
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(8 << 20)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-}
-
-/// Serves clients until the replica is [ending](Replica::end): gRPC with reflection and health, and HTTP/1.1 beside it.
-///
-/// # Errors
-/// [`ServeError::Broken`].
-pub async fn serve_clients<L: Library>(
-    listener: Listener,
-    replica: Replica<L>,
-    limits: ClientLimits,
-    pages: HttpPages,
-) -> Result<(), ServeError> {
-    let purpose = listener.purpose;
-    let broken = |problem: String| ServeError::Broken { purpose, problem };
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<v1::muster_server::MusterServer<MusterApi<L>>>().await;
-    let reflection = |error: tonic_reflection::server::Error| broken(error.to_string());
-    let describe = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let routes = Routes::new(MusterApi::service(replica.clone(), limits.clone()))
-        .add_service(health_service)
-        .add_service(describe().build_v1().map_err(reflection)?)
-        .add_service(describe().build_v1alpha().map_err(reflection)?)
-        .into_axum_router()
-        .merge(http::router(replica.clone(), pages))
-        .fallback(http::unknown)
-        .layer(axum::middleware::from_fn(access::guard));
-    let ending = replica.clone();
-    let signal = async move {
-        ending.ending().await;
-        health.set_not_serving::<v1::muster_server::MusterServer<MusterApi<L>>>().await;
-    };
-    let incoming = incoming(listener.socket, listener.tls.map(|tls| (tls, Port::Anyone)));
-    let serving = builder(&limits)
-        .accept_http1(true)
-        .add_routes(Routes::from(routes))
-        .serve_with_incoming_shutdown(incoming, signal);
-    finish(&replica, serving).await.map_err(broken)
 }
 
 /// Serves peers until the replica is [ending](Replica::end).
@@ -289,7 +276,7 @@ pub async fn serve_peers<L: Library>(
     let ending = replica.clone();
     let signal = async move { ending.ending().await };
     let incoming = incoming(listener.socket, listener.tls.map(|tls| (tls, Port::Replicas)));
-    let serving = builder(&ClientLimits::default())
+    let serving = builder()
         .add_service(PeerApi::service(replica.clone(), network))
         .serve_with_incoming_shutdown(incoming, signal);
     finish(&replica, serving).await.map_err(|problem| ServeError::Broken { purpose, problem })

@@ -72,6 +72,17 @@ pub async fn connect(
     }
 }
 
+/// Makes a connection that is there already speak TLS to a replica, for HTTP/1.1.
+///
+/// # Errors
+/// The system's; or why one end refused the other.
+pub async fn over_http1(stream: TcpStream, tls: &Tls) -> io::Result<TlsStream<TcpStream>> {
+    let mut config = rustls::ClientConfig::clone(&*tls.client(Expect::Replica).map_err(io::Error::other)?);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
+    TlsConnector::from(std::sync::Arc::new(config)).connect(name, stream).await
+}
+
 /// Makes one connection to `host:port`.
 ///
 /// # Errors

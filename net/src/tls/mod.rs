@@ -88,6 +88,8 @@ pub(crate) fn now_seconds() -> u64 {
 
 /// What the files said when they were last good.
 struct Loaded {
+    /// Counts how often the files were taken.
+    time: u64,
     shown: Shown,
     roots: Arc<RootCertStore>,
     own: Arc<SingleCertAndKey>,
@@ -150,7 +152,7 @@ impl Tls {
     /// [`KeyError`].
     pub fn reload(&self) -> Result<(), KeyError> {
         *self.0.stamp.lock().unwrap_or_else(PoisonError::into_inner) = stamp(&self.0.files);
-        let loaded = read(&self.0.files)?;
+        let loaded = Loaded { time: self.times_loaded() + 1, ..read(&self.0.files)? };
         tracing::info!(certificate = %loaded.shown.credential, expires = loaded.shown.not_after, "certificates are loaded anew");
         self.0.loaded.store(Arc::new(loaded));
         Ok(())
@@ -169,6 +171,11 @@ impl Tls {
                 tracing::warn!(%error, "the changed certificate files are not used; those from before stay in force");
             }
         }
+    }
+
+    /// How often the files were taken: what was connected before the last time shows an older certificate.
+    pub(crate) fn times_loaded(&self) -> u64 {
+        self.0.loaded.load().time
     }
 
     /// What this end's certificate says.
@@ -290,5 +297,5 @@ fn read(files: &KeyFiles) -> Result<Loaded, KeyError> {
     verify::issued_by(&chain, &roots).map_err(|problem| {
         wrong(&files.certificate, format!("{problem}: expected one signed by {}", files.ca.display()))
     })?;
-    Ok(Loaded { shown, roots, own: Arc::new(SingleCertAndKey::from(own)), ca_expires })
+    Ok(Loaded { time: 1, shown, roots, own: Arc::new(SingleCertAndKey::from(own)), ca_expires })
 }

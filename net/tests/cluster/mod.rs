@@ -5,7 +5,9 @@ use bytes::Bytes;
 use muster_core::clock::Clock;
 use muster_core::driver::{assemble, run_archive, run_fetch, run_log};
 use muster_core::front::Handle;
-use muster_core::ids::{ClusterId, GroupId, Incarnation, Index, ReplicaId, ReplicaName, Seq, Term, Time, WallTime};
+use muster_core::ids::{
+    ClusterId, Digest, GroupId, Incarnation, Index, ReplicaId, ReplicaName, Seq, Term, Time, WallTime,
+};
 use muster_core::journal::command::JournalCommand;
 use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType, Principal, Role};
 use muster_core::journal::key::{Key, Scope, Setting};
@@ -17,11 +19,13 @@ use muster_core::replica::{Limits, Settings, Timing};
 use muster_core::request::{Command, Outcome, RaftRole, Refusal, Reply};
 use muster_core::state::State;
 use muster_core::storage::{
-    Archive, Identity, Library, LogStore, Pages, Recovered, Segment, SnapshotMeta, StorageError,
+    Archive, Identity, Layer, Library, LogStore, Page, Pages, Recovered, Run, Segment, SnapshotMeta, StorageError,
 };
 use muster_net::client::{Client, Options};
 use muster_net::peer::{GrpcNetwork, PeerCounters, PeerOptions};
-use muster_net::server::{ClientLimits, HttpPages, Listener, Protection, Replica, serve_clients, serve_peers};
+use muster_net::server::{
+    BootOptions, ClientLimits, HttpPages, Listener, Protection, Replica, serve_clients, serve_peers,
+};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -48,7 +52,25 @@ impl Clock for RealClock {
 struct Held {
     history: BTreeMap<Seq, Bytes>,
     snapshots: BTreeMap<(Index, Term), (SnapshotMeta, Vec<Bytes>)>,
-    staged: Vec<Bytes>,
+    begun: Option<(SnapshotMeta, Vec<Page>)>,
+}
+
+impl Held {
+    /// Keeps a layer of everything.
+    fn keep(&mut self, mut meta: SnapshotMeta, pages: &[Page]) -> SnapshotMeta {
+        let bytes: Vec<Bytes> = pages.iter().map(|page| page.bytes.clone()).collect();
+        let all = bytes.concat();
+        meta.layers.push(Layer {
+            index: meta.index,
+            term: meta.term,
+            pages: u32::try_from(pages.len()).unwrap(),
+            lasting: u32::try_from(pages.iter().filter(|page| page.lasts).count()).unwrap(),
+            bytes: all.len() as u64,
+            digest: Digest::of(&all),
+        });
+        self.snapshots.insert((meta.index, meta.term), (meta.clone(), bytes));
+        meta
+    }
 }
 
 /// An archive in memory. Loses everything with its process, which is all right for what is tested here.
@@ -90,38 +112,47 @@ impl Archive for Memory {
         }
         Ok(())
     }
-    async fn save(&mut self, mut meta: SnapshotMeta, pages: Pages) -> Result<(SnapshotMeta, Index), StorageError> {
-        let pages: Vec<Bytes> = pages.collect();
-        let mut hasher = Vec::new();
-        for page in &pages {
-            hasher.extend_from_slice(page);
-        }
-        meta.pages = u32::try_from(pages.len()).unwrap();
-        meta.bytes = hasher.len() as u64;
-        meta.digest = muster_core::ids::Digest::of(&hasher);
+    async fn begin(&mut self, meta: SnapshotMeta) -> Result<(), StorageError> {
+        self.0.lock().unwrap().begun = Some((SnapshotMeta { layers: Vec::new(), ..meta }, Vec::new()));
+        Ok(())
+    }
+    async fn write(&mut self, page: Page) -> Result<(), StorageError> {
+        self.0.lock().unwrap().begun.as_mut().unwrap().1.push(page);
+        Ok(())
+    }
+    async fn finish(&mut self, digest: Digest) -> Result<(SnapshotMeta, Index), StorageError> {
         let mut held = self.0.lock().unwrap();
-        held.snapshots.insert((meta.index, meta.term), (meta.clone(), pages));
+        let (meta, pages) = held.begun.take().unwrap();
+        let meta = held.keep(SnapshotMeta { digest, ..meta }, &pages);
         let oldest = held.snapshots.keys().next().map_or(meta.index, |(index, _)| *index);
         Ok((meta, oldest))
     }
-    async fn stage(&mut self, _: &SnapshotMeta, page: u32, bytes: Bytes) -> Result<(), StorageError> {
-        let mut held = self.0.lock().unwrap();
-        held.staged.truncate(page as usize);
-        held.staged.push(bytes);
+    async fn staged(&mut self, runs: &[Run]) -> Result<Vec<u32>, StorageError> {
+        Ok(vec![0; runs.len()])
+    }
+    async fn stage(&mut self, _: &Run, _: Bytes) -> Result<(), StorageError> {
         Ok(())
     }
-    async fn staged(&mut self, _: &SnapshotMeta) -> Result<u32, StorageError> {
-        Ok(u32::try_from(self.0.lock().unwrap().staged.len()).unwrap())
+    async fn staged_page(&mut self, _: &Run, _: u32) -> Result<Bytes, StorageError> {
+        unreachable!("nothing is staged here")
     }
-    async fn install(&mut self, meta: &SnapshotMeta, open: Vec<Bytes>) -> Result<(), StorageError> {
+    async fn install(
+        &mut self,
+        meta: SnapshotMeta,
+        mut pages: Pages,
+        open: Vec<Bytes>,
+    ) -> Result<SnapshotMeta, StorageError> {
+        let mut all = Vec::new();
+        while let Some(page) = pages.next_page() {
+            all.push(page);
+        }
         let mut held = self.0.lock().unwrap();
-        let pages = std::mem::take(&mut held.staged);
-        held.snapshots.insert((meta.index, meta.term), (meta.clone(), pages));
+        let meta = held.keep(SnapshotMeta { layers: Vec::new(), ..meta }, &all);
         let first = meta.history.last().map_or(Seq(1), |segment| segment.first);
         for (place, bytes) in open.into_iter().enumerate() {
             held.history.insert(Seq(first.0 + place as u64), bytes);
         }
-        Ok(())
+        Ok(meta)
     }
     async fn fill(&mut self, segment: Segment, records: Vec<Bytes>) -> Result<(), StorageError> {
         self.extend(segment.first, records).await
@@ -222,6 +253,17 @@ pub async fn start(identity: Identity, known: &[Member], limits: ClientLimits) -
 }
 
 pub async fn start_on(sockets: Sockets, identity: Identity, known: &[Member], limits: ClientLimits) -> Running {
+    start_serving(sockets, identity, known, limits, BootOptions::default()).await
+}
+
+/// The same, serving boots in some way of its own.
+pub async fn start_serving(
+    sockets: Sockets,
+    identity: Identity,
+    known: &[Member],
+    limits: ClientLimits,
+    boots: BootOptions,
+) -> Running {
     let (client_address, peer_address) = (sockets.client_address(), sockets.peer_address());
     let Sockets { clients, peers } = sockets;
     let memory = Memory::default();
@@ -232,8 +274,8 @@ pub async fn start_on(sockets: Sockets, identity: Identity, known: &[Member], li
         let state = State::new(identity.cluster, member);
         let configuration = Configuration { voters: vec![identity.replica], ..Configuration::default() };
         let meta = state.snapshot_meta(Index(1), Term(1), configuration);
-        let pages = state.pages();
-        let (meta, _) = memory.clone().save(meta, Box::new(pages)).await.unwrap();
+        let meta = memory.clone().install(meta, state.layer(), Vec::new()).await.unwrap();
+        let meta = SnapshotMeta { digest: state.digest(), ..meta };
         hard_state = HardState { term: Term(1), commit: Index(1), ..hard_state };
         (state, Some(meta))
     } else {
@@ -265,7 +307,7 @@ pub async fn start_on(sockets: Sockets, identity: Identity, known: &[Member], li
             );
         });
     });
-    let replica = Replica::new(handle, memory.clone(), identity, "test");
+    let replica = Replica::new(handle, memory.clone(), identity, "test").with_boots(boots);
     tokio::spawn(serve_clients(clients, replica.clone(), limits, HttpPages::default()));
     tokio::spawn(serve_peers(peers, replica.clone(), network.clone()));
     Running { replica, network, counters, client_address, peer_address, memory }

@@ -458,7 +458,7 @@ impl Page<'_> {
                 let s = &view.status;
                 (at(*replica), "view", format!("t{} {} commit {}", s.term, s.role.word(), s.commit))
             }
-            Event::Call { .. } | Event::Answer { .. } => {
+            Event::Call { .. } | Event::Answer { .. } | Event::Agent { .. } => {
                 (layout.clients(), "client", event.to_string().trim().to_owned())
             }
             Event::Send { .. }

@@ -24,7 +24,8 @@ impl Oracle for Features {
         let (before, level) = (self.level, state.feature_level());
         self.level = level;
         must(level >= before, || format!("feature level {before} or higher"), || format!("{level}"))?;
-        let lowest = state.members.feature_level();
+        // Counted here: the state's own account of it is a part of what is judged.
+        let lowest = state.members.all().map(|member| member.feature_level).min().unwrap_or_default();
         must(
             level <= lowest,
             || format!("a feature level of at most {lowest}, which every member supports"),

@@ -43,6 +43,9 @@ impl Oracle for LogMatching {
     fn source(&self) -> &'static str {
         "Raft paper, figure 3: log matching"
     }
+    fn looks_at_traffic(&self) -> bool {
+        true
+    }
     fn on_event(&mut self, facts: &Facts, event: &Event) -> Result<(), Violation> {
         match event {
             Event::Send { envelope, .. } => {

@@ -4,6 +4,12 @@
 //! is an [`Oracle`], and a line in [`all`].
 
 mod acknowledged_writes;
+mod agent_emergencies;
+mod agent_journal;
+mod agent_reboots;
+mod agent_remembers;
+mod agent_rollbacks;
+mod agent_windows;
 mod applied_in_order;
 mod audit_log;
 mod boots;
@@ -74,6 +80,11 @@ pub trait Oracle: Send {
     fn name(&self) -> &'static str;
     /// Where it comes from.
     fn source(&self) -> &'static str;
+    /// Whether it looks at traffic too, which is most of what happens: messages, and what disks do. Unless it says so, it is
+    /// not shown any.
+    fn looks_at_traffic(&self) -> bool {
+        false
+    }
     /// Something happened; `facts` has taken it in already.
     ///
     /// # Errors
@@ -85,6 +96,44 @@ pub trait Oracle: Send {
     /// The property does not hold for the run as a whole.
     fn at_end(&mut self, _: &Facts) -> Result<(), Violation> {
         Ok(())
+    }
+}
+
+/// Every oracle of a run.
+pub(crate) struct Oracles {
+    all: Vec<Box<dyn Oracle>>,
+    /// The places of those that look at traffic.
+    at_traffic: Vec<usize>,
+}
+
+/// Which property does not hold, where it comes from, and why not.
+pub(crate) type Broken = (&'static str, &'static str, Violation);
+
+impl Oracles {
+    pub(crate) fn new() -> Self {
+        let all = all();
+        let at_traffic = (0..all.len()).filter(|place| all[*place].looks_at_traffic()).collect();
+        Self { all, at_traffic }
+    }
+
+    /// Shows an event to everyone who looks at such.
+    pub(crate) fn on_event(&mut self, facts: &Facts, event: &Event) -> Result<(), Broken> {
+        let judge = |oracle: &mut Box<dyn Oracle>| {
+            oracle.on_event(facts, event).map_err(|violation| (oracle.name(), oracle.source(), violation))
+        };
+        if event.is_traffic() {
+            let all = &mut self.all;
+            self.at_traffic.iter().try_for_each(|place| judge(&mut all[*place]))
+        } else {
+            self.all.iter_mut().try_for_each(judge)
+        }
+    }
+
+    /// Lets everyone judge the run as a whole.
+    pub(crate) fn at_end(&mut self, facts: &Facts) -> Result<(), Broken> {
+        self.all.iter_mut().try_for_each(|oracle| {
+            oracle.at_end(facts).map_err(|violation| (oracle.name(), oracle.source(), violation))
+        })
     }
 }
 
@@ -118,6 +167,12 @@ pub fn all() -> Vec<Box<dyn Oracle>> {
         Box::<audit_log::AuditLog>::default(),
         Box::<linearizable::Linearizable>::default(),
         Box::<local_reads::LocalReads>::default(),
+        Box::<agent_remembers::AgentRemembers>::default(),
+        Box::<agent_windows::AgentWindows>::default(),
+        Box::<agent_rollbacks::AgentRollbacks>::default(),
+        Box::<agent_emergencies::AgentEmergencies>::default(),
+        Box::<agent_journal::AgentJournal>::default(),
+        Box::<agent_reboots::AgentReboots>::default(),
         Box::<hygiene::Hygiene>::default(),
         Box::<storm::Storm>::default(),
     ]

@@ -29,6 +29,9 @@ impl Oracle for OneLeader {
     fn source(&self) -> &'static str {
         "Raft paper, figure 3: election safety"
     }
+    fn looks_at_traffic(&self) -> bool {
+        true
+    }
     fn on_event(&mut self, _: &Facts, event: &Event) -> Result<(), Violation> {
         match event {
             Event::View { replica, view, .. } if view.status.role == RaftRole::Leader => {

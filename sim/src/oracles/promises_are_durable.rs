@@ -16,8 +16,11 @@ impl Oracle for PromisesAreDurable {
     fn source(&self) -> &'static str {
         "Raft paper, figure 2; raft-rs rules 2 and 8"
     }
+    fn looks_at_traffic(&self) -> bool {
+        true
+    }
     fn on_event(&mut self, facts: &Facts, event: &Event) -> Result<(), Violation> {
-        let Event::Send { envelope, .. } = event else { return Ok(()) };
+        let Event::Send { envelope, again: false, .. } = event else { return Ok(()) };
         let PeerMessage::Raft(message) = &envelope.message else { return Ok(()) };
         let Some(sender) = facts.replicas.get(&envelope.from) else { return Ok(()) };
         let from = envelope.from;

@@ -71,7 +71,8 @@ pub(super) fn forgets(fault: &Fault) -> bool {
         | Fault::Clock { .. }
         | Fault::Hostile { .. }
         | Fault::Driver { .. }
-        | Fault::Downgrade { .. } => false,
+        | Fault::Downgrade { .. }
+        | Fault::Agent(_) => false,
     }
 }
 
@@ -114,7 +115,7 @@ impl Moment {
                     self.unable.named.extend(1..=voters);
                 }
             }
-            Fault::Clock { .. } | Fault::Hostile { .. } | Fault::Driver { .. } => {}
+            Fault::Clock { .. } | Fault::Hostile { .. } | Fault::Driver { .. } | Fault::Agent(_) => {}
         }
     }
 

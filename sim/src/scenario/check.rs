@@ -19,7 +19,7 @@ pub(crate) fn whom(fault: &Fault) -> Vec<Pick> {
         | Fault::Driver { who, .. }
         | Fault::Downgrade { who, .. } => who.clone(),
         Fault::Cut { from, to, .. } => from.iter().chain(to).copied().collect(),
-        Fault::Ring | Fault::Link(_) => Vec::new(),
+        Fault::Ring | Fault::Link(_) | Fault::Agent(_) => Vec::new(),
     }
 }
 
@@ -48,7 +48,7 @@ fn decides(fault: &Fault) -> Vec<&'static str> {
         }
         Fault::Link(_) => vec!["how links are"],
         Fault::Driver { .. } => vec!["how its devices keep the driver's contract"],
-        Fault::Hostile { .. } | Fault::Cut { .. } | Fault::Ring | Fault::Rot { .. } => Vec::new(),
+        Fault::Hostile { .. } | Fault::Cut { .. } | Fault::Ring | Fault::Rot { .. } | Fault::Agent(_) => Vec::new(),
     }
 }
 
@@ -61,6 +61,14 @@ fn overlap(a: &FaultItem, b: &FaultItem) -> bool {
 fn contradiction(a: &FaultItem, b: &FaultItem) -> Option<String> {
     if !overlap(a, b) {
         return None;
+    }
+    let line = if a.line > 0 { format!(" (line {})", a.line) } else { String::new() };
+    if let (Fault::Agent(ours), Fault::Agent(theirs)) = (&a.fault, &b.fault) {
+        let what = super::agents::contradiction(ours, theirs)?;
+        return Some(format!(
+            "{} and {}{line} both decide {what}, at the same time: expected one after the other",
+            b.id, a.id
+        ));
     }
     let theirs = decides(&b.fault);
     let what = decides(&a.fault).into_iter().find(|what| theirs.contains(what))?;
@@ -79,7 +87,6 @@ fn contradiction(a: &FaultItem, b: &FaultItem) -> Option<String> {
     } else {
         return None;
     };
-    let line = if a.line > 0 { format!(" (line {})", a.line) } else { String::new() };
     Some(format!(
         "{} and {}{line} both decide{whose} {what}, at the same time: expected one after the other",
         b.id, a.id
@@ -103,7 +110,8 @@ pub(super) fn problems(file: &str, story: &Scenario) -> Vec<Problem> {
 
     let mut ids: BTreeMap<&str, usize> = BTreeMap::new();
     let items = story.faults.iter().map(|item| (&*item.id, item.at, item.line));
-    for (id, at, line) in items.chain(story.operations.iter().map(|item| (&*item.id, item.at, item.line))) {
+    let acts = story.agents.iter().flat_map(|agents| &agents.acts).map(|item| (&*item.id, 0, item.line));
+    for (id, at, line) in items.chain(story.operations.iter().map(|item| (&*item.id, item.at, item.line))).chain(acts) {
         if let Some(other) = ids.insert(id, line) {
             wrong(line, format!("the id {id} is taken by line {other}: expected another one"));
         }
@@ -128,7 +136,8 @@ pub(super) fn problems(file: &str, story: &Scenario) -> Vec<Problem> {
             Operation::Promote(pick)
             | Operation::Demote(pick)
             | Operation::Remove(pick)
-            | Operation::Snapshot(pick) => {
+            | Operation::Snapshot(pick)
+            | Operation::Restore(pick) => {
                 there(item.line, &item.id, pick);
             }
             Operation::Transfer(0) | Operation::Join { .. } | Operation::Raise(_) => {}
@@ -163,6 +172,7 @@ pub(super) fn problems(file: &str, story: &Scenario) -> Vec<Problem> {
             wrong(item.line, problem);
         }
     }
+    problems.extend(super::agents::problems(file, story));
     problems
 }
 

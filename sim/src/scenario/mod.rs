@@ -3,12 +3,14 @@
 //! One TOML file, one story. `read` checks everything before anything runs; [`nemesis`] adds faults drawn from the seed, so that
 //! what is played is always a story with every fault written out, and can be written as a file of its own.
 
+mod agents;
 mod atlas;
 mod check;
 mod nemesis;
 mod read;
 mod write;
 
+pub use agents::{Act, ActItem, ActOutcome, AgentFault, AgentPick, Agents, Harm, RolloutAct, Work};
 pub(crate) use check::whom;
 pub use nemesis::Nemesis;
 pub use read::Problem;
@@ -48,6 +50,8 @@ pub struct Scenario {
     pub operations: Vec<OperationItem>,
     /// What breaks besides, drawn from the seed.
     pub nemesis: Option<Nemesis>,
+    /// Nodes, each with an agent.
+    pub agents: Option<Agents>,
     /// Very many nodes that boot together.
     pub storm: Option<Storm>,
     /// What must come of it.
@@ -302,6 +306,8 @@ pub enum Fault {
         way: Way,
         /// Cut and mended in turns, each this long; always cut if absent.
         flap: Option<u64>,
+        /// Whether what peers send meanwhile arrives when it is over; lost if not.
+        holds: bool,
     },
     /// Every replica reaches only its two neighbours.
     Ring,
@@ -371,13 +377,30 @@ pub enum Fault {
         /// A file whose path contains this.
         file: String,
     },
+    /// Something about nodes with agents.
+    Agent(AgentFault),
 }
 
 impl Fault {
     /// Whether its victims are down while it lasts.
     #[must_use]
     pub const fn is_down(&self) -> bool {
-        matches!(self, Self::Crash { .. } | Self::Wipe { .. } | Self::Rewind { .. })
+        match self {
+            Self::Crash { .. } | Self::Wipe { .. } | Self::Rewind { .. } => true,
+            Self::Agent(fault) => fault.is_down(),
+            Self::CrashLoop { .. }
+            | Self::Pause { .. }
+            | Self::SlowProcess { .. }
+            | Self::Cut { .. }
+            | Self::Ring
+            | Self::Link(_)
+            | Self::Disk { .. }
+            | Self::Rot { .. }
+            | Self::Clock { .. }
+            | Self::Hostile { .. }
+            | Self::Driver { .. }
+            | Self::Downgrade { .. } => false,
+        }
     }
 }
 
@@ -473,6 +496,8 @@ pub enum Operation {
     Transfer(u64),
     /// A snapshot is taken.
     Snapshot(Pick),
+    /// A replica whose newest snapshot is damaged is repaired, and made again from an older one and the log after it.
+    Restore(Pick),
     /// The feature level is raised.
     Raise(u32),
 }
@@ -531,10 +556,10 @@ impl Scenario {
     /// What a run is to reach, in words: the marks that the story wants, and the points where its crashes happen.
     #[must_use]
     pub fn wanted(&self) -> BTreeSet<String> {
-        let points = self
-            .faults
-            .iter()
-            .filter(|item| matches!(item.fault, Fault::Crash { point: Some(_), may_miss: false, .. }));
+        let points = self.faults.iter().filter(|item| match &item.fault {
+            Fault::Agent(fault) => fault.wants_point(),
+            fault => matches!(fault, Fault::Crash { point: Some(_), may_miss: false, .. }),
+        });
         let marks = self.expect.marks.iter().map(|mark| mark_of(mark));
         let violated = self.expect.violated.iter().map(|property| violation_of(property));
         marks.chain(points.map(|item| point_of(&item.id))).chain(violated).collect()

@@ -26,7 +26,7 @@ impl Nemesis {
         if self.every == 0 {
             return Vec::new();
         }
-        let mut draw = Draw::of(seed, "nemesis", 0);
+        let (mut draw, mut holding) = (Draw::of(seed, "nemesis", 0), Draw::of(seed, "nemesis-holds", 0));
         // Swarm: a run has some kinds and not others, else every run is the same soup.
         let mut on: Vec<u64> = (0..KINDS).filter(|_| draw.percent(45)).collect();
         if on.is_empty() {
@@ -39,7 +39,10 @@ impl Nemesis {
             let kind = on[draw.place(on.len())];
             let lasts = 50 * MS + draw.around(2 * SECOND);
             let lasts = lasts.min(story.time.run - at) / MS * MS;
-            let fault = draw_fault(&mut draw, kind, story);
+            let mut fault = draw_fault(&mut draw, kind, story);
+            if let Fault::Cut { holds, .. } = &mut fault {
+                *holds = holding.percent(15);
+            }
             let id = format!("nemesis-{}", faults.len() + 1);
             faults.push(FaultItem { id: id.into(), at: at / MS * MS, lasts: Some(lasts), fault, line: 0 });
             at += draw.around(every) + 10 * MS;
@@ -52,6 +55,7 @@ impl Nemesis {
             }
         }
         let mut kept = kept.split_off(story.faults.len());
+        kept.extend(super::agents::drawn(seed, self.every, story));
         if kept.is_empty() {
             // Something always happens, and a clock hurts no budget.
             let fault = Fault::Clock { who: vec![Pick::Leader], step_ms: 3_600_000, drift_ppm: 0, freeze: false };
@@ -98,9 +102,15 @@ fn draw_fault(draw: &mut Draw, kind: u64, story: &Scenario) -> Fault {
             if clients {
                 to.push(Pick::Clients);
             }
-            Fault::Cut { from: who, to, way: way(draw), flap: flap(draw) }
+            Fault::Cut { from: who, to, way: way(draw), flap: flap(draw), holds: false }
         }
-        7 => Fault::Cut { from: some(draw, story), to: vec![Pick::Others], way: way(draw), flap: flap(draw) },
+        7 => Fault::Cut {
+            from: some(draw, story),
+            to: vec![Pick::Others],
+            way: way(draw),
+            flap: flap(draw),
+            holds: false,
+        },
         8 => Fault::Ring,
         9 | 10 => Fault::Link(LinkChange {
             latency_us: draw.percent(40).then(|| draw.between(50, 40_000)),

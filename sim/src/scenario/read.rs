@@ -1,5 +1,7 @@
 //! From TOML to a story: every key is known, every value possible, or an error names file, line, key and what is accepted.
 
+mod agents;
+
 use super::{
     Back, Budget, Cluster, DiskChange, Expect, Fault, FaultItem, Kind, LinkChange, Load, MS, Neighbour, Nemesis,
     Operation, OperationItem, Pick, SECOND, Scenario, Storm, Times, Way,
@@ -301,6 +303,8 @@ pub(super) fn scenario(file: &str, name: &str, text: &str) -> Result<Scenario, V
     let operations = list(page_ref, keys.take("operation"), "operation", operation);
     let nemesis = keys.take("nemesis").and_then(|value| nemesis(page_ref, value));
     let storm = keys.take("storm").and_then(|value| storm(page_ref, value));
+    let (agents_table, acts) = (keys.take("agents"), keys.take("act"));
+    let agents = agents::agents(page_ref, agents_table, acts);
     let expect = expect(page_ref, keys.take("expect"));
     keys.done(page_ref);
     if !page.problems.is_empty() {
@@ -318,6 +322,7 @@ pub(super) fn scenario(file: &str, name: &str, text: &str) -> Result<Scenario, V
         operations,
         nemesis,
         storm,
+        agents,
         expect,
     })
 }
@@ -577,7 +582,7 @@ fn fault(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<FaultItem> {
     let down = keys.span(page, "down");
     let lasts = keys.span(page, "for");
     let mut faults = Vec::new();
-    for (kind, read) in FAULTS {
+    for (kind, read) in FAULTS.into_iter().chain(agents::FAULTS) {
         if let Some(value) = keys.take(kind)
             && let Some(mut inner) = Keys::of(page, value, kind)
         {
@@ -585,19 +590,22 @@ fn fault(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<FaultItem> {
             inner.done(page);
         }
     }
-    let kinds = FAULTS.iter().filter(|(kind, _)| keys.has(kind)).count();
+    let kinds = FAULTS.iter().chain(&agents::FAULTS).filter(|(kind, _)| keys.has(kind)).count();
     if kinds != 1 {
-        let all: Vec<&str> = FAULTS.iter().map(|(kind, _)| *kind).collect();
+        let all: Vec<&str> = FAULTS.iter().chain(&agents::FAULTS).map(|(kind, _)| *kind).collect();
         page.wrong(keys.at, format!("a fault has {kinds} kinds: expected exactly one of {}", all.join(", ")));
     }
     let fault = faults.pop();
     if let Some(fault) = &fault {
         let dies = fault.is_down();
         if keys.has("down") && !dies {
-            page.wrong(keys.at, "down is for crash, wipe and rewind: expected `for`");
+            page.wrong(keys.at, "down is for crash, wipe, rewind, agent_crash and agent_reboot: expected `for`");
         }
         if keys.has("for") && (dies || matches!(fault, Fault::Rot { .. })) {
-            page.wrong(keys.at, "for is not for crash, wipe, rewind (write `down`) and rot (it stays)");
+            page.wrong(
+                keys.at,
+                "for is not for crash, wipe, rewind, agent_crash, agent_reboot (write `down`) and rot (it stays)",
+            );
         }
     }
     keys.done(page);
@@ -691,7 +699,8 @@ fn cut(page: &mut Page<'_>, keys: &mut Keys<'_, '_>) -> Option<Fault> {
     let ways = [("both", Way::Both), ("out", Way::Out), ("in", Way::In)];
     let way = keys.word(page, "way", &ways).unwrap_or(Way::Both);
     let flap = keys.span(page, "flap");
-    Some(Fault::Cut { from: from?, to: to?, way, flap })
+    let holds = keys.yes(page, "holds");
+    Some(Fault::Cut { from: from?, to: to?, way, flap, holds })
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is one of a table of readers")]
@@ -762,11 +771,12 @@ fn operation(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<OperationItem>
             found.extend(wish.map(|wish| Operation::Join { wish, feature_level: None }));
         }
     }
-    let one: [(&'static str, Make); 4] = [
+    let one: [(&'static str, Make); 5] = [
         ("promote", Operation::Promote),
         ("demote", Operation::Demote),
         ("remove", Operation::Remove),
         ("snapshot", Operation::Snapshot),
+        ("restore", Operation::Restore),
     ];
     for (key, make) in one {
         if let Some(picks) = keys.picks(page, key, &[]) {
@@ -777,7 +787,9 @@ fn operation(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<OperationItem>
     let level = keys.number(page, "raise", 1..=99);
     found.extend(level.and_then(|level| u32::try_from(level).ok()).map(Operation::Raise));
     let refused = keys.has("refused").then(|| keys.yes(page, "refused"));
-    if refused.is_some() && matches!(found.first(), Some(Operation::Transfer(_) | Operation::Snapshot(_))) {
+    if refused.is_some()
+        && matches!(found.first(), Some(Operation::Transfer(_) | Operation::Snapshot(_) | Operation::Restore(_)))
+    {
         page.wrong(keys.at, "refused is for join, promote, demote, remove and raise: the rules refuse nothing else");
     }
     keys.accepted.extend(["join", "refused"]);
@@ -785,7 +797,7 @@ fn operation(page: &mut Page<'_>, value: Value<'_, '_>) -> Option<OperationItem>
         page.wrong(
             keys.at,
             format!(
-                "an operation does {} things: expected one of join, promote, demote, remove, transfer, snapshot, raise",
+                "an operation does {} things: expected one of join, promote, demote, remove, transfer, snapshot, restore, raise",
                 found.len()
             ),
         );

@@ -52,14 +52,15 @@ pub(crate) fn fault(fault: &Fault) -> String {
         Fault::SlowProcess { who, percent } => {
             format!("slow_process = {{ who = {}, percent = {percent} }}", picks(who))
         }
-        Fault::Cut { from, to, way, flap } => {
+        Fault::Cut { from, to, way, flap, holds } => {
             let way = match way {
                 Way::Both => "both",
                 Way::Out => "out",
                 Way::In => "in",
             };
             let flap = flap.map_or(String::new(), |every| format!(", flap = \"{}\"", time(every)));
-            format!("cut = {{ from = {}, to = {}, way = \"{way}\"{flap} }}", picks(from), picks(to))
+            let holds = if *holds { ", holds = true" } else { "" };
+            format!("cut = {{ from = {}, to = {}, way = \"{way}\"{flap}{holds} }}", picks(from), picks(to))
         }
         Fault::Ring => "ring = {}".into(),
         Fault::Link(change) => {
@@ -119,6 +120,7 @@ pub(crate) fn fault(fault: &Fault) -> String {
             let late = if *late > 0 { format!(", late = \"{}\"", time(*late)) } else { String::new() };
             format!("driver = {{ who = {}{late}, early = {early} }}", picks(who))
         }
+        Fault::Agent(fault) => super::agents::fault_text(fault),
         Fault::Downgrade { who, file } => format!("downgrade = {{ who = {}, file = {file:?} }}", picks(who)),
     }
 }
@@ -139,6 +141,7 @@ pub(crate) fn operation(operation: &Operation) -> String {
         Operation::Remove(who) => format!("remove = {}", pick(*who)),
         Operation::Transfer(to) => format!("transfer = {to}"),
         Operation::Snapshot(who) => format!("snapshot = {}", pick(*who)),
+        Operation::Restore(who) => format!("restore = {}", pick(*who)),
         Operation::Raise(level) => format!("raise = {level}"),
     }
 }
@@ -197,6 +200,9 @@ impl Scenario {
             if let Some(refused) = item.refused {
                 writeln!(out, "refused = {refused}")?;
             }
+        }
+        if let Some(agents) = &self.agents {
+            super::agents::write(out, agents)?;
         }
         if let Some(nemesis) = &self.nemesis {
             let budget = match nemesis.budget {

@@ -3,7 +3,7 @@
 use super::about;
 use crate::mutants::{Bag, HEAD, Hunt, Ledger, Mutant, Row, Workshop, hunt, read_all};
 use crate::oracles;
-use crate::run::{BROKEN, LIVENESS};
+use crate::run::{AGENTS_REST, BROKEN, LIVENESS};
 use crate::scenario::Problem;
 use crate::tool::{complain, print};
 use clap::Args;
@@ -64,7 +64,7 @@ const DOCUMENT: &str = "docs/mutants.md";
 /// Every property's words.
 fn properties() -> Vec<&'static str> {
     let oracles = oracles::all();
-    oracles.iter().map(|oracle| oracle.name()).chain([LIVENESS, BROKEN]).collect()
+    oracles.iter().map(|oracle| oracle.name()).chain([LIVENESS, AGENTS_REST, BROKEN]).collect()
 }
 
 impl Mutants {

@@ -6,7 +6,9 @@ pub mod crash_disk;
 use bytes::Bytes;
 use muster_core::ids::{Age, ClusterId, Digest, GroupId, Incarnation, Index, ReplicaId, ReplicaName, Seq, Term};
 use muster_core::log::{Configuration, HardState, LogEntry, LogEntryKind, LogRecord};
-use muster_core::storage::{Identity, Pages, SEGMENT_BYTES, Segment, SnapshotMeta};
+use muster_core::storage::{
+    Archive, Identity, Layer, Page, PageSource, Pages, SEGMENT_BYTES, Segment, SnapshotMeta, StorageError,
+};
 use muster_storage::WalOptions;
 
 /// Segments of one header and seven sectors: a few appends fill one.
@@ -65,14 +67,14 @@ impl Journal {
     }
 
     pub fn push(&mut self, record: Bytes) {
-        let open = *self.history.last().unwrap();
-        if open.bytes >= SEGMENT_BYTES {
-            self.history.push(Segment::starting(open.last.next(), open.head));
-        }
         let open = self.history.last_mut().unwrap();
         open.last = open.last.next();
         open.bytes += record.len() as u64;
         open.head = open.head.chain(&record);
+        if open.bytes >= SEGMENT_BYTES {
+            let next = Segment::starting(open.last.next(), open.head);
+            self.history.push(next);
+        }
         self.records.push(record);
     }
 
@@ -95,8 +97,7 @@ impl Journal {
             head: self.history.last().unwrap().head,
             age: Age(index * 1_000),
             history: self.history.clone(),
-            pages: 0,
-            bytes: 0,
+            layers: Vec::new(),
             digest: Digest::default(),
         }
     }
@@ -113,22 +114,82 @@ impl Journal {
     }
 }
 
-/// Live state for a snapshot at this index.
+/// Live state for a layer at this index.
 pub fn page_list(index: u64) -> Vec<Bytes> {
     (0..3).map(|page| Bytes::from(format!("page {page} of the state at {index}"))).collect()
 }
 
-pub fn pages(index: u64) -> Pages {
-    Box::new(page_list(index).into_iter())
+struct Listed {
+    pages: std::vec::IntoIter<Bytes>,
+    digest: Digest,
 }
 
-/// The meta as a peer would send it: with what the pages come to.
-pub fn complete(meta: SnapshotMeta, pages: &[Bytes]) -> SnapshotMeta {
-    let all = pages.concat();
-    SnapshotMeta {
-        pages: u32::try_from(pages.len()).unwrap(),
+impl PageSource for Listed {
+    fn next_page(&mut self) -> Option<Page> {
+        let lasts = self.pages.len() > 1;
+        self.pages.next().map(|bytes| Page { bytes, lasts })
+    }
+    fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+/// The digest of the state at this index.
+pub fn digest(index: u64) -> Digest {
+    Digest::of(&index.to_le_bytes())
+}
+
+pub fn pages(index: u64) -> Pages {
+    Box::new(Listed { pages: page_list(index).into_iter(), digest: digest(index) })
+}
+
+/// The layer of those pages.
+pub fn layer(index: u64, term: u64) -> Layer {
+    let all = page_list(index).concat();
+    Layer {
+        index: Index(index),
+        term: Term(term),
+        pages: 3,
+        lasting: 2,
         bytes: all.len() as u64,
         digest: Digest::of(&all),
-        ..meta
     }
+}
+
+/// The meta as a peer would send it: one layer of everything.
+pub fn complete(meta: SnapshotMeta) -> SnapshotMeta {
+    let (index, term) = (meta.index.0, meta.term.0);
+    SnapshotMeta { layers: vec![layer(index, term)], digest: digest(index), ..meta }
+}
+
+/// Takes a snapshot over the layers in its meta.
+pub async fn save<A: Archive>(archive: &mut A, meta: SnapshotMeta) -> Result<(SnapshotMeta, Index), StorageError> {
+    let mut pages = pages(meta.index.0);
+    archive.begin(meta).await?;
+    while let Some(page) = pages.next_page() {
+        archive.write(page).await?;
+    }
+    archive.finish(pages.digest()).await
+}
+
+/// Stages what of a fetched snapshot is not staged yet, checks what is, and installs it.
+pub async fn install<A: Archive>(
+    archive: &mut A,
+    meta: &SnapshotMeta,
+    open: Vec<Bytes>,
+) -> Result<SnapshotMeta, StorageError> {
+    let index = meta.index.0;
+    let runs = meta.runs(None);
+    let staged = archive.staged(&runs).await?;
+    for (run, staged) in runs.iter().zip(staged) {
+        for page in 0..run.to - run.from {
+            let bytes = page_list(run.layer.index.0)[(run.from + page) as usize].clone();
+            if page < staged {
+                assert_eq!(archive.staged_page(run, page).await?, bytes);
+            } else {
+                archive.stage(run, bytes).await?;
+            }
+        }
+    }
+    archive.install(meta.clone(), pages(index), open).await
 }

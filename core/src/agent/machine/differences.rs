@@ -20,10 +20,6 @@ use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-/// While this many events wait, what drifts behind the agent's back is not said value by value: the newest value is said when
-/// there is room again.
-const SPOOL_DRIFT_MAX: usize = 1_024;
-
 impl Machine {
     /// What is declared for a key, by the journal.
     pub(super) fn declared_for(&self, key: &Key) -> Option<&Setting> {
@@ -179,7 +175,8 @@ impl Machine {
 
     /// Tells the journal what differs that it was not told.
     pub(super) fn report_drift(&mut self) {
-        if self.spool.len() >= SPOOL_DRIFT_MAX {
+        if self.spool.is_crowded() {
+            // The newest value is said when there is room again.
             return;
         }
         let unreported = |machine: &Self, key: &Key| !machine.in_flux(key) && machine.difference(key).is_some();

@@ -68,7 +68,7 @@ impl Machine {
         let counts = self.ledger.spool;
         if found {
             let counting = |event: &Event| (counts.delivered + 1..=counts.last).contains(&event.number);
-            self.spool = spool.into_iter().filter(counting).collect();
+            self.spool = spool.into_iter().filter(counting).collect::<Vec<_>>().into();
             return;
         }
         if let (Some(first), Some(last)) = (spool.first(), spool.last()) {
@@ -142,7 +142,7 @@ impl Machine {
         if self.link.event_under_way || self.link.again_at.is_some_and(|at| at > self.now.boot) {
             return;
         }
-        let Some(event) = self.spool.front().cloned() else { return };
+        let Some(event) = self.spool.first().cloned() else { return };
         if event.number <= self.link.searches_through {
             return self.search(event);
         }
@@ -181,7 +181,7 @@ impl Machine {
             }
             Outcome::Unknown(
                 UnknownWhy::OneShotExpired | UnknownWhy::SessionUnknown | UnknownWhy::AlreadyAcknowledged,
-            ) => match self.spool.front().cloned() {
+            ) => match self.spool.first().cloned() {
                 // Telling a state twice does no harm, and leaves no record to search for.
                 Some(Event { fact: Fact::State { .. }, .. }) => self.ledger.spool.attempt = None,
                 Some(event) if event.number == number => self.search(event),
@@ -192,7 +192,7 @@ impl Machine {
 
     /// The journal will never take this event: people are told, and an emergency it does not allow ends.
     fn on_event_refused(&mut self, number: u64, refusal: Refusal) {
-        let Some(event) = self.spool.front().cloned().filter(|event| event.number == number) else { return };
+        let Some(event) = self.spool.first().cloned().filter(|event| event.number == number) else { return };
         match event.fact {
             // The state is what it is: an emergency, say, is not ended by a state.
             Fact::State { .. } => {}
@@ -224,10 +224,10 @@ impl Machine {
 
     /// The first event needs no more sending.
     fn delivered(&mut self, number: u64, sequence: Option<Seq>) {
-        if self.spool.front().is_none_or(|event| event.number != number) {
+        if self.spool.first().is_none_or(|event| event.number != number) {
             return;
         }
-        self.spool.pop_front();
+        self.spool.pop();
         self.ledger.spool.delivered = number;
         self.ledger.spool.attempt = None;
         self.link.failures = 0;

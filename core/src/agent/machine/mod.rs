@@ -11,7 +11,7 @@
 //!
 //! Read next: [`differences`] (what differs, and the window), [`declaring`] (what the journal says, and booting),
 //! [`returning`] (bringing keys back), [`setting`], [`committing`], [`requests`] (what operators ask), [`forwarding`] (the
-//! journal's side), [`showing`].
+//! journal's side), [`spool`] (what waits for it), [`showing`].
 
 mod committing;
 mod declaring;
@@ -21,6 +21,7 @@ mod requests;
 mod returning;
 mod setting;
 mod showing;
+mod spool;
 
 use super::effects::{
     AskId, Effects, HostDone, HostTask, HostWork, Input, JournalTask, Level, Moment, Notice, Save, SaveNumber, Start,
@@ -47,6 +48,8 @@ pub use requests::SHELL_WORD;
 use requests::WantedRun;
 use returning::Returning;
 use setting::{SetRequest, Settled};
+use spool::Spool;
+pub use spool::{SPOOL, SpoolLimits};
 
 /// Most requests that wait for the host.
 const QUEUE_MAX: usize = 64;
@@ -153,7 +156,7 @@ pub struct Machine {
     /// What managed keys were when they were last looked at.
     observed: BTreeMap<Key, Observed>,
     /// The events that the journal does not have, in order.
-    spool: VecDeque<Event>,
+    spool: Spool,
     /// The highest sequence of the journal heard of.
     known: Seq,
     boot: Boot,
@@ -198,7 +201,7 @@ impl Machine {
             declared,
             offered: None,
             observed: BTreeMap::new(),
-            spool: VecDeque::new(),
+            spool: Spool::default(),
             known: known.unwrap_or_default(),
             boot: Boot::Done,
             resumes: false,
@@ -226,6 +229,9 @@ impl Machine {
         machine.take_up_spool(found, spool);
         for repair in &repairs {
             machine.notice(Level::Warn, repair.clone());
+            if machine.spool.is_crowded() {
+                continue;
+            }
             machine.event(machine.settings.author.clone(), Fact::Note { message: clipped(repair) });
         }
         machine.begin_boot(boot, found, !found && !repairs.is_empty());
@@ -430,7 +436,7 @@ impl Machine {
         }
         let event = Event { number, occurred_at, after: self.known, author, fact };
         self.new_events.push(event.clone());
-        self.spool.push_back(event);
+        self.spool.push(event);
         number
     }
 

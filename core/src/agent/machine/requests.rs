@@ -138,6 +138,9 @@ impl Machine {
 
     /// Moves the window's end later: never further from now than a window without drift would be.
     fn on_extend_asked(&mut self, ticket: Ticket, author: &Author, seconds: u32) {
+        if let Some(refused) = self.no_room() {
+            return self.refuse(ticket, refused);
+        }
         let base = u64::from(self.policy().base_window_seconds);
         let now = self.now.boot;
         let refuse = |problem: &str| Refused::NotNow { problem: Arc::from(problem) };
@@ -188,6 +191,9 @@ impl Machine {
             let problem = Arc::from("the node's policy allows no emergency");
             return self.refuse(ticket, Refused::Forbidden { problem });
         }
+        if let Some(refused) = self.no_room() {
+            return self.refuse(ticket, refused);
+        }
         let reason: Arc<str> = Arc::from(reason);
         let is_next = self.spool.is_empty();
         let number = self.event(author.clone(), Fact::EmergencyStart { reason: reason.clone() });
@@ -217,7 +223,8 @@ impl Machine {
         }
         if !force && !self.ledger.changes.is_empty() {
             let keys = listed(self.ledger.changes.keys());
-            let problem = format!("{keys} differ from what is declared: commit, roll back, or end it with --force");
+            let problem =
+                format!("this still differs from what is declared: {keys}: commit, roll back, or end it with --force");
             return self.refuse(ticket, Refused::NotNow { problem: problem.into() });
         }
         let how = if self.ledger.changes.is_empty() { "ended, nothing differs" } else { "ended by force" };
@@ -312,6 +319,9 @@ impl Machine {
         let WantedRun { ticket, author, kind, detail } = run;
         if self.ledger.emergency.is_none() {
             return self.refuse(ticket, Refused::NoQuorum);
+        }
+        if let Some(refused) = self.no_room() {
+            return self.refuse(ticket, refused);
         }
         self.event(author, Fact::Operation { kind, detail, exit_status: None });
         self.reply(ticket, Reply::Run { sequence: None });

@@ -35,6 +35,8 @@ pub(super) struct Returning {
     was: BTreeMap<Key, Setting>,
     /// Those that somebody changed on this node.
     changed_here: BTreeSet<Key>,
+    /// Those that were changed outside muster, and no event says so yet.
+    untold: BTreeSet<Key>,
     /// Keys that are left because they are used.
     left: BTreeMap<Key, Arc<str>>,
 }
@@ -48,6 +50,7 @@ impl Returning {
             refused: Vec::new(),
             was: BTreeMap::new(),
             changed_here: BTreeSet::new(),
+            untold: BTreeSet::new(),
             left: BTreeMap::new(),
         }
     }
@@ -67,6 +70,9 @@ impl Machine {
             returning.was.insert(key.clone(), change.value.clone());
             if change.owner != Owner::NotReached {
                 returning.changed_here.insert(key.clone());
+            }
+            if change.owner == Owner::BehindItsBack && !change.reported {
+                returning.untold.insert(key.clone());
             }
         }
         let keys: Vec<Key> = returning.targets.keys().cloned().collect();
@@ -318,7 +324,11 @@ impl Machine {
         let known = |change: &Change| {
             !matches!(returning.cause, Cause::Boot | Cause::Declared) || returning.changed_here.contains(&change.key)
         };
-        let changes: Vec<Change> = changes.into_iter().filter(known).collect();
+        let mut changes: Vec<Change> = changes.into_iter().filter(known).collect();
+        if self.spool.is_crowded() && changes.iter().any(|change| returning.untold.contains(&change.key)) {
+            changes.retain(|change| !returning.untold.contains(&change.key));
+            self.leave_out();
+        }
         if !changes.is_empty() {
             self.notice(Level::Info, format!("{message}: {}", listed(changes.iter().map(|change| &change.key))));
             self.undone(author, changes, &message);
@@ -355,6 +365,12 @@ impl Machine {
             next: change.value.clone(),
         });
         let changes: Vec<Change> = changes.collect();
+        // That they differ was said before; that somebody tried is said as long as there is room for what people do.
+        let own = *author == self.settings.author;
+        let has_no_room = if own { self.spool.is_crowded() } else { self.spool.is_full() };
+        if has_no_room {
+            return self.leave_out();
+        }
         self.drifted(author, changes, message);
     }
 

@@ -56,6 +56,9 @@ impl Machine {
         match Self::fitting(changes) {
             Err(problem) => self.refuse(ticket, Refused::Invalid { problem: problem.into() }),
             Ok(targets) => {
+                if let Some(refused) = self.no_room().filter(|_| consent != Consent::TellOnly) {
+                    return self.refuse(ticket, refused);
+                }
                 let set = SetRequest { ticket, author, targets, consent, merge, message };
                 if let Some(refused) = self.foreign(&set) {
                     return self.refuse(ticket, refused);

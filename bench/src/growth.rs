@@ -1,0 +1,317 @@
+//! What a journal costs on disk as it grows: a replica's state and its archive, on a real disk, without consensus.
+//!
+//! ```text
+//! snapshot    keys are declared, then some of them change, spread over all: what the layer of the changes costs
+//! history     few keys change again and again: what applying, snapshots, reads and a restart cost after so many entries
+//! ```
+//! Records are applied and archived by the same code as in production; what is left out is the log and the network.
+
+use crate::machine::Machine;
+use crate::muster::author;
+use crate::report::{Report, mib};
+use crate::usage;
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use muster_core::driver::{BOOTSTRAP, load_state};
+use muster_core::ids::{
+    ClusterId, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, Term, WallTime,
+};
+use muster_core::journal::command::JournalCommand;
+use muster_core::journal::entry::{Change, EntryDraft, EntryType};
+use muster_core::journal::key::{Key, Scope, Setting};
+use muster_core::limits::FEATURE_LEVEL;
+use muster_core::log::{Configuration, HardState, LogEntry, LogEntryKind, LogRecord};
+use muster_core::members::{Member, MemberWish};
+use muster_core::request::{Command, Outcome, RequestId, WriteRequest};
+use muster_core::state::{Proposal, State};
+use muster_core::storage::{Archive as _, Identity, Library as _, LogStore as _, SnapshotMeta};
+use muster_storage::{Opened, RealDisk, WalOptions, init, open, ready};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Keys declared by one entry while a journal is filled.
+const KEYS_AN_ENTRY: u64 = 1_000;
+/// Entries between two snapshots of the history.
+const ENTRIES_A_SNAPSHOT: u64 = 10_000;
+/// How many keys the entries of a history write in turn.
+const HISTORY_KEYS: u64 = 1_000;
+
+/// A replica without consensus.
+struct Replica {
+    root: PathBuf,
+    opened: Opened<RealDisk>,
+    state: State,
+    index: Index,
+    /// The newest snapshot and its view.
+    below: (SnapshotMeta, State),
+    /// The oldest snapshot that is kept: the log goes on after it.
+    oldest: Index,
+    value_bytes: usize,
+}
+
+/// What a snapshot cost.
+struct Saved {
+    layers: usize,
+    bytes: u64,
+    took: Duration,
+    cpu: Duration,
+}
+
+fn cpu() -> Duration {
+    usage::of(&[std::process::id()]).cpu
+}
+
+impl Replica {
+    fn new(dir: &Path, value_bytes: usize) -> Result<Self> {
+        let root = dir.join("replica");
+        let identity = Identity {
+            cluster: ClusterId(1),
+            group: GroupId(1),
+            replica: ReplicaId(1),
+            incarnation: Incarnation(1),
+            name: ReplicaName::new("bench")?,
+        };
+        let member = Member {
+            id: identity.replica,
+            name: identity.name.clone(),
+            incarnation: identity.incarnation,
+            peer_address: Arc::from("nowhere:1"),
+            client_address: Arc::from("nowhere:2"),
+            wish: MemberWish::Voter,
+            feature_level: FEATURE_LEVEL,
+        };
+        let state = State::new(identity.cluster, member);
+        let (index, term) = BOOTSTRAP;
+        let meta = state.snapshot_meta(index, term, configuration());
+        ready(init(RealDisk, &root, &identity, Some((meta, state.layer())), WalOptions::default()))?;
+        Self::open(root, value_bytes)
+    }
+
+    fn open(root: PathBuf, value_bytes: usize) -> Result<Self> {
+        let opened = ready(open(RealDisk, &root, WalOptions::default()))?;
+        let state = ready(load_state(&opened.identity, &opened.recovered, &opened.library))?;
+        let meta = opened.recovered.snapshot.clone().context("a replica has a snapshot")?;
+        Ok(Self {
+            root,
+            index: meta.index,
+            oldest: meta.index,
+            below: (meta, state.clone()),
+            opened,
+            state,
+            value_bytes,
+        })
+    }
+
+    /// Declares keys in one entry. Gives the bytes of its record.
+    fn declare(&mut self, keys: impl Iterator<Item = u64>) -> Result<u64> {
+        self.index = Index(self.index.0 + 1);
+        let value: Arc<str> = Arc::from(format!("{:0width$}", self.index.0, width = self.value_bytes));
+        let changes = keys.map(|key| {
+            let key = Key::new(&format!("kernel:bench.{key:09}"))?;
+            Ok(Change { key, previous: Setting::Unset, next: Setting::Value(value.clone()) })
+        });
+        let draft = EntryDraft {
+            entry_type: EntryType::Commit,
+            scope: Scope::Global,
+            parent: self.state.sequence(),
+            based_on: None,
+            changes: changes.collect::<Result<_>>()?,
+            ttl_seconds: None,
+            emergency_reason: None,
+            message: Arc::from("load"),
+            occurred_at: None,
+        };
+        let write = WriteRequest {
+            request: RequestId::OneShot { id: OneShotId(self.index.0.into()), drawn_at: self.state.age() },
+            author: author(),
+            command: Command::Journal(JournalCommand::AppendEntry(draft)),
+        };
+        // An hour passes in 36,000 entries, so that what is kept for an hour does not pile up.
+        let proposal = Proposal { write, recorded_at: WallTime(self.index.0), elapsed: 100_000 };
+        let (outcome, finished) = self.state.apply(self.index, proposal);
+        if !matches!(outcome, Outcome::Applied { .. }) {
+            bail!("an entry was not applied: {outcome:?}");
+        }
+        let first = finished.first().context("an entry makes a record")?.sequence;
+        let records: Vec<_> = finished.into_iter().map(|finished| finished.bytes).collect();
+        let bytes = records.iter().map(|record| record.len() as u64).sum();
+        ready(self.opened.archive.extend(first, records))?;
+        if self.state.next_due().is_some_and(|due| due <= self.state.age()) {
+            self.expire()?;
+        }
+        Ok(bytes)
+    }
+
+    fn expire(&mut self) -> Result<()> {
+        self.index = Index(self.index.0 + 1);
+        let principal = muster_core::journal::entry::Principal::System { part: Arc::from("expiry") };
+        let author = muster_core::journal::entry::Author { principal, role: muster_core::journal::entry::Role::System };
+        let write = WriteRequest { request: RequestId::None, author, command: Command::Expire };
+        let (outcome, _) = self.state.apply(self.index, Proposal { write, recorded_at: WallTime(0), elapsed: 0 });
+        match outcome {
+            Outcome::Applied { .. } => Ok(()),
+            other => bail!("nothing expired: {other:?}"),
+        }
+    }
+
+    /// Takes a snapshot as the driver does.
+    fn save(&mut self) -> Result<Saved> {
+        let (began, before) = (Instant::now(), cpu());
+        let (below, view) = &self.below;
+        let over = below.takes_a_layer();
+        let mut pages = if over { self.state.layer_over(view, below.digest) } else { self.state.layer() };
+        let layers = if over { below.layers.clone() } else { Vec::new() };
+        let meta = self.state.snapshot_meta(self.index, Term(1), configuration());
+        let archive = &mut self.opened.archive;
+        ready(archive.begin(SnapshotMeta { layers, ..meta }))?;
+        while let Some(page) = pages.next_page() {
+            ready(archive.write(page))?;
+        }
+        let (meta, oldest) = ready(archive.finish(pages.digest()))?;
+        self.oldest = oldest;
+        let bytes = meta.layers.last().map_or(0, |layer| layer.bytes);
+        let saved =
+            Saved { layers: meta.layers.len(), bytes, took: began.elapsed(), cpu: cpu().saturating_sub(before) };
+        self.below = (meta, self.state.clone());
+        Ok(saved)
+    }
+
+    /// Stops, and starts from the newest snapshot. The log gets empty entries first, as long as it would be.
+    fn restart(mut self) -> Result<(Self, Duration)> {
+        let (index, oldest, term) = (self.below.0.index, self.oldest, Term(1));
+        let empty = |index| LogEntry {
+            term,
+            index: Index(index),
+            kind: LogEntryKind::Normal,
+            data: Bytes::new(),
+            context: Bytes::new(),
+        };
+        let records = [
+            LogRecord::Reset { index: oldest, term },
+            LogRecord::Entries((oldest.0 + 1..=index.0).map(empty).collect()),
+            LogRecord::HardState(HardState { term, vote: ReplicaId(0), commit: index }),
+        ];
+        ready(self.opened.wal.append(&records))?;
+        let Self { root, value_bytes, .. } = self;
+        let began = Instant::now();
+        let again = Self::open(root, value_bytes)?;
+        Ok((Self { oldest, ..again }, began.elapsed()))
+    }
+
+    fn disk_bytes(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for part in ["snapshots", "history"] {
+            for file in std::fs::read_dir(self.root.join(part))? {
+                bytes += file?.metadata()?.len();
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+fn configuration() -> Configuration {
+    Configuration { voters: vec![ReplicaId(1)], ..Configuration::default() }
+}
+
+/// Spreads numbers over `keys`, the same way every time.
+fn spread(number: u64, keys: u64) -> u64 {
+    number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31) % keys
+}
+
+/// What snapshots cost with so many keys and so many changes since the last.
+pub(crate) fn snapshots(keys: &[u64], changes: u64, value_bytes: usize, dir: &Path, report: &Report) -> Result<()> {
+    report.begin("snapshots: everything, then what changed, and a restart from both", &Machine::look(dir))?;
+    report.say("      keys  layers  changed MiB  written MiB      ms   CPU ms  CPU ms a changed MiB  restart ms")?;
+    for &keys in keys {
+        let dir = tempfile::tempdir_in(dir)?;
+        let mut replica = Replica::new(dir.path(), value_bytes)?;
+        let mut declared = 0;
+        for first in (0..keys).step_by(usize::try_from(KEYS_AN_ENTRY)?) {
+            declared += replica.declare(first..keys.min(first + KEYS_AN_ENTRY))?;
+        }
+        for round in 0..4 {
+            let mut changed = declared;
+            if round > 0 {
+                changed = 0;
+                for number in 0..changes {
+                    changed += replica.declare(std::iter::once(spread(round * changes + number, keys)))?;
+                }
+            }
+            let saved = replica.save()?;
+            let (again, restart) = replica.restart()?;
+            replica = again;
+            let per_megabyte = saved.cpu.as_secs_f64() * 1e3 / mib(changed);
+            report.give(&serde_json::json!({
+                "keys": keys, "layers": saved.layers, "changed_bytes": changed, "written_bytes": saved.bytes,
+                "seconds": saved.took.as_secs_f64(), "cpu_seconds": saved.cpu.as_secs_f64(),
+                "cpu_ms_per_changed_mib": per_megabyte, "restart_seconds": restart.as_secs_f64(),
+            }))?;
+            report.say(&format!(
+                "{keys:>10}  {:>6}  {:>11.1}  {:>11.1}  {:>6.0}  {:>7.0}  {per_megabyte:>20.1}  {:>10.0}",
+                saved.layers,
+                mib(changed),
+                mib(saved.bytes),
+                saved.took.as_secs_f64() * 1e3,
+                saved.cpu.as_secs_f64() * 1e3,
+                restart.as_secs_f64() * 1e3,
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a journal costs after so many entries.
+pub(crate) fn history(entries: &[u64], value_bytes: usize, dir: &Path, report: &Report) -> Result<()> {
+    report.begin("history: a thousand keys, written again and again", &Machine::look(dir))?;
+    report.say(
+        "   entries  apply and archive µs  snapshot ms  read old µs  read new µs  restart ms  disk MiB  resident MiB",
+    )?;
+    let dir = tempfile::tempdir_in(dir)?;
+    let mut replica = Replica::new(dir.path(), value_bytes)?;
+    let mut written = 0;
+    for &upto in entries {
+        let (mut applying, mut saving, mut snapshots) = (Duration::ZERO, Duration::ZERO, 0_u32);
+        let mut last = 0;
+        while written < upto {
+            let some = ENTRIES_A_SNAPSHOT.min(upto - written);
+            let before = cpu();
+            for number in 0..some {
+                replica.declare(std::iter::once(spread(written + number, HISTORY_KEYS)))?;
+            }
+            applying = cpu().saturating_sub(before);
+            (written, last) = (written + some, some);
+            saving += replica.save()?.cpu;
+            snapshots += 1;
+        }
+        let read = |after: Seq| -> Result<Duration> {
+            let began = Instant::now();
+            let records = ready(replica.opened.library.records(after, replica.state.sequence(), 1))?;
+            if records.is_empty() {
+                bail!("record {} cannot be read", after.next());
+            }
+            Ok(began.elapsed())
+        };
+        let (old, new) = (read(Seq(written / 2))?, read(Seq(replica.state.sequence().0 - 1))?);
+        let resident = usage::of(&[std::process::id()]).resident_max;
+        let (again, restart) = replica.restart()?;
+        replica = again;
+        let disk = replica.disk_bytes()?;
+        let apply = applying.as_secs_f64() * 1e6 / f64::from(u32::try_from(last.max(1))?);
+        let snapshot = saving.as_secs_f64() * 1e3 / f64::from(snapshots.max(1));
+        report.give(&serde_json::json!({
+            "entries": upto, "apply_cpu_us": apply, "snapshot_cpu_ms": snapshot, "read_old_us": old.as_secs_f64() * 1e6,
+            "read_new_us": new.as_secs_f64() * 1e6, "restart_seconds": restart.as_secs_f64(), "disk_bytes": disk,
+            "resident_bytes": resident,
+        }))?;
+        report.say(&format!(
+            "{upto:>10}  {apply:>20.1}  {snapshot:>11.1}  {:>11.0}  {:>11.0}  {:>10.0}  {:>8.1}  {:>12.1}",
+            old.as_secs_f64() * 1e6,
+            new.as_secs_f64() * 1e6,
+            restart.as_secs_f64() * 1e3,
+            mib(disk),
+            mib(resident),
+        ))?;
+    }
+    Ok(())
+}

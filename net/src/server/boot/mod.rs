@@ -1,0 +1,310 @@
+//! Boots: as many at a time as `core::admission` lets in, the others told when to come back and who else there is; and overlays
+//! built while one is missing: once, however many ask.
+//!
+//! [`Desk`] knows who is served; [`http`] and [`grpc`] speak with nodes; [`forms`] keeps what a shell needs of an overlay.
+//!
+//! Invariants
+//! - a place is held until the boot's last byte is handed to the socket, or its connection is gone; and never for longer than it
+//!   may be;
+//! - nothing of an overlay is copied for a boot.
+
+mod forms;
+pub(super) mod grpc;
+pub(super) mod http;
+
+use super::Replica;
+use super::connections::{Pulse, Turn};
+use crate::client::random_id;
+use forms::Forms;
+use muster_core::admission::{Admittance, AskRates, BootAdmission, BootLimits, elsewhere};
+use muster_core::driver::store_overlay;
+use muster_core::front::{Handle, View};
+use muster_core::ids::{NodeId, ReplicaId, Seq, Time, VClusterId};
+use muster_core::journal::overlay::BootOverlay;
+use muster_core::overlay;
+use muster_core::request::{RaftRole, Refusal, WriteRequest};
+use muster_core::storage::Library;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::OnceCell;
+
+/// How many overlays that are built but not stored yet are remembered.
+const BUILT_MAX: usize = 64;
+
+/// How a replica serves boots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BootOptions {
+    /// How many, for how long, how often.
+    pub limits: BootLimits,
+    /// Whether it serves them like any other replica while it leads. If not, it names others, and serves only those who insist.
+    pub while_leading: bool,
+    /// Whether nodes without a certificate are served, at a listener of their own.
+    pub anonymous: bool,
+}
+
+type Built = Arc<OnceCell<Result<BootOverlay, Refusal>>>;
+
+/// The overlays that were built here, by vCluster and version.
+#[derive(Default)]
+struct Builds {
+    built: Mutex<BTreeMap<(VClusterId, Seq), Built>>,
+}
+
+impl Builds {
+    /// The overlay of a vCluster that has none stored, from this view; whoever asks first builds it.
+    async fn overlay<L: Library>(
+        &self,
+        replica: &Replica<L>,
+        view: &Arc<View>,
+        vcluster: &VClusterId,
+    ) -> Result<BootOverlay, Refusal> {
+        let Some(known) = view.state.journal.vcluster(vcluster) else {
+            return overlay::build(&view.state, vcluster);
+        };
+        let version = view.state.journal.config_version(known);
+        let cell = {
+            let mut built = lock(&self.built);
+            let key = (vcluster.clone(), version);
+            if !built.contains_key(&key) {
+                built.retain(|(other, _), _| other != vcluster);
+                while built.len() >= BUILT_MAX {
+                    built.pop_first();
+                }
+            }
+            built.entry(key).or_default().clone()
+        };
+        let build = || async {
+            let (state, name) = (view.state.clone(), vcluster.clone());
+            let overlay = tokio::task::spawn_blocking(move || overlay::build(&state, &name)).await;
+            let overlay = overlay.unwrap_or_else(|error| {
+                Err(Refusal::Overlay { problem: format!("building it broke: {error}").into() })
+            })?;
+            replica.desk.built.fetch_add(1, Ordering::Relaxed);
+            let write = store_overlay(&view.state, vcluster.clone(), overlay.clone(), random_id().0);
+            tokio::spawn(store(replica.handle.clone(), write));
+            Ok(overlay)
+        };
+        cell.get_or_init(build).await.clone()
+    }
+}
+
+/// Asks the leader to store it. If that fails, the next view without one leads here again.
+async fn store(handle: Handle, write: WriteRequest) {
+    let outcome = handle.write(write, true).await;
+    tracing::debug!(?outcome, "an overlay built on demand was offered for storing");
+}
+
+/// Who holds a place.
+struct Seat {
+    /// Until when it may.
+    until: Time,
+    pulse: Arc<Pulse>,
+}
+
+/// Who is served.
+struct Room {
+    admission: BootAdmission,
+    seats: Vec<Option<Seat>>,
+    free: Vec<usize>,
+}
+
+/// What came of boots so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BootCounts {
+    /// Under way.
+    pub under_way: u32,
+    /// How many may be.
+    pub places: u32,
+    /// Begun.
+    pub begun: u64,
+    /// Their bytes, overlays and deltas.
+    pub bytes: u64,
+    /// Told to come back, because every place was taken.
+    pub told_to_wait: u64,
+    /// Told to ask another replica, because this one leads.
+    pub sent_elsewhere: u64,
+    /// Told to come back, because the same node asked too often.
+    pub too_often: u64,
+    /// Ended with their connection, because they took longer than they may.
+    pub stalled: u64,
+    /// Overlays that were built because one was missing.
+    pub built: u64,
+}
+
+/// What boots need besides the replica.
+pub(super) struct Desk {
+    options: BootOptions,
+    builds: Builds,
+    forms: Forms,
+    rates: AskRates,
+    room: Mutex<Room>,
+    /// Moves on with every node that is told to wait.
+    turn: AtomicU64,
+    began: Instant,
+    begun: AtomicU64,
+    bytes: AtomicU64,
+    told_to_wait: AtomicU64,
+    sent_elsewhere: AtomicU64,
+    too_often: AtomicU64,
+    stalled: AtomicU64,
+    built: AtomicU64,
+}
+
+/// A node is to come back, or go elsewhere.
+struct Busy {
+    after_ms: u64,
+    elsewhere: Vec<Arc<str>>,
+    why: &'static str,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Desk {
+    pub(super) fn new(options: BootOptions) -> Self {
+        let seed = u64::try_from(random_id().0 >> 64).unwrap_or_default();
+        let admission = BootAdmission::new(options.limits, seed);
+        Self {
+            options,
+            builds: Builds::default(),
+            forms: Forms::default(),
+            rates: AskRates::new(&options.limits, seed),
+            room: Mutex::new(Room { admission, seats: Vec::new(), free: Vec::new() }),
+            turn: AtomicU64::new(seed),
+            began: Instant::now(),
+            begun: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            told_to_wait: AtomicU64::new(0),
+            sent_elsewhere: AtomicU64::new(0),
+            too_often: AtomicU64::new(0),
+            stalled: AtomicU64::new(0),
+            built: AtomicU64::new(0),
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time(u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn counts(&self) -> BootCounts {
+        let under_way = lock(&self.room).admission.under_way();
+        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        BootCounts {
+            under_way,
+            places: self.options.limits.streams_max,
+            begun: value(&self.begun),
+            bytes: value(&self.bytes),
+            told_to_wait: value(&self.told_to_wait),
+            sent_elsewhere: value(&self.sent_elsewhere),
+            too_often: value(&self.too_often),
+            stalled: value(&self.stalled),
+            built: value(&self.built),
+        }
+    }
+
+    /// A node asks. An error says that it asks too often, and after how many milliseconds it may again.
+    fn asked(&self, node: &NodeId) -> Result<(), u64> {
+        match self.rates.ask(node.as_str(), self.now()) {
+            None => Ok(()),
+            Some(after_ms) => {
+                self.too_often.fetch_add(1, Ordering::Relaxed);
+                Err(after_ms)
+            }
+        }
+    }
+
+    /// A place for a boot, or when to come back and whom else to ask.
+    fn open(self: &Arc<Self>, view: &View, insists: bool, turn: Turn) -> Result<Place, Busy> {
+        let others = if insists { Vec::new() } else { self.left_to(view) };
+        if !others.is_empty() {
+            self.sent_elsewhere.fetch_add(1, Ordering::Relaxed);
+            let why = "this replica leads, and leaves boots to the others";
+            return Err(Busy { after_ms: self.options.limits.wait_ms_max, elsewhere: others, why });
+        }
+        let now = self.now();
+        let mut room = lock(&self.room);
+        match room.admission.ask() {
+            Admittance::Now => {
+                let seat = Seat { until: now.plus_ms(self.options.limits.may_take_ms(0)), pulse: turn.pulse().clone() };
+                let at = room.free.pop().unwrap_or(room.seats.len());
+                if at == room.seats.len() {
+                    room.seats.push(Some(seat));
+                } else {
+                    room.seats[at] = Some(seat);
+                }
+                drop(room);
+                self.begun.fetch_add(1, Ordering::Relaxed);
+                Ok(Place { desk: self.clone(), seat: at, _turn: turn })
+            }
+            Admittance::Later { after_ms } => {
+                drop(room);
+                self.told_to_wait.fetch_add(1, Ordering::Relaxed);
+                let why = "this replica serves as many boots as it can";
+                Err(Busy { after_ms, elsewhere: self.elsewhere(view, |_| true), why })
+            }
+        }
+    }
+
+    /// To whom a leader leaves boots: the others that it hears of. Nobody if this one serves them.
+    fn left_to(&self, view: &View) -> Vec<Arc<str>> {
+        if view.status.role != RaftRole::Leader || self.options.while_leading {
+            return Vec::new();
+        }
+        let peers = &view.status.progress;
+        self.elsewhere(view, |id| peers.iter().any(|peer| peer.recent_active && peer.replica == id))
+    }
+
+    fn elsewhere(&self, view: &View, serves: impl Fn(ReplicaId) -> bool) -> Vec<Arc<str>> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let members = &view.state.members;
+        let mut others = elsewhere(members, view.status.replica, turn);
+        others.retain(|address| members.all().any(|member| member.client_address == *address && serves(member.id)));
+        others
+    }
+
+    /// Ends boots that take longer than they may, with their connections.
+    pub(super) fn cut_overdue(&self) {
+        let now = self.now();
+        let mut room = lock(&self.room);
+        for seat in room.seats.iter_mut().flatten().filter(|seat| seat.until < now) {
+            self.stalled.fetch_add(1, Ordering::Relaxed);
+            seat.pulse.cut();
+            // Told once: the seat is given up when the connection is gone.
+            seat.until = Time(u64::MAX);
+        }
+    }
+}
+
+/// One of the boots that are served.
+pub(super) struct Place {
+    desk: Arc<Desk>,
+    seat: usize,
+    _turn: Turn,
+}
+
+impl Place {
+    /// So many bytes will be sent: that is how long it may be held.
+    fn takes(&self, bytes: u64) {
+        self.desk.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let limits = &self.desk.options.limits;
+        let more = limits.may_take_ms(bytes) - limits.may_take_ms(0);
+        if more > 0
+            && let Some(seat) = &mut lock(&self.desk.room).seats[self.seat]
+        {
+            seat.until = seat.until.plus_ms(more);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let now = self.desk.now();
+        let mut room = lock(&self.desk.room);
+        room.admission.end(now);
+        room.seats[self.seat] = None;
+        room.free.push(self.seat);
+    }
+}

@@ -1,0 +1,390 @@
+//! Boots over HTTP as whoever holds a socket sees them: what is in an answer, what is asked for conditionally and in part, and what
+//! becomes of those who read slowly, say nothing, or ask without end.
+
+mod cluster;
+
+use cluster::{
+    Running, Sockets, alone, author, connect, entry, identity, join, leads, policy, recorded, small_fleet,
+    start_serving,
+};
+use muster_core::admission::BootLimits;
+use muster_core::ids::{NodeId, Seq};
+use muster_core::journal::document::{self, Kind};
+use muster_core::journal::entry::EntryType;
+use muster_core::request::{Outcome, Refusal};
+use muster_net::client::{BootAsk, Client};
+use muster_net::server::{BootOptions, ClientLimits, Listener, Protection, serve_anonymous};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// What a server said.
+#[derive(Debug)]
+struct Said {
+    code: u16,
+    headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+impl Said {
+    #[track_caller]
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("{name} is not there: {self:?}"))
+    }
+    #[track_caller]
+    fn number(&self, name: &str) -> usize {
+        self.header(name).parse().unwrap()
+    }
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+}
+
+fn read(answer: &[u8]) -> Said {
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a whole head");
+    let mut lines = std::str::from_utf8(&answer[..end]).unwrap().split("\r\n");
+    let code = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let headers = lines.map(|line| line.split_once(": ").unwrap()).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+    Said { code, headers, body: answer[end + 4..].to_vec() }
+}
+
+/// Asks on a connection of its own.
+async fn ask(address: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> Said {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let mut request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        request.extend([*name, ": ", *value, "\r\n"]);
+    }
+    request += "\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    read(&answer)
+}
+
+async fn get(address: &str, path: &str) -> Said {
+    ask(address, "GET", path, &[]).await
+}
+
+async fn alone_with(limits: ClientLimits, boots: BootOptions) -> (Running, Client) {
+    let running = start_serving(Sockets::bind().await, identity(1), &[], limits, boots).await;
+    leads(&running.replica.handle).await;
+    let client = connect(&[&running]).await;
+    (running, client)
+}
+
+fn boots(limits: BootLimits) -> BootOptions {
+    BootOptions { limits, ..BootOptions::default() }
+}
+
+/// Has the overlay built on demand, and waits until it is stored.
+async fn stored(running: &Running) -> Said {
+    assert_eq!(ask(&running.client_address, "GET", "/v1/boot/n1/overlay", &[("range", "bytes=0-0")]).await.code, 206);
+    let batch = "batch".parse().unwrap();
+    until("the overlay is stored", || {
+        running.replica.handle.view().state.journal.vcluster(&batch).is_some_and(|known| known.overlay.is_some())
+    })
+    .await;
+    get(&running.client_address, "/v1/boot/n1").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_answer_holds_overlay_and_delta_as_its_headers_tell() {
+    let (running, client) = alone().await;
+    small_fleet(&client).await;
+    let here = &running.client_address;
+    let said = get(here, "/v1/boot/n1?overlay=plain").await;
+    assert_eq!(said.code, 200, "{said:?}");
+    let (overlay, delta) = said.body.split_at(said.number("muster-overlay-length"));
+    assert_eq!(delta.len(), said.number("muster-delta-length"));
+    let overlay = document::parse(std::str::from_utf8(overlay).unwrap()).unwrap();
+    let delta = document::parse(std::str::from_utf8(delta).unwrap()).unwrap();
+    assert_eq!(overlay.kind, Kind::Overlay);
+    assert_eq!(overlay.version.0, said.number("muster-overlay-version") as u64);
+    assert!(matches!(delta.kind, Kind::Delta { .. }));
+    assert_eq!(said.header("muster-vcluster"), "batch");
+
+    // As stored, and the parts alone, say the same.
+    let whole = stored(&running).await;
+    let boot = client.boot(&BootAsk { node: NodeId::new("n1").unwrap(), known: None, at_least: Seq(0) }).await.unwrap();
+    let bytes = boot.overlay.as_ref().unwrap().data.clone();
+    assert_eq!(whole.body, [&bytes[..], &boot.delta[..]].concat());
+    assert_eq!(whole.header("muster-overlay-checksum"), boot.overlay_checksum.to_string());
+    assert_eq!(get(here, "/v1/boot/n1/overlay").await.body, bytes);
+    assert_eq!(get(here, "/v1/boot/n1/delta").await.body, boot.delta);
+    let known = format!("/v1/boot/n1/delta?vcluster=batch&version={}", boot.overlay_version);
+    assert_eq!(get(here, &known).await.body, boot.delta);
+    let head = ask(here, "HEAD", "/v1/boot/n1", &[]).await;
+    assert_eq!((head.code, head.number("content-length"), head.body.len()), (200, whole.body.len(), 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_goes_on_where_it_broke_off_unless_something_changed() {
+    let (running, client) = alone().await;
+    small_fleet(&client).await;
+    let whole = stored(&running).await;
+    let (here, path) = (&running.client_address, "/v1/boot/n1");
+    let whole =
+        if whole.header("etag") == get(here, path).await.header("etag") { whole } else { get(here, path).await };
+    let tag = whole.header("etag").to_owned();
+    let total = whole.body.len();
+
+    assert_eq!(ask(here, "GET", path, &[("if-none-match", &tag)]).await.code, 304);
+    let delta_only = ask(here, "GET", "/v1/boot/n1/delta", &[("if-none-match", &tag)]).await;
+    assert_eq!(delta_only.code, 200, "other bytes have another tag");
+    for cut in [1, whole.number("muster-overlay-length") - 1, whole.number("muster-overlay-length"), total - 1] {
+        let rest = ask(here, "GET", path, &[("range", &format!("bytes={cut}-")), ("if-range", &tag)]).await;
+        assert_eq!((rest.code, &rest.body[..]), (206, &whole.body[cut..]), "from {cut}");
+        assert_eq!(rest.header("content-range"), format!("bytes {cut}-{}/{total}", total - 1));
+    }
+    let last = ask(here, "GET", path, &[("range", "bytes=-3")]).await;
+    assert_eq!(last.body, &whole.body[total - 3..]);
+    let beyond = ask(here, "GET", path, &[("range", &format!("bytes={total}-")), ("if-range", &tag)]).await;
+    assert_eq!((beyond.code, beyond.header("content-range")), (416, &format!("bytes */{total}")[..]));
+
+    // What is declared for others leaves the bytes as they are; what concerns the node does not.
+    recorded(&client.write(&author(), policy("other")).await);
+    let still = ask(here, "GET", path, &[("if-none-match", &tag)]).await;
+    assert_eq!(still.code, 304);
+    assert!(still.number("muster-sequence") > whole.number("muster-sequence"), "it is right later too");
+    let change = entry(EntryType::Commit, "node:n1", &[("kernel:a", "1")], Seq(2));
+    recorded(&client.write(&author(), change).await);
+    assert_eq!(ask(here, "GET", path, &[("if-none-match", &tag)]).await.code, 200);
+    let anew = ask(here, "GET", path, &[("range", "bytes=5-"), ("if-range", &tag)]).await;
+    assert_eq!((anew.code, anew.body.len()), (200, anew.number("content-length")), "all of the new one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_booted_is_told_in_words_and_a_number() {
+    let (running, client) = alone().await;
+    small_fleet(&client).await;
+    // A vCluster without a policy has no nodes, so none of them can ask; one that declares nothing else boots with it.
+    let nowhere = entry(EntryType::BootConfig, "node:n2", &[("vcluster", "nowhere")], Seq(0));
+    let refused = client.write(&author(), nowhere).await;
+    assert!(matches!(refused, Outcome::Refused(Refusal::UnknownScope { .. })), "{refused:?}");
+    let here = &running.client_address;
+    for (path, code, words) in [
+        ("/v1/boot/n9", 404, "boot-config entry"),
+        ("/v1/boot/n%20x", 400, "expected"),
+        ("/v1/boot/n1/kernel", 404, "expected /v1/boot/NODE"),
+        ("/v1/boot/n1?overlay=gzip", 400, "expected zstd or plain"),
+        ("/v1/boot/n1?colour=red", 400, "no parameter \"colour\""),
+        ("/v1/boot/n1/delta?version=3", 400, "takes both"),
+        ("/v1/boot/n1/delta?vcluster=batch&version=99", 409, "it lags, ask another"),
+        ("/v1/boot/n1/delta?vcluster=idle&version=1", 409, "take the whole boot"),
+        ("/v1/boots", 404, "no such page"),
+    ] {
+        let said = get(here, path).await;
+        assert_eq!(said.code, code, "{path}: {said:?}");
+        assert!(said.text().contains(words), "{path}: {}", said.text());
+    }
+    let posted = ask(here, "POST", "/v1/boot/n1", &[("content-length", "0")]).await;
+    assert_eq!(posted.code, 405);
+    let future = get(here, "/v1/boot/n1?at_least=99").await;
+    assert_eq!((future.code, future.number("muster-sequence")), (412, 2));
+    assert_eq!(get(here, "/v1/boot/n1?at_least=2").await.code, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_without_end_is_told_to_wait_and_nobody_else_is() {
+    let limits = BootLimits { asks_per_second: 5, asks_burst: 5, ..BootLimits::default() };
+    let (running, client) = alone_with(ClientLimits::default(), boots(limits)).await;
+    small_fleet(&client).await;
+    let assign = entry(EntryType::BootConfig, "node:n2", &[("vcluster", "batch")], Seq(0));
+    recorded(&client.write(&author(), assign).await);
+    let here = &running.client_address;
+    let mut refused = None;
+    for _ in 0..1_000 {
+        let said = get(here, "/v1/boot/n1").await;
+        if said.code == 429 {
+            refused = Some(said);
+            break;
+        }
+    }
+    let refused = refused.expect("it asked a thousand times");
+    assert!(refused.number("muster-retry-after-ms") <= 200, "{refused:?}");
+    assert_eq!(refused.header("retry-after"), "1");
+    assert_eq!(get(here, "/v1/boot/n2").await.code, 200);
+    assert_eq!(running.replica.boots().too_often, 1);
+}
+
+/// Declares so much that no socket takes it at once.
+async fn large_overlay(client: &Client) {
+    small_fleet(client).await;
+    let mut state = 7_u64;
+    // Less than the largest write, which storing the overlay is.
+    for round in 0..4 {
+        let mut letters = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            char::from(b'0' + u8::try_from(state >> 58).unwrap())
+        };
+        let value: String = std::iter::once('x').chain((0..900_000).map(&mut letters)).collect();
+        let sequence = client
+            .query(muster_core::request::Freshness::Local, &muster_core::query::Query::Summary)
+            .await
+            .unwrap()
+            .sequence;
+        let change = entry(EntryType::Commit, "vcluster:batch", &[(&format!("files:/{round}"), &value)], sequence);
+        recorded(&client.write(&author(), change).await);
+    }
+}
+
+/// Asks, and then takes nothing.
+async fn reads_nothing(address: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut stream = socket.connect(address.parse().unwrap()).await.unwrap();
+    stream.write_all(b"GET /v1/boot/n1 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    stream
+}
+
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..1_000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it did not come to pass that {what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_take_nothing_hold_their_places_for_no_longer_than_they_may() {
+    let limits =
+        BootLimits { streams_max: 2, patience_ms: 700, bytes_per_second_min: 1 << 40, ..BootLimits::default() };
+    let (running, client) = alone_with(ClientLimits::default(), boots(limits)).await;
+    large_overlay(&client).await;
+    stored(&running).await;
+    let here = &running.client_address;
+    let held = [reads_nothing(here).await, reads_nothing(here).await];
+    until("both places are taken", || running.replica.boots().under_way == 2).await;
+    let told = get(here, "/v1/boot/n1").await;
+    if running.replica.boots().stalled == 0 {
+        assert_eq!(told.code, 503, "{:?}", told.headers);
+        assert!(told.number("muster-retry-after-ms") >= 1);
+    }
+    until("the places are free again", || running.replica.boots().under_way == 0).await;
+    assert_eq!(running.replica.boots().stalled, 2);
+    assert_eq!(get(here, "/v1/boot/n1").await.code, 200);
+    for mut reader in held {
+        // Whatever was on its way arrives, then the end.
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).await.ok();
+        assert!(!rest.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_that_keeps_its_pace_gets_all_of_it() {
+    let limits = BootLimits { patience_ms: 300, bytes_per_second_min: 1 << 20, ..BootLimits::default() };
+    let (running, client) = alone_with(ClientLimits::default(), boots(limits)).await;
+    large_overlay(&client).await;
+    let length = stored(&running).await.number("content-length");
+    let mut reader = reads_nothing(&running.client_address).await;
+    let mut got = 0;
+    let mut buffer = vec![0; 256 << 10];
+    while got < length {
+        match reader.read(&mut buffer).await.unwrap() {
+            0 => panic!("it was cut after {got} of {length}"),
+            read => got += read,
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(running.replica.boots().stalled, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_connection_is_closed_and_so_are_those_beyond_the_limit() {
+    let limits =
+        ClientLimits { idle_timeout: Duration::from_millis(400), connections_max: 4, ..ClientLimits::default() };
+    let (running, client) = alone_with(limits, BootOptions::default()).await;
+    small_fleet(&client).await;
+    let here = &running.client_address;
+    // The client's own connections speak HTTP/2 and stay.
+    let before = running.replica.connections().open;
+    let mut silent = TcpStream::connect(here).await.unwrap();
+    let mut half = TcpStream::connect(here).await.unwrap();
+    half.write_all(b"GET /v1/boot/n1 HT").await.unwrap();
+    let mut extra = Vec::new();
+    for _ in before + 2..6 {
+        extra.push(TcpStream::connect(here).await.unwrap());
+    }
+    until("those beyond the limit are closed", || running.replica.connections().turned_away >= 2).await;
+    let mut rest = Vec::new();
+    assert_eq!(silent.read_to_end(&mut rest).await.unwrap_or(0), 0);
+    assert_eq!(half.read_to_end(&mut rest).await.unwrap_or(0), 0);
+    until("only those that speak are left", || running.replica.connections().open == before).await;
+    assert!(running.replica.connections().idle >= 2);
+    assert_eq!(get(here, "/v1/boot/n1").await.code, 200);
+    recorded(&client.write(&author(), policy("still")).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_leaves_boots_to_the_others_while_there_are_any() {
+    let (leader, client) = alone().await;
+    small_fleet(&client).await;
+    assert_eq!(get(&leader.client_address, "/v1/boot/n1").await.code, 200, "there is nobody else");
+    let learner = join(&client, 2).await;
+    let sequence = leader.replica.handle.view().state.sequence();
+    until("the leader hears of the learner", || {
+        let active =
+            leader.replica.handle.view().status.progress.iter().any(|peer| peer.recent_active && peer.replica.0 == 2);
+        active && learner.replica.handle.view().state.sequence() >= sequence
+    })
+    .await;
+    let sent = get(&leader.client_address, "/v1/boot/n1").await;
+    assert_eq!((sent.code, sent.header("muster-elsewhere")), (503, &learner.client_address[..]));
+    assert_eq!(get(&leader.client_address, "/v1/boot/n1?insist=yes").await.code, 200);
+    assert_eq!(get(&learner.client_address, "/v1/boot/n1").await.code, 200);
+    let ask = BootAsk { node: NodeId::new("n1").unwrap(), known: None, at_least: Seq(0) };
+    assert_eq!(connect(&[&leader]).await.boot(&ask).await.unwrap().served_by, learner.client_address);
+    let free = get(&learner.client_address, "/v1/free").await;
+    assert!(free.text().contains("\"serves\":true,"), "{}", free.text());
+    assert!(get(&leader.client_address, "/v1/free").await.text().contains("\"serves\":false,"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_port_without_certificates_gives_boots_and_nothing_else() {
+    let (running, client) = alone().await;
+    small_fleet(&client).await;
+    let listener = Listener::bind("127.0.0.1:0", "nodes without a certificate", &Protection::Insecure).await.unwrap();
+    let here = listener.address().to_string();
+    tokio::spawn(serve_anonymous(listener, running.replica.clone(), ClientLimits::default()));
+    assert_eq!(get(&here, "/v1/boot/n1").await.code, 200);
+    assert_eq!(get(&here, "/v1/free").await.code, 200);
+    for path in ["/metrics", "/health", "/", "/muster.v1.Muster/Status"] {
+        assert_eq!(get(&here, path).await.code, 404, "{path}");
+    }
+    // Nor by gRPC.
+    let stranger = Client::connect(vec![here], muster_net::client::Options::default()).await;
+    assert!(stranger.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_overlay_is_built_once_however_many_ask_in_whatever_way() {
+    let (running, client) = alone().await;
+    small_fleet(&client).await;
+    let asks = (0..100).map(|i| {
+        let (client, here) = (client.clone(), running.client_address.clone());
+        tokio::spawn(async move {
+            if i % 2 == 0 {
+                let ask = BootAsk { node: NodeId::new("n1").unwrap(), known: None, at_least: Seq(0) };
+                client.boot(&ask).await.map(|boot| boot.overlay_checksum.to_string()).unwrap_or_default()
+            } else {
+                let path = if i % 4 == 1 { "/v1/boot/n1" } else { "/v1/boot/n1?overlay=plain" };
+                let said = get(&here, path).await;
+                said.headers.get("muster-overlay-checksum").cloned().unwrap_or_default()
+            }
+        })
+    });
+    let mut checksums: Vec<String> = Vec::new();
+    for ask in asks.collect::<Vec<_>>() {
+        checksums.push(ask.await.unwrap());
+    }
+    // Those beyond what one node may ask for are told so; all others get the same bytes.
+    checksums.retain(|checksum| !checksum.is_empty());
+    assert!(checksums.len() >= 20, "{}", checksums.len());
+    assert!(checksums.iter().all(|checksum| *checksum == checksums[0]));
+    assert_eq!(running.replica.boots().built, 1);
+}
