@@ -40,11 +40,11 @@ impl Replica {
         let sync = ready.must_sync();
         let immediate = ready.take_messages();
         let promises = ready.take_persisted_messages();
-        self.void_lease_before(immediate.iter().chain(&promises));
         for state in ready.take_read_states() {
             self.on_read_state(&state.request_ctx, Index(state.index), effects);
         }
         let committed = ready.take_committed_entries();
+        self.void_lease_before(immediate.iter().chain(&promises));
 
         if records.is_empty() && self.unwritten.is_empty() {
             self.send_raft(promises, effects);
