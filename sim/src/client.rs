@@ -347,7 +347,9 @@ impl Client {
             value.push_str("0123456789abcdef");
         }
         value.truncate(size.max(1));
-        let key = format!("kernel:k{}", self.draw.below(load.keys));
+        // A kernel parameter is never so long.
+        let family = if load.value_bytes > 2_000 { "files:/k" } else { "kernel:k" };
+        let key = format!("{family}{}", self.draw.below(load.keys));
         let change =
             |key: Key, value: &str| Change { key, previous: Setting::Unset, next: Setting::Value(value.into()) };
         let changes = vec![change(Key::new(&key).expect("a good key"), &value)];

@@ -437,7 +437,12 @@ impl Faults {
         self.world.kill(victim, Ending::Killed);
         let store = self.world.machines().get(&victim).map(|machine| machine.store.clone());
         let Some(store) = store else { return };
-        let found = store.change_format(file, |format| if on { format + NEWER_BY } else { format - NEWER_BY });
+        // Another fault may have done it already, or a wiped disk may have got files of today's version meanwhile.
+        let found = store.change_format(file, |format| match (on, format > NEWER_BY) {
+            (true, false) => format + NEWER_BY,
+            (false, true) => format - NEWER_BY,
+            (true, true) | (false, false) => format,
+        });
         self.world.note_downgrade(victim, on && found.is_some());
         if on && found.is_some() {
             self.world.note_disk_fault(victim, "a newer version wrote its files");
