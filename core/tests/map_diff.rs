@@ -18,7 +18,7 @@ impl Numbers {
 
 fn changed(before: &OrdMap<u64, u64>, after: &OrdMap<u64, u64>) -> BTreeSet<u64> {
     let differs = |one: &OrdMap<u64, u64>, other: &OrdMap<u64, u64>| -> Vec<u64> {
-        one.iter().filter(|(key, value)| other.get(key) != Some(value)).map(|(key, _)| *key).collect()
+        one.iter().filter(|(key, value)| other.get(*key) != Some(*value)).map(|(key, _)| *key).collect()
     };
     differs(before, after).into_iter().chain(differs(after, before)).collect()
 }
