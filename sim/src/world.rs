@@ -580,7 +580,10 @@ impl World {
     /// Notes that a replica's disk loses what it promised with, and that it may not find out.
     pub fn note_forgets(&self, replica: ReplicaId, words: &str) {
         self.note_loss(replica, words);
-        self.record().facts.forgets.insert(replica);
+        let mut record = self.record();
+        record.facts.forgets.insert(replica);
+        // What a newer version wrote is gone with the rest.
+        record.facts.downgraded.remove(&replica);
     }
 
     /// Notes that a replica is about to forget what it promised, without knowing that it did.
