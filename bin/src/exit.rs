@@ -279,6 +279,7 @@ fn not_applied(why: &NotApplied) -> Failure {
             format!("it needs feature level {needs}, the cluster has {has}"),
             "upgrade every replica; the level rises by itself".to_owned(),
         ),
+        NotApplied::Refused(refusal) => return refused(refusal),
     };
     Failure { code, outcome: "not-applied", message: format!("not applied: {message}"), next, detail: Value::Null }
 }

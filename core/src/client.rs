@@ -162,7 +162,7 @@ pub fn again(why: &NotApplied) -> Option<(Turn, u64)> {
         NotApplied::Busy { retry_after_ms } => Some((Turn::Same, (*retry_after_ms).clamp(1, 1_000))),
         NotApplied::Superseded => Some((Turn::Same, 0)),
         NotApplied::Stopping => Some((Turn::Next, 0)),
-        NotApplied::TooLarge { .. } | NotApplied::FeatureLevel { .. } => None,
+        NotApplied::TooLarge { .. } | NotApplied::FeatureLevel { .. } | NotApplied::Refused(_) => None,
     }
 }
 
@@ -184,6 +184,12 @@ impl WriteAttempts {
     #[must_use]
     pub const fn new(deadline: Time, attempt_ms: u64) -> Self {
         Self { deadline, attempt_ms, attempts: 0, doubt: None, last: NotApplied::NoQuorum }
+    }
+
+    /// The same for a write that was asked before, under the id that it has now: what became of that is not known.
+    #[must_use]
+    pub const fn again(deadline: Time, attempt_ms: u64) -> Self {
+        Self { deadline, attempt_ms, attempts: 0, doubt: Some(UnknownWhy::ConnectionLost), last: NotApplied::NoQuorum }
     }
 
     /// Until when it is tried.
@@ -221,6 +227,9 @@ impl WriteAttempts {
     pub fn on_outcome(&mut self, now: Time, outcome: Outcome) -> Step {
         match outcome {
             Outcome::Applied { .. } | Outcome::Refused(_) => Step::Done(outcome),
+            // Where it arrived is no judge of an attempt that arrived elsewhere.
+            Outcome::NotApplied(NotApplied::Refused(_)) if self.doubt.is_some() => self.try_again(now, Turn::Next, 50),
+            Outcome::NotApplied(NotApplied::Refused(refusal)) => Step::Done(Outcome::Refused(refusal)),
             Outcome::NotApplied(why) => {
                 self.attempts = self.attempts.saturating_sub(1);
                 self.last = why;
@@ -435,6 +444,24 @@ mod tests {
         assert_eq!(write.on_unreachable(Time(0)), Step::Again { turn: Turn::Next, after_ms: 0 });
         assert_eq!(write.on_unreachable(END), Step::Done(Outcome::NotApplied(NotApplied::NoQuorum)));
         assert_eq!(write.on_deadline(), Outcome::NotApplied(NotApplied::NoQuorum));
+    }
+
+    #[test]
+    fn what_is_refused_where_it_arrives_is_refused_unless_an_attempt_arrived_elsewhere() {
+        let refused = || Outcome::NotApplied(NotApplied::Refused(Refusal::NothingToRollBack));
+        let mut write = WriteAttempts::new(END, 1_000);
+        write.on_sent();
+        assert_eq!(write.on_outcome(Time(0), refused()), Step::Done(Outcome::Refused(Refusal::NothingToRollBack)));
+        let lost = || Outcome::Unknown(UnknownWhy::ConnectionLost);
+        let mut write = WriteAttempts::new(END, 1_000);
+        write.on_sent();
+        write.on_lost(Time(0));
+        write.on_sent();
+        assert_eq!(write.on_outcome(Time(0), refused()), Step::Again { turn: Turn::Next, after_ms: 50 });
+        assert_eq!(write.on_outcome(END, refused()), Step::Done(lost()));
+        let mut write = WriteAttempts::again(END, 1_000);
+        write.on_sent();
+        assert_eq!(write.on_outcome(END, refused()), Step::Done(lost()));
     }
 
     #[test]

@@ -232,6 +232,9 @@ pub enum NotApplied {
         /// What the cluster has.
         has: u32,
     },
+    /// Refused where it arrived, before it came near a log. That says nothing of an earlier attempt under the same id, which may
+    /// have arrived elsewhere and passed. Do not retry, unless there was one.
+    Refused(Refusal),
 }
 
 /// Why it is not known whether a write was applied. Retry under the same request id.

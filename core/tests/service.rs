@@ -10,7 +10,7 @@ use muster_core::journal::key::{Key, Scope, Setting};
 use muster_core::journal::policy::Policy;
 use muster_core::members::{Admission, Member, MemberCommand, MemberWish};
 use muster_core::query::Query;
-use muster_core::request::{Command, Outcome, Refusal, Reply, RequestId, UnknownWhy, WriteRequest};
+use muster_core::request::{Command, NotApplied, Outcome, Refusal, Reply, RequestId, UnknownWhy, WriteRequest};
 use muster_core::service::local::{self, LocalRoles, Process};
 use muster_core::service::{
     About, Caller, Credential, Fleet, Kind, OneNode, Operation, allow, allow_anonymous, allow_write, shows, table,
@@ -205,7 +205,7 @@ fn what_no_node_can_be_is_refused_where_it_arrives_naming_key_and_what_would_be_
     ] {
         for entry_type in [EntryType::Commit, EntryType::AutoConverge, EntryType::BootConfig] {
             let refusal = asked(entry_type, "global", key, next.clone()).unwrap_err();
-            let Refusal::Invalid { field, problem } = &refusal else { panic!("{refusal:?}") };
+            let NotApplied::Refused(Refusal::Invalid { field, problem }) = &refusal else { panic!("{refusal:?}") };
             assert!(**field == *key && problem.contains("expected") && problem.contains(wants), "{key}: {problem}");
         }
         // What was seen is recorded as it was, and what was declared before somebody looked can be taken off.

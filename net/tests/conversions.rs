@@ -183,6 +183,7 @@ fn every_outcome_comes_back_as_it_was() {
         Outcome::NotApplied(NotApplied::Superseded),
         Outcome::NotApplied(NotApplied::Stopping),
         Outcome::NotApplied(NotApplied::FeatureLevel { needs: 2, has: 1 }),
+        Outcome::NotApplied(NotApplied::Refused(Refusal::NothingToRollBack)),
         Outcome::Unknown(UnknownWhy::TimedOut),
         Outcome::Unknown(UnknownWhy::ForwardTimedOut),
         Outcome::Unknown(UnknownWhy::SessionUnknown),

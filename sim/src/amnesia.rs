@@ -10,18 +10,18 @@
 use crate::event::Event;
 use crate::world::Facts;
 use muster_core::ids::{Index, ReplicaId, Term};
-use muster_core::log::{Configuration, HardState};
+use muster_core::log::Configuration;
 use muster_core::peer::{PeerMessage, RaftMessageKind};
 use muster_core::request::RaftRole;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What one voter forgot.
-#[derive(Clone, Debug)]
+/// What one voter forgot, all the times it did.
+#[derive(Clone, Debug, Default)]
 struct Forgotten {
-    /// The term and vote that were durable before.
-    hard_state: HardState,
+    /// The last term in which it may have voted.
+    term: Term,
     /// The entries that may be lost, with their terms.
-    endangered: BTreeMap<Index, Term>,
+    endangered: BTreeSet<(Index, Term)>,
 }
 
 /// Everything that was forgotten so far.
@@ -58,22 +58,24 @@ impl Amnesia {
         forgetful.insert(replica);
         let configuration = facts.newest_view().map(|view| view.status.configuration.clone()).unwrap_or_default();
         let known = facts.replicas.get(&replica).cloned().unwrap_or_default();
-        let mut endangered = BTreeMap::new();
+        let mut endangered = BTreeSet::new();
         if configuration.voters.contains(&replica) || configuration.voters_outgoing.contains(&replica) {
             for index in known.durable.start.0.0 + 1..=known.durable.last().0 {
                 let Some(term) = known.durable.at(Index(index)) else { continue };
                 if !is_safe(facts, &forgetful, &configuration, Index(index), term) {
-                    endangered.insert(Index(index), term);
+                    endangered.insert((Index(index), term));
                 }
             }
         }
-        let words = match (endangered.first_key_value(), endangered.last_key_value()) {
+        let words = match (endangered.first(), endangered.last()) {
             (Some((first, _)), Some((last, _))) => {
                 format!("r{replica} forgets; entries {first} to {last} need it in some quorum and are excused")
             }
             _ => format!("r{replica} forgets; every entry is held by enough others"),
         };
-        self.forgotten.insert(replica, Forgotten { hard_state: known.hard_state, endangered });
+        let forgotten = self.forgotten.entry(replica).or_default();
+        forgotten.term = forgotten.term.max(known.hard_state.term);
+        forgotten.endangered.append(&mut endangered);
         words
     }
 
@@ -86,16 +88,16 @@ impl Amnesia {
         let (leader, term) = leads(event)?;
         let first = *self.leaders.entry(term).or_insert(leader);
         if first != leader {
-            let twice = self.forgotten.iter().find(|(_, forgotten)| forgotten.hard_state.term >= term);
+            let twice = self.forgotten.iter().find(|(_, forgotten)| forgotten.term >= term);
             return twice.map(|(who, _)| format!("r{who} forgot its vote, and term {term} has two leaders"));
         }
         let log = &facts.replicas.get(&leader)?.log;
         for (who, forgotten) in &self.forgotten {
             let lost = forgotten.endangered.iter().find(|(index, entry)| {
-                **entry < term
-                    && **index > log.start.0
-                    && log.at(**index) != Some(**entry)
-                    && facts.was_committed(**index, **entry)
+                *entry < term
+                    && *index > log.start.0
+                    && log.at(*index) != Some(*entry)
+                    && facts.was_committed(*index, *entry)
             });
             if let Some((index, _)) = lost {
                 return Some(format!(

@@ -583,7 +583,7 @@ pub async fn write(
         match world.front(life.replica) {
             Some((handle, _)) => match allow_write(&write, &handle.view().state) {
                 Ok(()) => handle.write(write, forward).await,
-                Err(refusal) => Outcome::Refused(refusal),
+                Err(why) => Outcome::NotApplied(why),
             },
             None => std::future::pending().await,
         }

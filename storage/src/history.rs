@@ -6,7 +6,7 @@
 //! content  4 how many records, 4 how many bytes they are unpacked; zstd of: 4 length, the record as stored; …
 //! ```
 //! The header's number is the first sequence; its length is zero while the segment is open. A sealed segment has exactly its
-//! records; the open one may have more than the newest snapshot's manifest says, which the next start cuts and replay writes
+//! records, and its length counts once a snapshot's manifest calls it sealed; the open one may have more than the newest snapshot's manifest says, which the next start cuts and replay writes
 //! again. A snapshot begins a block, so that what is cut begins at one. How many records a block has is each replica's own
 //! business: a segment is what its records are, not how they are packed. Blocks say how many records they have, so whoever
 //! looks for a sequence steps over the others unread.
@@ -179,6 +179,8 @@ pub(crate) struct Blocks<'a, D: Disk> {
     path: PathBuf,
     format: u32,
     length: u64,
+    /// The length it was sealed with; zero if it is open.
+    sealed: u64,
     next: Seq,
     offset: u64,
     /// What was read, from `offset` on.
@@ -202,20 +204,28 @@ impl<'a, D: Disk> Blocks<'a, D> {
         if header.number != first.0 {
             return wrong(0, format!("it begins with sequence {}, its name says {first}", header.number));
         }
-        if header.length != 0 && header.length != length {
-            let problem = format!("it has {length} bytes, it was sealed with {}", header.length);
-            return wrong(header.length.min(length), problem);
-        }
         Ok(Some(Self {
             disk,
             file,
             path,
             format: format_of(&sector),
             length,
+            sealed: header.length,
             next: first,
             offset: SECTOR as u64,
             buffer: Bytes::new(),
         }))
+    }
+
+    /// Checks that the file has the length it was sealed with. Only of a segment that a snapshot's manifest calls sealed: until
+    /// then the header may be on the disk without the records before it, as everything after the newest snapshot may be.
+    fn check_sealed(&self) -> Result<(), StorageError> {
+        let (length, sealed) = (self.length, self.sealed);
+        if sealed == 0 || sealed == length {
+            return Ok(());
+        }
+        let problem = format!("it has {length} bytes, it was sealed with {sealed}");
+        Err(damaged(&self.path, sealed.min(length), problem, REPAIR))
     }
 
     /// Goes on where a block begins.
@@ -318,6 +328,9 @@ pub(crate) async fn verify_whole<D: Disk>(
     owner: Option<&Owner>,
     segment: &Segment,
 ) -> Result<(), StorageError> {
+    if let Some(blocks) = Blocks::open(disk, directory, owner, segment.first).await? {
+        blocks.check_sealed()?;
+    }
     let verified = verify(disk, directory, owner, segment).await?;
     let path = path_of(directory, segment.first);
     let length = match disk.open(&path, Access::Read).await? {
@@ -358,6 +371,7 @@ pub(crate) async fn is_here<D: Disk>(
     segment: &Segment,
 ) -> Result<bool, StorageError> {
     let Some(blocks) = Blocks::open(disk, directory, Some(owner), segment.first).await? else { return Ok(false) };
+    blocks.check_sealed()?;
     // Format 1 knew how long a file is from its records alone.
     let count = segment.last.0 + 1 - segment.first.0;
     let expected = SECTOR as u64 + segment.bytes + count * frame::HEAD as u64;

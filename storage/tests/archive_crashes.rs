@@ -299,6 +299,30 @@ fn sealed_history_is_durable_before_an_installed_snapshot_rests_on_it() {
 }
 
 #[test]
+fn a_segment_that_was_sealed_after_the_newest_snapshot_is_no_damage_when_its_records_are_lost() {
+    let disk = CrashDisk::new();
+    let journal = Journal::new();
+    let first = (journal.meta(1, 1), pages(1));
+    ready(init(disk.clone(), Path::new(ROOT), &identity(), Some(first), SMALL)).unwrap();
+    let mut world = World { journal, layers: Vec::new(), acknowledged: 1, begun: 1, saved: 1 };
+    let mut replica = start(&disk, &mut world).unwrap();
+    let large = Step::Write { bytes: 1_500_000 };
+    for step in [large, Step::Save { over: true }, large, large, large] {
+        take(&mut replica, &mut world, step, &disk).unwrap();
+    }
+    assert_eq!(world.journal.history.len(), 2, "the first segment was sealed after the snapshot");
+    for left in disk.power_losses(5, 1) {
+        let mut replica = start(&left, &mut world).unwrap();
+        check_history(&mut replica, &world).unwrap();
+        // Started again, it was cut and grew; what that leaves is no damage either.
+        for left in left.power_losses(1, 2) {
+            let mut replica = start(&left, &mut world).unwrap();
+            check_history(&mut replica, &world).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_joiner_begins_with_nothing_and_takes_what_it_is_sent() {
     let disk = CrashDisk::new();
     ready(init(disk.clone(), Path::new(ROOT), &identity(), None, SMALL)).unwrap();

@@ -84,11 +84,14 @@ impl Together {
         if let Some(sequence) = request.1 {
             return Ok(sequence);
         }
-        let drawn = match request.0 {
-            Some(drawn) => drawn,
-            None => *request.0.insert(self.client.draw().await?),
+        let command = self.command.clone();
+        let (outcome, drawn) = match request.0 {
+            Some(drawn) => (self.client.write_again(drawn, &self.author, command).await, drawn),
+            None => {
+                let drawn = *request.0.insert(self.client.draw().await?);
+                (self.client.write_once(drawn, &self.author, command).await, drawn)
+            }
         };
-        let outcome = self.client.write_once(drawn, &self.author, self.command.clone()).await;
         let reply = written(outcome, Some(drawn)).inspect_err(|failure| {
             // What is certainly not recorded may be asked under another id; what may be, under this one alone.
             if failure.code != UNKNOWN {

@@ -30,11 +30,13 @@ pub(crate) fn wall_time() -> WallTime {
 /// Sends one command under the request id that was given, or a new one.
 pub(crate) async fn send(client: &Client, args: &WriteArgs, command: Command) -> Result<(Reply, OneShot), Failure> {
     let author = args.author.author()?;
-    let request = match args.request_id {
-        Some(request) => request,
-        None => client.draw().await?,
+    let (outcome, request) = match args.request_id {
+        Some(request) => (client.write_again(request, &author, command).await, request),
+        None => {
+            let request = client.draw().await?;
+            (client.write_once(request, &author, command).await, request)
+        }
     };
-    let outcome = client.write_once(request, &author, command).await;
     written(outcome, Some(request)).map(|reply| (reply, request))
 }
 

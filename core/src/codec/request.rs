@@ -129,6 +129,7 @@ mirror_enum!(
         Superseded,
         Stopping,
         FeatureLevel { needs: u32, has: u32 },
+        Refused(Refusal1),
     }
 );
 mirror_enum!(

@@ -26,7 +26,7 @@ use crate::journal::entry::{Author, Role};
 use crate::journal::key::{Scope, Setting};
 use crate::journal::live::Journal;
 use crate::limits::FEATURE_DOOR;
-use crate::request::{Command, Refusal, WriteRequest};
+use crate::request::{Command, NotApplied, Refusal, WriteRequest};
 use crate::state::State;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -221,13 +221,14 @@ pub fn allow_author(author: &Author, operation: &Operation, fleet: &impl Fleet) 
 /// replicas of different versions must come to the same result.
 ///
 /// # Errors
-/// The refusal.
-pub fn allow_write(write: &WriteRequest, state: &State) -> Result<(), Refusal> {
+/// [`NotApplied::Refused`]; [`NotApplied::NoQuorum`] from a replica that has no state yet and does not know where nodes are.
+pub fn allow_write(write: &WriteRequest, state: &State) -> Result<(), NotApplied> {
     match allow_author(&write.author, &Operation::of_command(&write.command), &state.journal) {
         Err(denied) if denied.may_change && state.feature_level() >= FEATURE_DOOR => Ok(()),
-        answer => answer.map_err(Refusal::from),
+        Err(denied) if denied.may_change && state.feature_level() == 0 => Err(NotApplied::NoQuorum),
+        answer => answer.map_err(|denied| NotApplied::Refused(denied.into())),
     }?;
-    can_be_taken(&write.command)
+    can_be_taken(&write.command).map_err(NotApplied::Refused)
 }
 
 /// Whether a node could be what a command declares. What is only recorded (drift, what was undone) may say anything, and what is

@@ -69,7 +69,14 @@ impl Client {
     /// Writes under an id that survives this process. Asked again with the same id, it is applied at most once.
     pub async fn write_once(&self, request: OneShot, author: &Author, command: Command) -> Outcome {
         let request = RequestId::OneShot { id: request.id, drawn_at: request.drawn_at };
-        writes::write_once(&self.connections, request, author, &command).await
+        writes::write_once(&self.connections, request, author, &command, false).await
+    }
+
+    /// [`Client::write_once`] under an id under which it was asked before: *not applied* is no answer then, for it says nothing
+    /// of what was asked before.
+    pub async fn write_again(&self, request: OneShot, author: &Author, command: Command) -> Outcome {
+        let request = RequestId::OneShot { id: request.id, drawn_at: request.drawn_at };
+        writes::write_once(&self.connections, request, author, &command, true).await
     }
 
     /// Draws a request id for [`Client::write_once`].

@@ -105,14 +105,17 @@ pub(super) async fn write(
     }
 }
 
-/// Writes under an id of its own.
+/// Writes under an id of its own, under which it may have been asked before.
 pub(super) async fn write_once(
     connections: &Connections,
     request: RequestId,
     author: &Author,
     command: &Command,
+    was_asked: bool,
 ) -> Outcome {
-    let mut attempts = attempts_until(connections, deadline(connections));
+    let (until, attempt) = (deadline(connections), millis(connections.options.attempt_timeout));
+    let mut attempts =
+        if was_asked { WriteAttempts::again(until, attempt) } else { WriteAttempts::new(until, attempt) };
     let request = wire::WriteRequest { request: Some(request.to_wire()), ..wire_request(connections, author, command) };
     if let Some(outcome) = too_large(&request) {
         return outcome;

@@ -248,6 +248,7 @@ impl Wire for NotApplied {
             Self::Superseded => W::Superseded(NOTHING),
             Self::Stopping => W::Stopping(NOTHING),
             Self::FeatureLevel { needs, has } => W::FeatureLevel(wire::FeatureLevelTooLow { needs: *needs, has: *has }),
+            Self::Refused(refusal) => W::Refused(refusal.to_wire()),
         };
         wire::NotApplied { reason: Some(reason) }
     }
@@ -263,6 +264,7 @@ impl Wire for NotApplied {
             W::Superseded(wire::Nothing {}) => Self::Superseded,
             W::Stopping(wire::Nothing {}) => Self::Stopping,
             W::FeatureLevel(wire::FeatureLevelTooLow { needs, has }) => Self::FeatureLevel { needs, has },
+            W::Refused(refusal) => Self::Refused(Refusal::from_wire(refusal).at("refused")?),
         })
     }
 }

@@ -103,17 +103,16 @@ impl<L: Library> Writer<L> {
             return Err(Outcome::NotApplied(why));
         }
         let forward = !wire.do_not_forward;
-        let refused = |error: Malformed| Outcome::Refused(error.into_refusal());
+        let refuse = |refusal| Outcome::NotApplied(NotApplied::Refused(refusal));
+        let refused = |error: Malformed| refuse(error.into_refusal());
         let claimed = wire.author.map(Author::from_wire).transpose().at("author").map_err(refused)?;
         let write = WriteRequest {
             request: need("request", wire.request).map_err(refused)?,
-            author: self.access.author(claimed, &state.journal).map_err(Outcome::Refused)?,
+            author: self.access.author(claimed, &state.journal).map_err(refuse)?,
             command: need("command", wire.command).map_err(refused)?,
         };
-        self.access
-            .is_in_force()
-            .map_err(|status| Outcome::Refused(Refusal::Forbidden { problem: status.message().into() }))?;
-        allow_write(&write, state).map_err(Outcome::Refused)?;
+        self.access.is_in_force().map_err(|status| refuse(Refusal::Forbidden { problem: status.message().into() }))?;
+        allow_write(&write, state).map_err(Outcome::NotApplied)?;
         Ok((write, forward))
     }
 

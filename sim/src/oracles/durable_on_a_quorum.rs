@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 #[derive(Default)]
 pub(super) struct DurableOnAQuorum {
     judged: Index,
-    /// The configuration that each process published last: a commit may be decided under it and published with the next.
-    before: BTreeMap<ReplicaId, (u64, Configuration)>,
+    /// What each process published last: a commit may be decided under that configuration and published with the next, by a
+    /// leader that steps down in the same step because the next one has no vote for it.
+    before: BTreeMap<ReplicaId, (u64, RaftRole, Configuration)>,
 }
 
 fn holds(facts: &Facts, who: ReplicaId, index: Index, term: Term) -> bool {
@@ -39,9 +40,10 @@ impl Oracle for DurableOnAQuorum {
     fn on_event(&mut self, facts: &Facts, event: &Event) -> Result<(), Violation> {
         let Event::View { replica, run, view } = event else { return Ok(()) };
         let status = &view.status;
-        let now = (*run, status.configuration.clone());
-        let before = self.before.insert(*replica, now).filter(|(known, _)| known == run);
-        if status.role != RaftRole::Leader || status.commit <= self.judged || !facts.forgets.is_empty() {
+        let now = (*run, status.role, status.configuration.clone());
+        let before = self.before.insert(*replica, now).filter(|(known, ..)| known == run);
+        let led = before.as_ref().is_some_and(|(_, role, _)| *role == RaftRole::Leader);
+        if !(led || status.role == RaftRole::Leader) || status.commit <= self.judged || !facts.forgets.is_empty() {
             return Ok(());
         }
         self.judged = status.commit;
@@ -49,7 +51,7 @@ impl Oracle for DurableOnAQuorum {
         let Some(term) = log.at(status.commit) else { return Ok(()) };
         let good = |configuration: &Configuration| quorum(facts, configuration, status.commit, term);
         must(
-            good(&status.configuration) || before.is_some_and(|(_, configuration)| good(&configuration)),
+            good(&status.configuration) || before.is_some_and(|(_, _, configuration)| good(&configuration)),
             || format!("position {} of term {term} durable on a quorum", status.commit),
             || {
                 let have: Vec<u64> = facts
