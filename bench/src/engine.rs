@@ -335,6 +335,8 @@ impl Caller {
 
 /// Runs `callers` closed loops on a fresh engine.
 pub(crate) fn run(written: Written, callers: u32, seconds: u64) -> Result<Run> {
+    // As a server does.
+    rustix::thread::disable_transparent_huge_pages(true)?;
     let engine = Engine::start()?;
     let outside = Builder::new_multi_thread().worker_threads(1).thread_name("callers").enable_time().build()?;
     let run = outside.block_on(outside.spawn(measure(

@@ -59,6 +59,7 @@ pub(crate) fn run(config: &Config, until_stdin_closes: bool) -> Result<(), Failu
     }
     let _lock = Lock::take(dir)?;
     allow_many_connections();
+    use_small_pages();
     let opened = ready(muster_storage::open(RealDisk, dir, WalOptions::default()))?;
     check_name(config, &opened.identity)?;
     let span = info_span!("replica", id = opened.identity.replica.0, name = %opened.identity.name);
@@ -81,6 +82,15 @@ fn allow_many_connections() {
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits })
     {
         warn!(%error, "the number of open files stays as it was set");
+    }
+}
+
+/// Memory in the system's smallest pages, as other databases ask for it. A huge page is cleared whole when it is first touched, on the
+/// thread that leads, and on a virtual machine its memory may have to be got from the host first: that was a fifth of what a
+/// commit cost, for memory of which much was never used.
+fn use_small_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        warn!(%error, "huge pages are used where the system likes to");
     }
 }
 

@@ -94,6 +94,8 @@ pub struct Driver {
     replica: Replica,
     inbox: mpsc::UnboundedReceiver<Event>,
     log: mpsc::UnboundedSender<LogTask>,
+    /// Writes that nothing waits for: they go to the log's writer with the next one that something waits for, and need not wake it.
+    held: Vec<LogTask>,
     archive: mpsc::UnboundedSender<ArchiveTask>,
     fetch: mpsc::UnboundedSender<FetchTask>,
     shared: Arc<Shared>,
@@ -194,6 +196,7 @@ pub fn assemble(identity: Identity, settings: Settings, recovered: Recovered, st
             replica,
             inbox,
             log: log_in,
+            held: Vec::new(),
             archive: archive_in,
             fetch: fetch_in,
             shared,
@@ -312,9 +315,13 @@ impl Driver {
         if let Some(members) = &effects.members {
             network.know(members);
         }
-        // A loop that ended has reported its fault already.
         for task in effects.log {
-            let _ = self.log.unbounded_send(task);
+            let may_wait = matches!(&task, LogTask::Write(write) if !write.sync);
+            self.held.push(task);
+            if !may_wait {
+                // A loop that ended has reported its fault already.
+                self.held.drain(..).for_each(|task| drop(self.log.unbounded_send(task)));
+            }
         }
         for envelope in effects.sends {
             network.send(envelope);

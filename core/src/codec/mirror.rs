@@ -11,6 +11,7 @@ use crate::ids::{
 };
 use crate::journal::key::Key;
 use crate::journal::policy::Milli;
+use crate::journal::text::Text;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -158,7 +159,45 @@ macro_rules! names {
         }
     )* };
 }
-names!(NodeId1 of NodeId, VClusterId1 of VClusterId, ReplicaName1 of ReplicaName, Key1 of Key);
+names!(NodeId1 of NodeId, VClusterId1 of VClusterId, ReplicaName1 of ReplicaName);
+
+/// The form of a `Key`, kept as keys are; checked when it comes back.
+#[derive(Clone, Debug)]
+pub(crate) struct Key1(Text);
+
+impl Serialize for Key1 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.as_str())
+    }
+}
+
+struct KeyVisitor;
+
+impl Visitor<'_> for KeyVisitor {
+    type Value = Key1;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text")
+    }
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Key1, E> {
+        Ok(Key1(Text::from(text)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Key1 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+impl Mirror for Key1 {
+    type Domain = Key;
+    fn of(value: &Key) -> Self {
+        Self(value.text().clone())
+    }
+    fn back(self) -> Result<Key, CodecError> {
+        Key::from_text(self.0).map_err(|error| malformed("Key", error))
+    }
+}
 
 /// Declares a mirror struct, its fields in stored order.
 macro_rules! mirror_struct {

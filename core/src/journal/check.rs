@@ -192,7 +192,7 @@ fn changes(draft: &EntryDraft, level: u32) -> Result<(), Refusal> {
     let mut seen = BTreeSet::new();
     for change in &draft.changes {
         let key = &change.key;
-        if !seen.insert(key) {
+        if count > 1 && !seen.insert(key) {
             return Err(invalid("changes", format!("{key} is there twice")));
         }
         for (side, setting) in [("next", &change.next), ("previous", &change.previous)] {

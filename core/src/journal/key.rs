@@ -1,5 +1,6 @@
 //! What a configuration entry is about: scopes, keys and settings.
 
+use super::text::Text;
 use crate::ids::{InvalidName, NodeId, VClusterId};
 use alloc::string::ToString;
 use alloc::sync::Arc;
@@ -82,7 +83,7 @@ impl Dimension {
 
 /// What a setting is called: `dimension:name`, or the one word `vcluster` that assigns a node to its vCluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(Arc<str>);
+pub struct Key(Text);
 
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 1_024;
@@ -99,12 +100,12 @@ impl Key {
     /// [`InvalidName`] lists the dimensions that exist.
     pub fn new(text: &str) -> Result<Self, InvalidName> {
         Self::check(text)?;
-        Ok(Self(Arc::from(text)))
+        Ok(Self(Text::from(text)))
     }
 
-    /// A key of text that is shared already.
-    pub(crate) fn from_shared(text: Arc<str>) -> Result<Self, InvalidName> {
-        Self::check(&text)?;
+    /// A key of text that is kept already.
+    pub(crate) fn from_text(text: Text) -> Result<Self, InvalidName> {
+        Self::check(text.as_str())?;
         Ok(Self(text))
     }
 
@@ -116,50 +117,55 @@ impl Key {
         let (dimension, name) = text.split_once(':').ok_or_else(wrong)?;
         let known = Dimension::ALL.iter().any(|d| d.word() == dimension);
         let fits = !name.is_empty() && text.len() <= KEY_BYTES_MAX;
-        let plain = !name.chars().any(|c| c.is_control() || c.is_whitespace() || c == '=');
+        let plain = if name.is_ascii() {
+            // Control characters and every space among them.
+            !name.bytes().any(|b| b <= b' ' || b == 0x7f || b == b'=')
+        } else {
+            !name.chars().any(|c| c.is_control() || c.is_whitespace() || c == '=')
+        };
         if known && fits && plain { Ok(()) } else { Err(wrong()) }
     }
 
     /// The key that assigns a node to its vCluster.
     #[must_use]
     pub fn vcluster() -> Self {
-        Self(Arc::from("vcluster"))
+        Self(Text::from("vcluster"))
     }
 
     /// A bound below every key, for ranges over maps. Not a key.
     #[must_use]
     pub fn least() -> Self {
-        Self(Arc::from(""))
+        Self(Text::from(""))
     }
 
     /// Whether this is the key that assigns a node to its vCluster.
     #[must_use]
     pub fn is_vcluster(&self) -> bool {
-        &*self.0 == "vcluster"
+        self.as_str() == "vcluster"
     }
 
     /// The dimension; none for the assignment key.
     #[must_use]
     pub fn dimension(&self) -> Option<Dimension> {
-        let word = self.0.split(':').next()?;
+        let word = self.as_str().split(':').next()?;
         Dimension::ALL.into_iter().find(|d| d.word() == word)
     }
 
-    /// The key as shared text.
-    pub(crate) fn shared(&self) -> Arc<str> {
-        Arc::clone(&self.0)
+    /// The key as it is kept.
+    pub(crate) const fn text(&self) -> &Text {
+        &self.0
     }
 
     /// The key as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_str()
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

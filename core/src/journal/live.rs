@@ -271,15 +271,20 @@ impl Journal {
     /// Replaces a stack by what `change` makes of it.
     pub(crate) fn with_stack<T>(&mut self, scope: &Scope, key: &Key, change: impl FnOnce(&mut Stack) -> T) -> T {
         let at = (scope.clone(), key.clone());
-        let stack = match self.stacks.get_mut(&at) {
-            Some(stack) => stack,
-            None => self.stacks.entry(at).or_insert_with(|| Arc::new(Stack::new())),
+        let (before, result, after) = if let Some(stack) = self.stacks.get_mut(&at) {
+            let before = stack.last_touch;
+            (before, change(Arc::make_mut(stack)), stack.last_touch)
+        } else {
+            let mut stack = Stack::new();
+            let result = change(&mut stack);
+            let after = stack.last_touch;
+            self.stacks.insert(at, Arc::new(stack));
+            (Seq(0), result, after)
         };
-        let before = stack.last_touch;
-        let result = change(Arc::make_mut(stack));
-        let after = stack.last_touch;
         if before != after {
-            self.touched.remove(&(scope.clone(), before, key.clone()));
+            if before != Seq(0) {
+                self.touched.remove(&(scope.clone(), before, key.clone()));
+            }
             self.touched.insert((scope.clone(), after, key.clone()));
         }
         result

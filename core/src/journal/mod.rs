@@ -15,3 +15,4 @@ pub mod live;
 pub mod overlay;
 pub mod policy;
 pub mod stack;
+pub(crate) mod text;

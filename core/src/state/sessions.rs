@@ -51,6 +51,8 @@ pub struct Sessions {
     pub(crate) idle: OrdSet<(Age, SessionId)>,
     /// Each one-shot under since when it is kept. Follows from `one_shots`.
     pub(crate) kept: OrdSet<(Age, OneShotId)>,
+    /// Whose request came last, and as what they hold sessions: requests of one author come in runs. Follows from the author.
+    lately: Option<(Author, Digest)>,
 }
 
 const fn busy() -> Outcome {
@@ -66,6 +68,7 @@ impl Sessions {
             one_shots: OrdMap::new(),
             idle: OrdSet::new(),
             kept: OrdSet::new(),
+            lately: None,
         }
     }
 
@@ -104,9 +107,13 @@ impl Sessions {
     }
 
     /// The refusal of a request in a session that is somebody else's.
-    fn foreign(&self, id: SessionId, author: &Author) -> Option<Outcome> {
+    fn foreign(&mut self, id: SessionId, author: &Author) -> Option<Outcome> {
         let held_by = self.open.get(&id)?.holder?;
-        (held_by != holder(author)).then(|| {
+        let holder = match &self.lately {
+            Some((lately, holder)) if lately == author => *holder,
+            Some(_) | None => self.lately.insert((author.clone(), holder(author))).1,
+        };
+        (held_by != holder).then(|| {
             let problem = format!("session {id} was opened by somebody else: open one of your own");
             Outcome::Refused(Refusal::Forbidden { problem: Arc::from(problem) })
         })
@@ -116,13 +123,17 @@ impl Sessions {
         let Some(session) = self.open.get_mut(&id) else {
             return Some(Outcome::Unknown(UnknownWhy::SessionUnknown));
         };
-        self.idle.remove(&(session.used, id));
-        self.idle.insert((age, id));
-        session.used = age;
+        if session.used != age {
+            self.idle.remove(&(session.used, id));
+            self.idle.insert((age, id));
+            session.used = age;
+        }
         if acknowledged > session.acknowledged {
             session.acknowledged = acknowledged;
-            while let Some((at, _)) = self.replies.range((id, 0)..=(id, acknowledged)).next() {
-                let at = *at;
+            while session.replies > 0
+                && let Some((&at, _)) = self.replies.get_next(&(id, 0))
+                && at <= (id, acknowledged)
+            {
                 self.replies.remove(&at);
                 session.replies -= 1;
             }

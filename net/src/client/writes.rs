@@ -88,16 +88,21 @@ pub(super) async fn write(
 ) -> Outcome {
     let deadline = deadline(connections);
     let mut attempts = attempts_until(connections, deadline);
-    let base = wire_request(connections, author, command);
-    if let Some(outcome) = too_large(&base) {
+    let first = wire_request(connections, author, command);
+    if let Some(outcome) = too_large(&first) {
         return outcome;
     }
+    // Most writes are sent once.
+    let mut first = Some(first);
     loop {
         let number = match begin(connections, sessions, author, deadline).await {
             Ok(number) => number,
             Err(why) => return Outcome::NotApplied(why),
         };
-        let request = || wire::WriteRequest { request: Some(number.request().to_wire()), ..base.clone() };
+        let request = || wire::WriteRequest {
+            request: Some(number.request().to_wire()),
+            ..first.take().unwrap_or_else(|| wire_request(connections, author, command))
+        };
         match drive(connections, &mut attempts, request).await {
             Driven::Done(outcome) => return outcome,
             Driven::Reopen => sessions.forget(number.session),
@@ -231,7 +236,7 @@ async fn open(connections: &Connections, author: &Author, deadline: Time) -> Res
 async fn drive(
     connections: &Connections,
     attempts: &mut WriteAttempts,
-    request: impl Fn() -> wire::WriteRequest,
+    mut request: impl FnMut() -> wire::WriteRequest,
 ) -> Driven {
     let deadline = attempts.deadline();
     loop {

@@ -49,19 +49,20 @@ impl std::error::Error for FrameError {}
 /// Takes as many waiting messages as fit one frame, at least one.
 #[must_use]
 pub fn take_frame(waiting: &mut VecDeque<Bytes>) -> Option<Frame> {
-    let mut payload = BytesMut::new();
-    while let Some(message) = waiting.front() {
-        if !payload.is_empty() && payload.len() + LENGTH_BYTES + message.len() > FRAME_BYTES {
-            break;
-        }
-        let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
-        payload.reserve(LENGTH_BYTES + message.len());
-        payload.put_u32_le(length);
-        payload.put_slice(message);
-        waiting.pop_front();
-    }
-    if payload.is_empty() {
+    let mut bytes = 0;
+    let fits = |message: &&Bytes| {
+        bytes += LENGTH_BYTES + message.len();
+        bytes <= FRAME_BYTES
+    };
+    let count = waiting.iter().take_while(fits).count().max(1).min(waiting.len());
+    if count == 0 {
         return None;
+    }
+    let bytes = waiting.iter().take(count).map(|message| LENGTH_BYTES + message.len()).sum();
+    let mut payload = BytesMut::with_capacity(bytes);
+    for message in waiting.drain(..count) {
+        payload.put_u32_le(u32::try_from(message.len()).unwrap_or(u32::MAX));
+        payload.put_slice(&message);
     }
     let payload = payload.freeze();
     Some(Frame { checksum: crc32fast::hash(&payload), payload })

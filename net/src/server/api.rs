@@ -94,23 +94,42 @@ pub(super) struct Writer<L> {
     pub(super) access: Access,
 }
 
+/// What a write comes to that is refused here, before it is anywhere else.
+fn refuse(refusal: Refusal) -> Outcome {
+    Outcome::NotApplied(NotApplied::Refused(refusal))
+}
+
+/// A write as it came off the wire. In whose name it is has not been looked at.
+struct Read {
+    request: RequestId,
+    claimed: Option<Author>,
+    command: Command,
+    forward: bool,
+}
+
 impl<L: Library> Writer<L> {
-    /// Checks what need not go through the replica, by the state as it is.
-    fn accept(&self, state: &State, wire: wire::WriteRequest) -> Result<(WriteRequest, bool), Outcome> {
+    /// Reads a write, which needs no state.
+    fn read(&self, wire: wire::WriteRequest) -> Result<Read, Outcome> {
         let bytes = wire.command.as_ref().map_or(0, Message::encoded_len);
         if bytes > self.payload_bytes_max {
             let why = NotApplied::TooLarge { bytes: bytes as u64, bytes_max: self.payload_bytes_max as u64 };
             return Err(Outcome::NotApplied(why));
         }
         let forward = !wire.do_not_forward;
-        let refuse = |refusal| Outcome::NotApplied(NotApplied::Refused(refusal));
         let refused = |error: Malformed| refuse(error.into_refusal());
-        let claimed = wire.author.map(Author::from_wire).transpose().at("author").map_err(refused)?;
-        let write = WriteRequest {
+        Ok(Read {
+            claimed: wire.author.map(Author::from_wire).transpose().at("author").map_err(refused)?,
             request: need("request", wire.request).map_err(refused)?,
-            author: self.access.author(claimed, &state.journal).map_err(refuse)?,
             command: need("command", wire.command).map_err(refused)?,
-        };
+            forward,
+        })
+    }
+
+    /// Checks what need not go through the replica, by the state as it is.
+    fn accept(&self, state: &State, read: Read) -> Result<(WriteRequest, bool), Outcome> {
+        let Read { request, claimed, command, forward } = read;
+        let author = self.access.author(claimed, &state.journal).map_err(refuse)?;
+        let write = WriteRequest { request, author, command };
         self.access.is_in_force().map_err(|status| refuse(Refusal::Forbidden { problem: status.message().into() }))?;
         allow_write(&write, state).map_err(Outcome::NotApplied)?;
         Ok((write, forward))
@@ -118,7 +137,7 @@ impl<L: Library> Writer<L> {
 
     /// What becomes of a write. Reaches the replica's inbox when it is first polled, so writes keep their order.
     async fn write(self: Arc<Self>, wire: wire::WriteRequest) -> Outcome {
-        let accepted = self.accept(&self.replica.handle.view().state, wire);
+        let accepted = self.read(wire).and_then(|read| self.accept(&self.replica.handle.view().state, read));
         match accepted {
             Ok((write, forward)) => self.replica.handle.write(write, forward).await,
             Err(outcome) => outcome,
@@ -127,17 +146,29 @@ impl<L: Library> Writer<L> {
 
     /// Hands many writes in, in order; those that need not go through the replica are answered at once.
     pub(super) fn submit(&self, writes: Vec<wire::TaggedWrite>, outcomes: &Outcomes) {
-        let view = self.replica.handle.view();
-        let accept = |wire::TaggedWrite { tag, write }| match self.accept(&view.state, write.unwrap_or_default()) {
-            Ok((write, forward)) => Some(Tagged { tag, write, forward }),
+        let or_tell = |tag, outcome| {
+            // A client that went away does not wait for its outcomes.
+            let _ = outcomes.unbounded_send((tag, outcome));
+        };
+        let read = |wire::TaggedWrite { tag, write }| match self.read(write.unwrap_or_default()) {
+            Ok(read) => Some((tag, read)),
             Err(outcome) => {
-                // A client that went away does not wait for its outcomes.
-                let _ = outcomes.unbounded_send((tag, outcome));
+                or_tell(tag, outcome);
                 None
             }
         };
-        let writes = writes.into_iter().filter_map(accept).collect();
-        // Held any longer, it would make the replica copy what these very writes change.
+        let read: Vec<_> = writes.into_iter().filter_map(read).collect();
+        // As long as the view is held, the replica copies what it changes: it is taken when everything is read, for the checks
+        // alone.
+        let view = self.replica.handle.view();
+        let accept = |(tag, read)| match self.accept(&view.state, read) {
+            Ok((write, forward)) => Some(Tagged { tag, write, forward }),
+            Err(outcome) => {
+                or_tell(tag, outcome);
+                None
+            }
+        };
+        let writes = read.into_iter().filter_map(accept).collect();
         drop(view);
         self.replica.handle.submit(writes, outcomes);
     }
