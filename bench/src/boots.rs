@@ -43,7 +43,7 @@ const VALUE_BYTES: usize = 180;
 const COMPRESSED_PERCENT: usize = 77;
 
 /// Letters that do not compress by more than their number says.
-fn noise(seed: u64, bytes: usize) -> String {
+pub(crate) fn noise(seed: u64, bytes: usize) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let letter = |_| {
@@ -55,11 +55,11 @@ fn noise(seed: u64, bytes: usize) -> String {
     (0..bytes).map(letter).collect()
 }
 
-fn set(key: &str, value: &str) -> Result<Change> {
+pub(crate) fn set(key: &str, value: &str) -> Result<Change> {
     Ok(Change { key: Key::new(key)?, previous: Setting::Unset, next: Setting::Value(value.into()) })
 }
 
-fn entry(entry_type: EntryType, scope: Scope, changes: Vec<Change>, parent: Seq) -> Command {
+pub(crate) fn entry(entry_type: EntryType, scope: Scope, changes: Vec<Change>, parent: Seq) -> Command {
     Command::Journal(JournalCommand::AppendEntry(EntryDraft {
         entry_type,
         scope,

@@ -35,6 +35,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::{Builder, Runtime};
 
+/// How many keys each caller writes in turn: with 4,096 callers they fit what a scope may declare.
+const KEYS: u64 = 4;
 const VOTERS: u64 = 3;
 /// Numbers of one session that may be under way; callers share sessions up to this many.
 const CALLERS_PER_SESSION: u32 = 512;
@@ -285,7 +287,7 @@ impl Caller {
                 other => Err(format!("{other:?}")),
             };
         };
-        let key = Key::new(&format!("kernel:bench.{caller}.{}", turn % 1_000)).map_err(|error| error.to_string())?;
+        let key = Key::new(&format!("kernel:bench.{caller}.{}", turn % KEYS)).map_err(|error| error.to_string())?;
         let change = Change { key, previous: Setting::Unset, next: Setting::Value(self.value.clone()) };
         let draft = EntryDraft {
             entry_type: EntryType::Commit,

@@ -185,8 +185,9 @@ pub(crate) struct Balanced {
     members: Arc<[Load]>,
 }
 
-/// How long one member may take before the next is tried.
-const ATTEMPT: Duration = Duration::from_millis(500);
+/// How long one member may take before the next is tried: short beside any gap, for a member that has lost its leader keeps
+/// its callers waiting.
+const ATTEMPT: Duration = Duration::from_millis(100);
 
 impl Work for Balanced {
     /// The member that answered last.

@@ -6,22 +6,26 @@
 //! ```
 //! Records are applied and archived by the same code as in production; what is left out is the log and the network.
 
+use crate::boots::{entry, noise, set};
 use crate::machine::Machine;
 use crate::muster::author;
 use crate::report::{Report, mib};
 use crate::usage;
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
+use muster_core::boot;
 use muster_core::driver::{BOOTSTRAP, load_state};
 use muster_core::ids::{
-    ClusterId, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, Term, WallTime,
+    ClusterId, GroupId, Incarnation, Index, OneShotId, ReplicaId, ReplicaName, Seq, Term, VClusterId, WallTime,
 };
 use muster_core::journal::command::JournalCommand;
-use muster_core::journal::entry::{Change, EntryDraft, EntryType};
+use muster_core::journal::entry::{Change, EntryType};
 use muster_core::journal::key::{Key, Scope, Setting};
+use muster_core::journal::policy::Policy;
 use muster_core::limits::FEATURE_LEVEL;
 use muster_core::log::{Configuration, HardState, LogEntry, LogEntryKind, LogRecord};
 use muster_core::members::{Member, MemberWish};
+use muster_core::overlay;
 use muster_core::request::{Command, Outcome, RequestId, WriteRequest};
 use muster_core::state::{Proposal, State};
 use muster_core::storage::{Archive as _, Identity, Library as _, LogStore as _, SnapshotMeta};
@@ -34,6 +38,8 @@ use std::time::{Duration, Instant};
 const KEYS_AN_ENTRY: u64 = 1_000;
 /// Entries between two snapshots of the history.
 const ENTRIES_A_SNAPSHOT: u64 = 10_000;
+/// Keys of one vCluster, so that it declares no more than a scope may.
+const KEYS_A_VCLUSTER: u64 = 10_000;
 /// How many keys the entries of a history write in turn.
 const HISTORY_KEYS: u64 = 1_000;
 
@@ -54,6 +60,12 @@ struct Replica {
 struct Saved {
     layers: usize,
     bytes: u64,
+    took: Duration,
+    cpu: Duration,
+}
+
+/// What a restart cost.
+struct Taken {
     took: Duration,
     cpu: Duration,
 }
@@ -103,29 +115,32 @@ impl Replica {
         })
     }
 
-    /// Declares keys in one entry. Gives the bytes of its record.
+    /// Declares keys of one vCluster in one entry. Gives the bytes of its record.
     fn declare(&mut self, keys: impl Iterator<Item = u64>) -> Result<u64> {
-        self.index = Index(self.index.0 + 1);
-        let value: Arc<str> = Arc::from(format!("{:0width$}", self.index.0, width = self.value_bytes));
+        let mut keys = keys.peekable();
+        let vcluster = keys.peek().context("no key is declared")? / KEYS_A_VCLUSTER;
+        let vcluster = VClusterId::new(&format!("bench{vcluster}"))?;
+        if self.state.journal.vcluster(&vcluster).is_none() {
+            let policy = JournalCommand::SetPolicy { vcluster: vcluster.clone(), policy: Policy::default() };
+            self.write(Command::Journal(policy))?;
+        }
+        // Values that do not compress: what a layer takes is what changed.
+        let value: Arc<str> = Arc::from(noise(self.index.0, self.value_bytes));
         let changes = keys.map(|key| {
             let key = Key::new(&format!("kernel:bench.{key:09}"))?;
             Ok(Change { key, previous: Setting::Unset, next: Setting::Value(value.clone()) })
         });
-        let draft = EntryDraft {
-            entry_type: EntryType::Commit,
-            scope: Scope::Global,
-            parent: self.state.sequence(),
-            based_on: None,
-            changes: changes.collect::<Result<_>>()?,
-            ttl_seconds: None,
-            emergency_reason: None,
-            message: Arc::from("load"),
-            occurred_at: None,
-        };
+        let changes = changes.collect::<Result<_>>()?;
+        self.write(entry(EntryType::Commit, Scope::VCluster(vcluster), changes, self.state.sequence()))
+    }
+
+    /// Applies a command and archives what it records. Gives the bytes of its records.
+    fn write(&mut self, command: Command) -> Result<u64> {
+        self.index = Index(self.index.0 + 1);
         let write = WriteRequest {
             request: RequestId::OneShot { id: OneShotId(self.index.0.into()), drawn_at: self.state.age() },
             author: author(),
-            command: Command::Journal(JournalCommand::AppendEntry(draft)),
+            command,
         };
         // An hour passes in 36,000 entries, so that what is kept for an hour does not pile up.
         let proposal = Proposal { write, recorded_at: WallTime(self.index.0), elapsed: 100_000 };
@@ -155,6 +170,27 @@ impl Replica {
         }
     }
 
+    /// Makes a vCluster, and a node in it, known.
+    fn declare_node(&mut self) -> Result<()> {
+        let policy = JournalCommand::SetPolicy { vcluster: "bench0".parse()?, policy: Policy::default() };
+        self.write(Command::Journal(policy))?;
+        let changes = vec![set("vcluster", "bench0")?, set("files:/bench/own", &noise(1, 600))?];
+        let scope = "node:bench".parse()?;
+        self.write(entry(EntryType::BootConfig, scope, changes, self.state.sequence()))?;
+        Ok(())
+    }
+
+    /// The CPU time of planning a boot from an overlay of this moment, mean of a thousand.
+    fn boot(&self) -> Result<Duration> {
+        let built = overlay::build(&self.state, &"bench0".parse()?);
+        let built = built.map_err(|refusal| anyhow::anyhow!("the overlay cannot be built: {refusal:?}"))?;
+        let (node, before) = ("bench".parse()?, cpu());
+        for _ in 0..1_000 {
+            std::hint::black_box(boot::plan_with(&self.state, &node, built.clone())?);
+        }
+        Ok(cpu().saturating_sub(before) / 1_000)
+    }
+
     /// Takes a snapshot as the driver does.
     fn save(&mut self) -> Result<Saved> {
         let (began, before) = (Instant::now(), cpu());
@@ -178,7 +214,7 @@ impl Replica {
     }
 
     /// Stops, and starts from the newest snapshot. The log gets empty entries first, as long as it would be.
-    fn restart(mut self) -> Result<(Self, Duration)> {
+    fn restart(mut self) -> Result<(Self, Taken)> {
         let (index, oldest, term) = (self.below.0.index, self.oldest, Term(1));
         let empty = |index| LogEntry {
             term,
@@ -194,9 +230,10 @@ impl Replica {
         ];
         ready(self.opened.wal.append(&records))?;
         let Self { root, value_bytes, .. } = self;
-        let began = Instant::now();
+        let (began, before) = (Instant::now(), cpu());
         let again = Self::open(root, value_bytes)?;
-        Ok((Self { oldest, ..again }, began.elapsed()))
+        let taken = Taken { took: began.elapsed(), cpu: cpu().saturating_sub(before) };
+        Ok((Self { oldest, ..again }, taken))
     }
 
     fn disk_bytes(&self) -> Result<u64> {
@@ -222,7 +259,9 @@ fn spread(number: u64, keys: u64) -> u64 {
 /// What snapshots cost with so many keys and so many changes since the last.
 pub(crate) fn snapshots(keys: &[u64], changes: u64, value_bytes: usize, dir: &Path, report: &Report) -> Result<()> {
     report.begin("snapshots: everything, then what changed, and a restart from both", &Machine::look(dir))?;
-    report.say("      keys  layers  changed MiB  written MiB      ms   CPU ms  CPU ms a changed MiB  restart ms")?;
+    report.say(
+        "      keys  layers  changed MiB  written MiB      ms   CPU ms  CPU ms a changed MiB  restart ms   CPU ms",
+    )?;
     for &keys in keys {
         let dir = tempfile::tempdir_in(dir)?;
         let mut replica = Replica::new(dir.path(), value_bytes)?;
@@ -245,16 +284,18 @@ pub(crate) fn snapshots(keys: &[u64], changes: u64, value_bytes: usize, dir: &Pa
             report.give(&serde_json::json!({
                 "keys": keys, "layers": saved.layers, "changed_bytes": changed, "written_bytes": saved.bytes,
                 "seconds": saved.took.as_secs_f64(), "cpu_seconds": saved.cpu.as_secs_f64(),
-                "cpu_ms_per_changed_mib": per_megabyte, "restart_seconds": restart.as_secs_f64(),
+                "cpu_ms_per_changed_mib": per_megabyte, "restart_seconds": restart.took.as_secs_f64(),
+                "restart_cpu_seconds": restart.cpu.as_secs_f64(),
             }))?;
             report.say(&format!(
-                "{keys:>10}  {:>6}  {:>11.1}  {:>11.1}  {:>6.0}  {:>7.0}  {per_megabyte:>20.1}  {:>10.0}",
+                "{keys:>10}  {:>6}  {:>11.1}  {:>11.1}  {:>6.0}  {:>7.0}  {per_megabyte:>20.1}  {:>10.0}  {:>7.0}",
                 saved.layers,
                 mib(changed),
                 mib(saved.bytes),
                 saved.took.as_secs_f64() * 1e3,
                 saved.cpu.as_secs_f64() * 1e3,
-                restart.as_secs_f64() * 1e3,
+                restart.took.as_secs_f64() * 1e3,
+                restart.cpu.as_secs_f64() * 1e3,
             ))?;
         }
     }
@@ -265,14 +306,16 @@ pub(crate) fn snapshots(keys: &[u64], changes: u64, value_bytes: usize, dir: &Pa
 pub(crate) fn history(entries: &[u64], value_bytes: usize, dir: &Path, report: &Report) -> Result<()> {
     report.begin("history: a thousand keys, written again and again", &Machine::look(dir))?;
     report.say(
-        "   entries  apply and archive µs  snapshot ms  read old µs  read new µs  restart ms  disk MiB  resident MiB",
+        "   entries  apply and archive µs  snapshot CPU ms  snapshot MiB  read old µs  read new µs  boot µs  restart CPU ms  disk MiB  \
+         resident MiB",
     )?;
     let dir = tempfile::tempdir_in(dir)?;
     let mut replica = Replica::new(dir.path(), value_bytes)?;
+    replica.declare_node()?;
     let mut written = 0;
     for &upto in entries {
-        let (mut applying, mut saving, mut snapshots) = (Duration::ZERO, Duration::ZERO, 0_u32);
-        let mut last = 0;
+        // Of the last step, so that figures are of a journal of this size.
+        let (mut applying, mut saved, mut last) = (Duration::ZERO, None, 0);
         while written < upto {
             let some = ENTRIES_A_SNAPSHOT.min(upto - written);
             let before = cpu();
@@ -281,9 +324,10 @@ pub(crate) fn history(entries: &[u64], value_bytes: usize, dir: &Path, report: &
             }
             applying = cpu().saturating_sub(before);
             (written, last) = (written + some, some);
-            saving += replica.save()?.cpu;
-            snapshots += 1;
+            saved = Some(replica.save()?);
         }
+        let saved = saved.context("each number of entries must be larger than the one before")?;
+        let boot = replica.boot()?;
         let read = |after: Seq| -> Result<Duration> {
             let began = Instant::now();
             let records = ready(replica.opened.library.records(after, replica.state.sequence(), 1))?;
@@ -298,17 +342,21 @@ pub(crate) fn history(entries: &[u64], value_bytes: usize, dir: &Path, report: &
         replica = again;
         let disk = replica.disk_bytes()?;
         let apply = applying.as_secs_f64() * 1e6 / f64::from(u32::try_from(last.max(1))?);
-        let snapshot = saving.as_secs_f64() * 1e3 / f64::from(snapshots.max(1));
         report.give(&serde_json::json!({
-            "entries": upto, "apply_cpu_us": apply, "snapshot_cpu_ms": snapshot, "read_old_us": old.as_secs_f64() * 1e6,
-            "read_new_us": new.as_secs_f64() * 1e6, "restart_seconds": restart.as_secs_f64(), "disk_bytes": disk,
-            "resident_bytes": resident,
+            "entries": upto, "apply_cpu_us": apply, "snapshot_cpu_seconds": saved.cpu.as_secs_f64(),
+            "snapshot_bytes": saved.bytes, "snapshot_layers": saved.layers, "read_old_us": old.as_secs_f64() * 1e6,
+            "read_new_us": new.as_secs_f64() * 1e6, "boot_plan_us": boot.as_secs_f64() * 1e6,
+            "restart_seconds": restart.took.as_secs_f64(), "restart_cpu_seconds": restart.cpu.as_secs_f64(),
+            "disk_bytes": disk, "resident_bytes": resident,
         }))?;
         report.say(&format!(
-            "{upto:>10}  {apply:>20.1}  {snapshot:>11.1}  {:>11.0}  {:>11.0}  {:>10.0}  {:>8.1}  {:>12.1}",
+            "{upto:>10}  {apply:>20.1}  {:>15.0}  {:>12.1}  {:>11.0}  {:>11.0}  {:>7.1}  {:>14.0}  {:>8.1}  {:>12.1}",
+            saved.cpu.as_secs_f64() * 1e3,
+            mib(saved.bytes),
             old.as_secs_f64() * 1e6,
             new.as_secs_f64() * 1e6,
-            restart.as_secs_f64() * 1e3,
+            boot.as_secs_f64() * 1e6,
+            restart.cpu.as_secs_f64() * 1e3,
             mib(disk),
             mib(resident),
         ))?;

@@ -5,6 +5,8 @@
 //! boot                boots over HTTP from one replica, or over gRPC from running servers; readers that are slow
 //! core                the engine in memory
 //! recover             the gap that the leader's death leaves
+//! learners            many learners, each serving boots and a subscription
+//! overlays            overlays written again and again while others commit
 //! snapshot, history   a journal on disk as it grows, without consensus
 //! floor               blocking sockets and syncs: what no commit here can be faster than
 //! ```
@@ -18,9 +20,11 @@ mod engine;
 mod etcd;
 mod floor;
 mod growth;
+mod learners;
 mod load;
 mod machine;
 mod muster;
+mod overlays;
 mod plot;
 mod recover;
 mod report;
@@ -75,8 +79,8 @@ enum Verb {
         /// Bytes of the committed value
         #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         bytes: u32,
-        /// How many keys each caller writes in turn
-        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+        /// How many keys each caller writes in turn; all callers' values together must fit what a scope may declare
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
         keys: u32,
         /// For whom: global, vcluster:NAME or node:NAME
         #[arg(long, default_value = "global")]
@@ -150,6 +154,41 @@ enum Verb {
         /// How many leaders die, on each side
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
         rounds: u32,
+    },
+    /// Many learners on this machine: each boots nodes and is followed while commits go on, and tells how far behind it is
+    Learners {
+        /// The program to measure; the one beside this one if left out
+        #[arg(long, value_name = "FILE")]
+        muster: Option<PathBuf>,
+        /// How many
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=64))]
+        learners: u32,
+        /// Nodes that each of them boots, one after the other
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        nodes: u32,
+        /// Commits a second
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        pace: u32,
+        /// How long
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+        seconds: u64,
+    },
+    /// Eight writers store overlays again and again, each after a commit that makes it stale, while others commit
+    Overlays {
+        #[command(flatten)]
+        sides: Sides,
+        /// Bytes of an overlay
+        #[arg(long, default_value_t = 150 << 10, value_parser = clap::value_parser!(u32).range(1_000..=3_000_000))]
+        bytes: u32,
+        /// How many are stored, all writers together
+        #[arg(long, default_value_t = 3_000, value_parser = clap::value_parser!(u32).range(1..))]
+        times: u32,
+        /// Commits of others a second
+        #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        pace: u32,
+        /// How long the others commit alone before
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+        seconds: u64,
     },
     /// Snapshots: of everything, then three of what changed; and a restart after each
     Snapshot {
@@ -464,6 +503,16 @@ fn main() -> Result<()> {
         }
         Verb::Core { callers, seconds, commits } => core(&callers, seconds, commits, dir, &report),
         Verb::Recover { sides, rounds } => runtime.block_on(recover::run(&sides, rounds, dir, &report)),
+        Verb::Learners { muster, learners, nodes, pace, seconds } => {
+            let program = muster::program(muster.as_deref())?;
+            let fleet = boots::Fleet { nodes, overlay_bytes: 150 << 10, delta_bytes: 600 };
+            let asked = learners::Asked { learners, fleet, pace, seconds };
+            runtime.block_on(learners::run(&program, asked, dir, &report))
+        }
+        Verb::Overlays { sides, bytes, times, pace, seconds } => {
+            let how = overlays::Rewriting { bytes, times, pace, seconds };
+            runtime.block_on(overlays::run(&sides, how, dir, &report))
+        }
         Verb::Snapshot { keys, changes, bytes } => {
             growth::snapshots(&keys, changes, usize::try_from(bytes)?, dir, &report)
         }

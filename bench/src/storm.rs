@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 /// Nodes that are booting at the same time.
 const TOGETHER: u32 = 512;
 /// Callers that commit.
-const COMMITTERS: u32 = 64;
+pub(crate) const COMMITTERS: u32 = 64;
 
 /// What a storm is made of.
 pub(crate) struct Storm<'a> {
@@ -87,7 +87,7 @@ struct Booted {
 }
 
 /// Commits at a pace until told to stop; how long each took.
-async fn commits_at<W: Work>(work: W, every: Duration, stop: Arc<AtomicBool>) -> Result<Histogram<u64>> {
+pub(crate) async fn commits_at<W: Work>(work: W, every: Duration, stop: Arc<AtomicBool>) -> Result<Histogram<u64>> {
     let tasks: Vec<_> = (0..COMMITTERS)
         .map(|caller| {
             let (work, stop) = (work.clone(), stop.clone());
@@ -116,7 +116,7 @@ async fn commits_at<W: Work>(work: W, every: Duration, stop: Arc<AtomicBool>) ->
 }
 
 #[allow(clippy::cast_precision_loss, reason = "figures for people")]
-fn ms(took: &Histogram<u64>, quantile: f64) -> f64 {
+pub(crate) fn ms(took: &Histogram<u64>, quantile: f64) -> f64 {
     took.value_at_quantile(quantile) as f64 / 1_000.0
 }
 

@@ -23,9 +23,18 @@ fn cpu_of(pid: u32) -> Duration {
 }
 
 fn resident_of(pid: u32) -> u64 {
+    kibibytes(pid, "VmRSS:")
+}
+
+fn kibibytes(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
     line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1_024
+}
+
+/// The most a process ever had resident, in bytes.
+pub(crate) fn peak_of(pid: u32) -> u64 {
+    kibibytes(pid, "VmHWM:")
 }
 
 /// What these processes have taken so far. One that is gone counts nothing.

@@ -100,7 +100,7 @@ pub(crate) enum Verb {
     Members(MembersVerb),
     /// Have a replica take a snapshot
     Snapshot(SnapshotArgs),
-    /// Check the journal's hash chain
+    /// Check the journal's hash chain: reads every record there is
     Verify(VerifyArgs),
 
     /// Make and renew certificates: a small CA in a directory
@@ -644,7 +644,7 @@ pub(crate) struct ShowArgs {
 pub(crate) struct StateArgs {
     /// Of whom: global, vcluster:NAME or node:NAME
     pub(crate) scope: Scope,
-    /// As it was right after this sequence
+    /// As it was right after this sequence; takes as long as there are records since the nearest older snapshot
     #[arg(long, value_name = "SEQ", value_parser = sequence)]
     pub(crate) at: Option<Seq>,
     /// For a node: only what it says itself, without its vCluster and global

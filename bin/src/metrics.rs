@@ -19,6 +19,8 @@ pub(crate) struct Scrape {
     pub(crate) replica: ReplicaStatus,
     /// Its journal.
     pub(crate) summary: Summary,
+    /// vClusters whose stored overlay misses something, so that deltas make up for it.
+    pub(crate) overlays_behind: u64,
     /// What its data directory takes on disk, in bytes.
     pub(crate) disk_bytes: u64,
     /// How long the process has run, in seconds.
@@ -82,6 +84,11 @@ impl Collector for Scrape {
         gauge("journal_vclusters", "Known vClusters", self.summary.vclusters)?;
         gauge("journal_nodes", "Known nodes", self.summary.nodes)?;
         gauge("journal_sessions", "Open client sessions", self.summary.sessions)?;
+        gauge(
+            "journal_overlays_behind",
+            "vClusters whose stored overlay is missing or older than what is declared; for more than a moment, see boot.md",
+            self.overlays_behind,
+        )?;
         gauge("disk_bytes", "What the data directory takes", self.disk_bytes)?;
         gauge("uptime_seconds", "How long the process has run", self.uptime_seconds)?;
         gauge("boot_places", "Boots that may be under way", u64::from(self.boots.places))?;
@@ -214,7 +221,7 @@ mod tests {
         };
         let boots = BootCounts { under_way: 3, places: 8, stalled: 2, ..BootCounts::default() };
         let connections = ConnectionCounts::default();
-        let scrape = Scrape { replica, summary, disk_bytes: 10, uptime_seconds: 1, boots, connections, tls: None };
+        let scrape = Scrape { replica, summary, overlays_behind: 1, disk_bytes: 10, uptime_seconds: 1, boots, connections, tls: None };
         let text = scrape.text().unwrap();
         for line in [
             "muster_raft_term 3",
@@ -223,6 +230,7 @@ mod tests {
             "muster_raft_match_index{replica=\"2\"} 41",
             "muster_raft_refused_messages_total 5",
             "muster_journal_age_seconds 9",
+            "muster_journal_overlays_behind 1",
             "muster_boot_places_taken 3",
             "muster_boot_stalled_total 2",
         ] {

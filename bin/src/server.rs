@@ -388,6 +388,7 @@ fn pages<L: Library>(served: Replica<L>, dir: PathBuf, began: Instant, tls: Opti
         let scrape = Scrape {
             replica: ReplicaStatus::clone(&view.status),
             summary,
+            overlays_behind: view.state.journal.stale_overlays().len() as u64,
             disk_bytes: disk_bytes(&dir),
             uptime_seconds: began.elapsed().as_secs(),
             boots: served.boots(),

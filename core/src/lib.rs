@@ -25,6 +25,7 @@ mod mark;
 pub mod members;
 pub mod network;
 pub mod overlay;
+pub mod past;
 pub mod peer;
 pub mod query;
 pub mod replica;

@@ -6,12 +6,14 @@
 /// The highest feature level this binary supports.
 ///
 /// 1 is what there was first. 2: apply asks the authorization door, see [`FEATURE_DOOR`], and a node's Rollback may record
-/// that drift was undone on the node, see [`FEATURE_UNDONE`].
-pub const FEATURE_LEVEL: u32 = 2;
+/// that drift was undone on the node, see [`FEATURE_UNDONE`]. 3: what an overlay is made of is bounded, see [`FEATURE_BOUND`].
+pub const FEATURE_LEVEL: u32 = 3;
 /// From this level on apply asks the authorization door itself, and a session belongs to whoever opened it.
 pub const FEATURE_DOOR: u32 = 2;
 /// From this level on a Rollback of a node that names changes takes nothing off: it records what was undone there.
 pub const FEATURE_UNDONE: u32 = 2;
+/// From this level on an entry is refused after which Global, or a vCluster, would declare more than [`DECLARED_BYTES_MAX`].
+pub const FEATURE_BOUND: u32 = 3;
 
 /// Longest message of an entry, and longest detail of an operation, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4_096;
@@ -47,6 +49,9 @@ pub const EXEC_ALLOW_MAX: usize = 256;
 pub const EXEC_ALLOW_BYTES_MAX: usize = 1_024;
 /// Largest stored overlay, in compressed bytes.
 pub const OVERLAY_BYTES_MAX: usize = 16 << 20;
+/// Most that Global, or one vCluster, may declare, in bytes of the boot document's text. Both together and the policy fit an
+/// overlay even if nothing of them compresses, so whatever is declared can be stored.
+pub const DECLARED_BYTES_MAX: u64 = 7 << 20;
 
 /// Most open sessions.
 pub const SESSIONS_MAX: usize = 100_000;
@@ -72,5 +77,15 @@ pub const PAGE_BYTES: usize = 256 << 10;
 
 const _: () = assert!(RECORD_BYTES_MAX < crate::codec::DECODE_BYTES_MAX, "a record must decode");
 const _: () = assert!(OVERLAY_BYTES_MAX < crate::codec::DECODE_BYTES_MAX, "an overlay must decode");
+/// More than a policy, a head and an end have in a boot document: a byte that is escaped takes four.
+const DOCUMENT_BYTES_BESIDE: usize = EXEC_ALLOW_MAX * (4 * EXEC_ALLOW_BYTES_MAX + 64) + (64 << 10);
+/// zstd adds less than this to what does not compress.
+const fn packed_at_worst(bytes: usize) -> usize {
+    bytes + bytes / 128 + 1_024
+}
+const _: () = assert!(
+    packed_at_worst(2 * DECLARED_BYTES_MAX as usize + DOCUMENT_BYTES_BESIDE) <= OVERLAY_BYTES_MAX,
+    "what is declared must fit an overlay"
+);
 const _: () = assert!(2 * crate::journal::key::VALUE_BYTES_MAX < RECORD_BYTES_MAX, "one change must fit a record");
 const _: () = assert!(CHANGES_MAX <= TAKES_OFF_MAX, "one entry must fit a step of a rollback");

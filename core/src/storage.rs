@@ -252,6 +252,9 @@ pub trait Library: Clone + Send + Sync + 'static {
         term: Term,
         page: u32,
     ) -> impl Future<Output = Result<Option<Bytes>, StorageError>> + Send;
+    /// The newest snapshot at or before a sequence of those that are kept or rested on. It may be gone before its pages are
+    /// read.
+    fn snapshot_at(&self, at: Seq) -> Option<SnapshotMeta>;
 }
 
 /// What went wrong with a disk, and where.

@@ -628,7 +628,7 @@ fn admission(name: &str, incarnation: u128, wish: MemberWish) -> Admission {
         peer_address: Arc::from("10.0.0.2:9444"),
         client_address: Arc::from("10.0.0.2:9443"),
         wish,
-        feature_level: 2,
+        feature_level: limits::FEATURE_LEVEL,
     }
 }
 
@@ -771,4 +771,77 @@ fn a_chain_that_was_tampered_with_is_found() {
     assert_eq!(verifier.expect(player.state.head()).unwrap_err().sequence, Seq(3));
     let mut verifier = Verifier::new();
     assert_eq!(verifier.push(&stored[1]).unwrap_err().sequence, Seq(1));
+}
+
+/// Text that does not compress to less than two thirds.
+fn noise(bytes: usize, seed: u64) -> Setting {
+    let mut drawn = seed;
+    let letters = (0..bytes).map(|_| {
+        drawn = drawn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'!' + u8::try_from((drawn >> 33) % 59).unwrap())
+    });
+    value(&letters.collect::<String>())
+}
+
+/// A commit of one large value, of this many bytes, to a key of its own.
+fn large(player: &mut Player, scope: &Scope, number: u64, bytes: usize) -> Outcome {
+    let mut commit = draft(EntryType::Commit, scope.clone(), player.state.sequence());
+    commit.changes = vec![change(Key::new(&format!("files:/large/{number}")).unwrap(), noise(bytes, number))];
+    player.append(commit)
+}
+
+#[test]
+fn no_scope_declares_more_than_an_overlay_has_room_for() {
+    let mut player = fleet();
+    let hpc = Scope::VCluster(vcluster(0));
+    for scope in [Scope::Global, hpc.clone()] {
+        for number in 0..7 {
+            recorded(&large(&mut player, &scope, number, 1_000_000));
+        }
+        let weight = player.state.journal.weight(&scope);
+        let told = refused(large(&mut player, &scope, 8, 1_000_000));
+        let Refusal::Invalid { field, problem } = told else { panic!("{told:?}") };
+        assert_eq!(&*field, "changes");
+        let would = (weight + 1_000_000 + "files:/large/8=\n".len() as u64).to_string();
+        for part in [&scope.to_string(), &would, &limits::DECLARED_BYTES_MAX.to_string()] {
+            assert!(problem.contains(part.as_str()), "{part} is not in {problem:?}");
+        }
+        // What takes the place of something as large fits, and so does what fills the bound.
+        recorded(&large(&mut player, &scope, 0, 1_000_000));
+        let left = usize::try_from(limits::DECLARED_BYTES_MAX - weight).unwrap() - "files:/large/9=\n".len();
+        recorded(&large(&mut player, &scope, 9, left));
+        assert_eq!(player.state.journal.weight(&scope), limits::DECLARED_BYTES_MAX);
+    }
+    // Both at their bound, and nothing of it the same: it is built and stored.
+    let built = overlay::build(&player.state, &vcluster(0)).unwrap();
+    let store = JournalCommand::SetOverlay { vcluster: vcluster(0), overlay: built };
+    assert!(matches!(player.system("overlay", Command::Journal(store)), Outcome::Applied { .. }));
+}
+
+#[test]
+fn what_comes_back_when_something_temporary_expires_counts_all_the_while() {
+    let mut player = fleet();
+    recorded(&large(&mut player, &Scope::Global, 0, 1_000_000));
+    let before = player.state.journal.weight(&Scope::Global);
+    let mut short = draft(EntryType::Commit, Scope::Global, player.state.sequence());
+    short.changes = vec![change(Key::new("files:/large/0").unwrap(), value("short"))];
+    short.ttl_seconds = Some(900);
+    recorded(&player.append(short));
+    assert_eq!(player.state.journal.weight(&Scope::Global), before);
+    for number in 1..7 {
+        recorded(&large(&mut player, &Scope::Global, number, 1_000_000));
+    }
+    assert!(matches!(refused(large(&mut player, &Scope::Global, 7, 1_000_000)), Refusal::Invalid { .. }));
+    player.wait(901);
+    player.system("expiry", Command::Expire);
+    assert!(player.state.journal.weight(&Scope::Global) <= limits::DECLARED_BYTES_MAX);
+}
+
+#[test]
+fn before_feature_level_3_nothing_is_weighed() {
+    let mut player = Player::of(Member { feature_level: 2, ..first_member() });
+    for number in 0..8 {
+        recorded(&large(&mut player, &Scope::Global, number, 1_000_000));
+    }
+    assert!(player.state.journal.weight(&Scope::Global) > limits::DECLARED_BYTES_MAX);
 }

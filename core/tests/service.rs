@@ -460,7 +460,7 @@ fn the_cluster_itself_gives_its_own_commands_and_no_others() {
         peer_address: Arc::from("10.0.0.2:9444"),
         client_address: Arc::from("10.0.0.2:9443"),
         wish,
-        feature_level: 2,
+        feature_level: muster_core::limits::FEATURE_LEVEL,
     };
     let admit = |wish| Command::Members(MemberCommand::Admit(admission(wish)));
     assert!(matches!(player.system("membership", admit(MemberWish::Voter)), Outcome::Applied { .. }));

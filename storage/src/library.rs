@@ -9,7 +9,7 @@ use crate::history::{self, Blocks};
 use crate::snapshot::Kept;
 use bytes::Bytes;
 use muster_core::ids::{Index, Seq, Term};
-use muster_core::storage::{Library, Segment, StorageError};
+use muster_core::storage::{Library, Segment, SnapshotMeta, StorageError};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -243,5 +243,10 @@ impl<D: Disk> Library for FileLibrary<D> {
             Some(kept) => kept.page(&self.disk, page).await,
             None => Ok(None),
         }
+    }
+
+    fn snapshot_at(&self, at: Seq) -> Option<SnapshotMeta> {
+        let table = lock(&self.shared);
+        table.snapshots.iter().rev().find(|kept| kept.meta.sequence <= at).map(|kept| kept.meta.clone())
     }
 }

@@ -5,7 +5,7 @@ mod common;
 use common::crash_disk::{CrashDisk, Fault, SECTOR};
 use common::{Journal, entries, entry, hard_state, identity, pages, save};
 use muster_core::ids::{ClusterId, Incarnation, Index, ReplicaId, Seq};
-use muster_core::storage::{Archive, Identity, Library, LogStore, StorageError};
+use muster_core::storage::{Archive, Identity, Library, LogStore, SnapshotMeta, StorageError};
 use muster_storage::{Opened, WalOptions, init, inspect, open, ready, repair};
 use std::path::{Path, PathBuf};
 
@@ -357,4 +357,45 @@ fn inspection_tells_everything_and_reports_damage() {
         assert!(files.contains(file), "{file} is not among {files:?}");
     }
     assert!(!seen.snapshots[0].is_good && !seen.history[0].is_good);
+}
+
+#[test]
+fn a_base_that_rots_spoils_every_snapshot_on_it_which_is_told_and_none_of_it_is_served() {
+    let disk = CrashDisk::new();
+    let mut journal = Journal::new();
+    ready(init(disk.clone(), Path::new(ROOT), &identity(), Some((journal.meta(1, 1), pages(1))), TINY)).unwrap();
+    let mut opened = open_at(&disk).unwrap();
+    let mut layers = Vec::new();
+    for index in 2..=6 {
+        ready(opened.wal.append(&[hard_state(1, 3, index - 1), entries([entry(1, index, 350)])])).unwrap();
+        let (first, added) = journal.grow(2, 50);
+        ready(opened.archive.extend(first, added)).unwrap();
+        let meta = SnapshotMeta { layers: layers.clone(), ..journal.meta(index, 1) };
+        let (meta, oldest) = ready(save(&mut opened.archive, meta)).unwrap();
+        layers.clone_from(&meta.layers);
+        ready(opened.wal.purge(oldest)).unwrap();
+    }
+    assert_eq!(layers.len(), 5, "all of them rest on the first");
+    let base = Path::new("/data/snapshots/snap-1-2");
+    for (offset, page) in [(SECTOR + 10, 0), (SECTOR + 50, 1)] {
+        disk.flip(base, offset, 4);
+        // A replica that runs gives no damaged page to anybody, and all others.
+        for asked in 0..3 {
+            let read = ready(opened.library.page(Index(2), muster_core::ids::Term(1), asked));
+            assert_eq!(read.is_err(), asked == page, "page {asked}: {read:?}");
+        }
+        // One that starts tells the file and what to do; what to do tells that only others have what is lost.
+        assert_refused(open_at(&disk.after_kill()).map(|_| ()), base, offset);
+        let before = disk.fingerprint();
+        match ready(repair(disk.clone(), Path::new(ROOT))) {
+            Err(StorageError::Damaged { file, remedy, .. }) => {
+                assert_eq!(file, base.display().to_string());
+                assert!(remedy.contains("muster replace"), "{remedy}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(disk.fingerprint(), before);
+        disk.flip(base, offset, 4);
+    }
+    open_at(&disk.after_kill()).unwrap();
 }

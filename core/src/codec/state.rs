@@ -22,11 +22,13 @@
 mod load;
 mod make;
 mod problem;
+mod scope;
 mod sum;
 
 pub use load::StateLoader;
 pub(crate) use make::Maker;
 pub(crate) use problem::problem;
+pub(crate) use scope::ScopeLoader;
 
 use super::journal::{ConfigState1, Overlay1, Policy1, Scope1, Setting1};
 use super::mirror::{

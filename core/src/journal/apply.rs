@@ -7,15 +7,16 @@
 
 use super::check::{self, invalid};
 use super::command::{ConfigState, JournalCommand};
+use super::document::line_bytes;
 use super::entry::{
     AdminOperation, Author, Change, ConfigEntry, EntryDraft, EntryType, OperationDraft, OperationKind, Record,
 };
 use super::key::{Key, Scope, Setting};
-use super::live::{Emergency, Journal, Node, VCluster};
+use super::live::{Emergency, Journal, Node, VCluster, is_weighed, weight_of};
 use super::stack::{CannotReturn, Pair, Stack};
 use crate::codec;
 use crate::ids::{Age, NodeId, Seq, VClusterId, WallTime};
-use crate::limits::{RECORD_BYTES_MAX, STACK_DEPTH_MAX, TAKES_OFF_MAX};
+use crate::limits::{DECLARED_BYTES_MAX, FEATURE_BOUND, RECORD_BYTES_MAX, STACK_DEPTH_MAX, TAKES_OFF_MAX};
 use crate::request::{Refusal, Reply};
 use crate::storage::Segment;
 use alloc::format;
@@ -91,6 +92,9 @@ impl Journal {
             JournalCommand::AppendEntry(draft) => {
                 check::draft(&draft, level)?;
                 let effect = self.effect(&draft)?;
+                if level >= FEATURE_BOUND && draft.entry_type.pushes() {
+                    self.check_weight(&draft, &effect)?;
+                }
                 Ok(Plan::Entry(draft, effect))
             }
             JournalCommand::UpdateNodeState { node, state } => {
@@ -212,6 +216,38 @@ impl Journal {
             ));
         }
         Ok(effect)
+    }
+
+    /// Refuses a push after which its scope would declare more than overlays have room for. What makes a scope lighter is
+    /// accepted, however heavy it is.
+    fn check_weight(&self, draft: &EntryDraft, effect: &Effect) -> Result<(), Refusal> {
+        if !is_weighed(&draft.scope) {
+            return Ok(());
+        }
+        let now = self.weight(&draft.scope);
+        let pushed: u64 = effect.delta.iter().map(|change| line_bytes(&change.key, &change.next)).sum();
+        // Nearly everything fits even if it replaced nothing.
+        if now + pushed <= DECLARED_BYTES_MAX {
+            return Ok(());
+        }
+        let mut then = now;
+        for change in &effect.delta {
+            let old = self.stack(&draft.scope, &change.key).map_or(0, |stack| weight_of(&change.key, stack));
+            let new = line_bytes(&change.key, &change.next);
+            // What is temporary comes off again.
+            then = then - old + if draft.ttl_seconds.is_some() { new.max(old) } else { new };
+        }
+        if then <= DECLARED_BYTES_MAX || then <= now {
+            return Ok(());
+        }
+        Err(invalid(
+            "changes",
+            format!(
+                "{} would declare {then} bytes, at most {DECLARED_BYTES_MAX} fit the overlay that its nodes boot from: unset \
+                 what is not needed, or keep large content elsewhere and declare where",
+                draft.scope
+            ),
+        ))
     }
 
     fn rollback_effect(&self, draft: &EntryDraft) -> Result<Effect, Refusal> {

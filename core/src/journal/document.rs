@@ -132,6 +132,23 @@ const fn mode_word(mode: Mode) -> &'static str {
     }
 }
 
+/// How many bytes a setting has in an overlay: its line, and the line's end.
+pub(crate) fn line_bytes(key: &Key, setting: &Setting) -> u64 {
+    let key = key.as_str().len();
+    let bytes = match setting {
+        Setting::Unset => 0,
+        Setting::Absent => key + " absent\n".len(),
+        Setting::Value(value) => key + "=\n".len() + escaped_bytes(value),
+    };
+    bytes as u64
+}
+
+/// How long a value is once it is escaped.
+fn escaped_bytes(value: &str) -> usize {
+    let is_plain = value.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'\\');
+    if is_plain { value.len() } else { escape(value).len() }
+}
+
 fn escape(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     for c in value.chars() {

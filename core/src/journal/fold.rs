@@ -17,6 +17,7 @@ use alloc::vec::Vec;
 pub struct Fold {
     scope: Scope,
     sequence: Seq,
+    head: Seq,
     stacks: BTreeMap<Key, Vec<(Seq, Setting)>>,
 }
 
@@ -24,7 +25,19 @@ impl Fold {
     /// Before the first record.
     #[must_use]
     pub const fn new(scope: Scope) -> Self {
-        Self { scope, sequence: Seq(0), stacks: BTreeMap::new() }
+        Self { scope, sequence: Seq(0), head: Seq(0), stacks: BTreeMap::new() }
+    }
+
+    /// After a sequence, from what live state had there: the scope's head and the live pairs of its stacks. What live state had
+    /// forgotten by then is never uncovered later, so the fold goes on as one that saw every record.
+    #[must_use]
+    pub(crate) const fn after(
+        scope: Scope,
+        sequence: Seq,
+        head: Seq,
+        stacks: BTreeMap<Key, Vec<(Seq, Setting)>>,
+    ) -> Self {
+        Self { scope, sequence, head, stacks }
     }
 
     /// Takes the next record, of whatever scope.
@@ -34,10 +47,11 @@ impl Fold {
     pub fn push(&mut self, record: &Record) {
         assert!(record.sequence() > self.sequence, "record {} after {}", record.sequence(), self.sequence);
         self.sequence = record.sequence();
-        let Record::Entry(entry) = record else { return };
-        if entry.scope != self.scope {
+        if *record.scope() != self.scope {
             return;
         }
+        self.head = self.sequence;
+        let Record::Entry(entry) = record else { return };
         if entry.entry_type.pushes() {
             for change in &entry.delta {
                 self.stacks.entry(change.key.clone()).or_default().push((entry.sequence, change.next.clone()));
@@ -58,6 +72,12 @@ impl Fold {
     #[must_use]
     pub const fn sequence(&self) -> Seq {
         self.sequence
+    }
+
+    /// The last sequence taken that is about the scope.
+    #[must_use]
+    pub const fn head(&self) -> Seq {
+        self.head
     }
 
     /// What the scope declares here: each key it says something about, with the entry that says so.

@@ -1,12 +1,14 @@
 //! The journal's live state: what counts now, and nothing of the past but the head of its chain.
 //!
-//! Everything is a structure-sharing ordered map, so a clone is O(1) and stays what it was. Four of the maps are indexes
-//! (`touched`, `expiring`, `assigned`, and the pair `behind`/`overlays`): they follow from the others, are not stored in
-//! snapshots, and exist so that a rollback, a boot, an expiry and a look for stale overlays cost what they change.
+//! Everything is a structure-sharing ordered map, so a clone is O(1) and stays what it was. Five of the maps are indexes
+//! (`touched`, `expiring`, `assigned`, the pair `behind`/`overlays`, and `weights`): they follow from the others, are not stored
+//! in snapshots, and exist so that a rollback, a boot, an expiry, a look for stale overlays and the bound on what is declared
+//! cost what they change.
 //!
 //! Only [`super::apply`] moves it.
 
 use super::command::ConfigState;
+use super::document::line_bytes;
 use super::key::{Key, Scope, Setting};
 use super::overlay::BootOverlay;
 use super::policy::Policy;
@@ -87,6 +89,20 @@ pub struct Journal {
     pub(crate) behind: OrdSet<VClusterId>,
     /// Each vCluster under the version of its overlay, 0 for none.
     pub(crate) overlays: OrdSet<(Seq, VClusterId)>,
+    /// How many bytes of an overlay Global and each vCluster declare at most, whatever of it expires.
+    pub(crate) weights: OrdMap<Scope, u64>,
+}
+
+/// How many bytes of an overlay a stack comes to at most without another push: what counts, or what would if the temporary
+/// pairs above it expired.
+pub(crate) fn weight_of(key: &Key, stack: &Stack) -> u64 {
+    let permanent = stack.live.iter().rposition(|pair| pair.expires_at.is_none()).unwrap_or(0);
+    stack.live.iter().skip(permanent).map(|pair| line_bytes(key, &pair.setting)).max().unwrap_or(0)
+}
+
+/// Whether what a scope declares is part of overlays.
+pub(crate) const fn is_weighed(scope: &Scope) -> bool {
+    matches!(scope, Scope::Global | Scope::VCluster(_))
 }
 
 impl Journal {
@@ -108,6 +124,7 @@ impl Journal {
             assigned: OrdSet::new(),
             behind: OrdSet::new(),
             overlays: OrdSet::new(),
+            weights: OrdMap::new(),
         }
     }
 
@@ -156,6 +173,12 @@ impl Journal {
             .take_while(move |(of, _, _)| *of == scope)
             .filter_map(|(_, key, stack)| Some((key, stack.top()?)))
             .filter(|(_, pair)| pair.setting != Setting::Unset)
+    }
+
+    /// How many bytes of an overlay a scope declares at most; nodes' scopes are not weighed.
+    #[must_use]
+    pub fn weight(&self, scope: &Scope) -> u64 {
+        self.weights.get(scope).copied().unwrap_or(0)
     }
 
     /// The keys of a scope that were touched after a sequence, in order of the touch.
@@ -271,16 +294,19 @@ impl Journal {
     /// Replaces a stack by what `change` makes of it.
     pub(crate) fn with_stack<T>(&mut self, scope: &Scope, key: &Key, change: impl FnOnce(&mut Stack) -> T) -> T {
         let at = (scope.clone(), key.clone());
-        let (before, result, after) = if let Some(stack) = self.stacks.get_mut(&at) {
-            let before = stack.last_touch;
-            (before, change(Arc::make_mut(stack)), stack.last_touch)
+        let weigh = |stack: &Stack| if is_weighed(scope) { weight_of(key, stack) } else { 0 };
+        let (before, light, result, after, heavy) = if let Some(stack) = self.stacks.get_mut(&at) {
+            let (before, light) = (stack.last_touch, weigh(stack));
+            let result = change(Arc::make_mut(stack));
+            (before, light, result, stack.last_touch, weigh(stack))
         } else {
             let mut stack = Stack::new();
             let result = change(&mut stack);
-            let after = stack.last_touch;
+            let (after, heavy) = (stack.last_touch, weigh(&stack));
             self.stacks.insert(at, Arc::new(stack));
-            (Seq(0), result, after)
+            (Seq(0), 0, result, after, heavy)
         };
+        self.reweigh(scope, light, heavy);
         if before != after {
             if before != Seq(0) {
                 self.touched.remove(&(scope.clone(), before, key.clone()));
@@ -288,6 +314,14 @@ impl Journal {
             self.touched.insert((scope.clone(), after, key.clone()));
         }
         result
+    }
+
+    /// One of a scope's stacks came to weigh something else.
+    pub(crate) fn reweigh(&mut self, scope: &Scope, before: u64, after: u64) {
+        if before != after {
+            let weight = self.weights.entry(scope.clone()).or_insert(0);
+            *weight = *weight - before + after;
+        }
     }
 
     /// A pair that can expire became live.

@@ -8,7 +8,9 @@ use super::{Answer, EXPIRE_PULSE_MICROS, Effects, Replica};
 use crate::codec;
 use crate::ids::{Index, Term, Time, WallTime};
 use crate::journal::check::{level_of, system_part};
+use crate::journal::command::JournalCommand;
 use crate::journal::entry::{Author, Principal, Role};
+use crate::limits::OVERLAY_BYTES_MAX;
 use crate::members::MemberCommand;
 use crate::peer::PeerMessage;
 use crate::request::{Command, NotApplied, Outcome, RequestId, WriteRequest};
@@ -17,6 +19,21 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use raft::eraftpb::{Entry, Message, MessageType};
 use tracing::info;
+
+/// What a command may come to whatever the limit on proposals is: an overlay holds what was declared bit by bit, and must be
+/// stored whole.
+const fn least_room(command: &Command) -> u64 {
+    const BESIDE: u64 = 4 << 10;
+    match command {
+        Command::Journal(JournalCommand::SetOverlay { .. }) => OVERLAY_BYTES_MAX as u64 + BESIDE,
+        Command::Journal(_)
+        | Command::Members(_)
+        | Command::OpenSession
+        | Command::CloseSession
+        | Command::Expire
+        | Command::RaiseFeatureLevel(_) => 0,
+    }
+}
 
 /// Bytes of a write's proposal, without the times that differ from copy to copy.
 fn timeless_bytes(write: &WriteRequest) -> u64 {
@@ -123,7 +140,8 @@ impl Replica {
             let elapsed = self.now.micros_since(leadership.stamp);
             let proposal = Proposal { write: pending.write.clone(), recorded_at: self.wall, elapsed };
             let data = codec::encode_proposal(&proposal);
-            let (bytes, bytes_max) = (data.len() as u64, self.settings.limits.payload_bytes_max);
+            let bytes = data.len() as u64;
+            let bytes_max = self.settings.limits.payload_bytes_max.max(least_room(&pending.write.command));
             // The times in a proposal differ from copy to copy and decide nothing: too large is too large for every copy.
             if bytes > bytes_max && timeless_bytes(&pending.write) > bytes_max {
                 let outcome = Outcome::NotApplied(NotApplied::TooLarge { bytes, bytes_max });

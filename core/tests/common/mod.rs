@@ -204,7 +204,12 @@ pub struct Player {
 
 impl Player {
     pub fn new() -> Self {
-        let state = State::new(ClusterId(7), first_member());
+        Self::of(first_member())
+    }
+
+    /// A cluster that this member began.
+    pub fn of(member: Member) -> Self {
+        let state = State::new(ClusterId(7), member);
         Self { state, log: Vec::new(), index: 0, one_shots: 0, sessions: Vec::new(), elapsed: 0 }
     }
 

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use muster_core::codec::decode_record;
 use muster_core::ids::{Digest, NodeId, Seq, VClusterId};
 use muster_core::journal::entry::{Principal, Record};
-use muster_core::journal::fold::{Fold, Verifier};
+use muster_core::journal::fold::Verifier;
 use muster_core::journal::key::{Key, Scope, Setting};
+use muster_core::past::{self, PastError};
 use muster_core::query::{Answer, Declared, Query, answer};
 use muster_core::state::State;
 use muster_core::storage::Library;
@@ -50,12 +51,15 @@ async fn read_all<L: Library>(replica: &Replica<L>, after: Seq, upto: Seq) -> Re
     replica.handle.recorded(upto).await;
     let records = read(replica, after, upto).await?;
     if records.is_empty() && after < upto {
-        return Err(Status::unavailable(format!(
-            "this replica does not hold record {} yet; it is fetching its history: ask another, or later",
-            after.next()
-        )));
+        return Err(not_here_yet(after.next()));
     }
     Ok(records)
+}
+
+fn not_here_yet(sequence: Seq) -> Status {
+    Status::unavailable(format!(
+        "this replica does not hold record {sequence} yet; it is fetching its history: ask another, or later"
+    ))
 }
 
 fn decoded(bytes: &Bytes) -> Result<Record, Status> {
@@ -354,23 +358,15 @@ pub(super) async fn state_at<L: Library>(
             Err(refusal) => Err(Status::failed_precondition(format!("{refusal:?}"))),
         };
     }
-    let mut fold = Fold::new(scope.clone());
-    let mut head = Seq(0);
-    let mut read = Seq(0);
-    while read < at {
-        for (sequence, bytes) in read_all(replica, read, at).await? {
-            read = sequence;
-            let record = decoded(&bytes)?;
-            if *record.scope() == scope {
-                head = sequence;
-            }
-            fold.push(&record);
-        }
-        tokio::task::yield_now().await;
-    }
+    replica.handle.recorded(at).await;
+    let fold = past::scope_at(&replica.library, &scope, at).await.map_err(|error| match error {
+        PastError::Missing(sequence) => not_here_yet(sequence),
+        PastError::Storage(error) => Status::data_loss(error.to_string()),
+        PastError::Broken(problem) => Status::data_loss(problem),
+    })?;
     let declared =
         |(key, (sequence, setting)): (Key, (Seq, Setting))| Declared { key, setting, sequence, expires_at: None };
-    Ok(StateAt { at, head, settings: fold.at().into_iter().map(declared).collect() })
+    Ok(StateAt { at, head: fold.head(), settings: fold.at().into_iter().map(declared).collect() })
 }
 
 pub(super) async fn verify<L: Library>(

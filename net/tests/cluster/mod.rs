@@ -183,6 +183,10 @@ impl Library for Memory {
         let held = self.0.lock().unwrap();
         Ok(held.snapshots.get(&(index, term)).and_then(|(_, pages)| pages.get(page as usize)).cloned())
     }
+    fn snapshot_at(&self, at: Seq) -> Option<SnapshotMeta> {
+        let held = self.0.lock().unwrap();
+        held.snapshots.values().rev().map(|(meta, _)| meta).find(|meta| meta.sequence <= at).cloned()
+    }
 }
 
 /// A running replica with its servers.

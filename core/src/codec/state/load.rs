@@ -9,7 +9,7 @@ use crate::codec::mirror::Mirror;
 use crate::codec::{CodecError, DECODE_BYTES_MAX, decode_body, decode_up_to, malformed};
 use crate::ids::{ClusterId, SessionId};
 use crate::journal::key::{Key, Scope};
-use crate::journal::live::{Journal, Node, VCluster};
+use crate::journal::live::{Journal, Node, VCluster, is_weighed, weight_of};
 use crate::journal::stack::Stack;
 use crate::limits::STACK_DEPTH_MAX;
 use crate::state::{OneShot, Session, Sessions, State};
@@ -73,19 +73,8 @@ impl StateLoader {
             return Err(malformed(WHAT, format!("it is page {number}, expected {}", self.number)));
         }
         self.number += 1;
-        self.stream.extend_from_slice(&chunk);
         let stream = core::mem::take(&mut self.stream);
-        let mut rest = &stream[..];
-        while let Some((length, body)) = rest.split_first_chunk::<4>() {
-            let length = u32::from_le_bytes(*length) as usize;
-            if length > DECODE_BYTES_MAX {
-                return Err(malformed(WHAT, format!("an item claims {length} bytes")));
-            }
-            let Some((item, after)) = body.split_at_checked(length) else { break };
-            self.item(decode_body(WHAT, item)?)?;
-            rest = after;
-        }
-        self.stream = rest.to_vec();
+        self.stream = split_items(stream, &chunk, |item| self.item(item))?;
         self.passes |= is_all;
         Ok(())
     }
@@ -256,8 +245,28 @@ impl StateLoader {
     }
 }
 
+/// Takes the items that are complete with the next part of their stream; gives what is left of it.
+pub(super) fn split_items(
+    mut stream: Vec<u8>,
+    chunk: &[u8],
+    mut take: impl FnMut(Item1) -> Result<(), CodecError>,
+) -> Result<Vec<u8>, CodecError> {
+    stream.extend_from_slice(chunk);
+    let mut rest = &stream[..];
+    while let Some((length, body)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_le_bytes(*length) as usize;
+        if length > DECODE_BYTES_MAX {
+            return Err(malformed(WHAT, format!("an item claims {length} bytes")));
+        }
+        let Some((item, after)) = body.split_at_checked(length) else { break };
+        take(decode_body(WHAT, item)?)?;
+        rest = after;
+    }
+    Ok(rest.to_vec())
+}
+
 /// A page's number and the part of the stream that it holds.
-fn open_page(bytes: &[u8]) -> Result<(u32, Vec<u8>), CodecError> {
+pub(super) fn open_page(bytes: &[u8]) -> Result<(u32, Vec<u8>), CodecError> {
     if bytes.first().is_some_and(|format| *format <= UNCOMPRESSED) {
         let Page1 { number, chunk } = decode_up_to(FORMAT, WHAT, bytes)?;
         return Ok((number, chunk.into()));
@@ -318,7 +327,9 @@ fn put_stack(journal: &mut Journal, scope: Scope, key: Key, stack: Stack) -> Res
     if stack.last_touch > journal.scope_head(&scope) {
         return Err(malformed(WHAT, format!("{key} in {scope} was touched after the scope's head")));
     }
+    let mut light = 0;
     if let Some(before) = journal.stacks.get(&(scope.clone(), key.clone())).cloned() {
+        light = weight_of(&key, &before);
         for pair in &before.live {
             journal.will_not_expire(&scope, &key, pair);
         }
@@ -328,6 +339,9 @@ fn put_stack(journal: &mut Journal, scope: Scope, key: Key, stack: Stack) -> Res
         journal.will_expire(&scope, &key, pair);
     }
     journal.touched.insert((scope.clone(), stack.last_touch, key.clone()));
+    if is_weighed(&scope) {
+        journal.reweigh(&scope, light, weight_of(&key, &stack));
+    }
     journal.stacks.insert((scope, key), Arc::new(stack));
     Ok(())
 }

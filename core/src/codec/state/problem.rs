@@ -1,7 +1,7 @@
 //! The shape that every reachable state has: what is wrong with one that has another.
 
 use crate::ids::VClusterId;
-use crate::journal::live::Journal;
+use crate::journal::live::{Journal, is_weighed, weight_of};
 use crate::state::State;
 use crate::storage::Segment;
 use alloc::collections::BTreeMap;
@@ -50,6 +50,7 @@ fn history_problem(journal: &Journal) -> Option<String> {
 fn stacks_problem(journal: &Journal) -> Option<String> {
     let mut expiring = OrdSet::new();
     let mut touched = OrdSet::new();
+    let mut weights: BTreeMap<&crate::journal::key::Scope, u64> = BTreeMap::new();
     for ((scope, key), stack) in &journal.stacks {
         if let Some(problem) = stack.problem() {
             return Some(format!("the stack of {key} in {scope}: {problem}"));
@@ -58,6 +59,9 @@ fn stacks_problem(journal: &Journal) -> Option<String> {
             return Some(format!("{key} in {scope} was touched after the scope's head"));
         }
         touched.insert((scope.clone(), stack.last_touch, key.clone()));
+        if is_weighed(scope) {
+            *weights.entry(scope).or_default() += weight_of(key, stack);
+        }
         for pair in &stack.live {
             if let Some(due) = pair.expires_at {
                 expiring.insert((due, pair.sequence, scope.clone(), key.clone()));
@@ -69,6 +73,9 @@ fn stacks_problem(journal: &Journal) -> Option<String> {
     }
     if expiring != journal.expiring {
         return Some("the index of what expires does not follow from the stacks".into());
+    }
+    if let Some((scope, weight)) = weights.iter().find(|(scope, weight)| journal.weight(scope) != **weight) {
+        return Some(format!("{scope} declares {weight} bytes, its index says {}", journal.weight(scope)));
     }
     None
 }
