@@ -8,7 +8,7 @@ use cluster::{
     start_serving,
 };
 use muster_core::admission::BootLimits;
-use muster_core::ids::{NodeId, Seq};
+use muster_core::ids::{NodeId, Seq, VClusterId};
 use muster_core::journal::document::{self, Kind};
 use muster_core::journal::entry::EntryType;
 use muster_core::request::{Outcome, Refusal};
@@ -292,6 +292,47 @@ async fn a_slow_reader_that_keeps_its_pace_gets_all_of_it() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(running.replica.boots().stalled, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_overlay_arrives_as_it_is_however_it_is_read_and_whatever_replaces_it() {
+    let (running, client) = alone().await;
+    large_overlay(&client).await;
+    let whole = stored(&running).await;
+    let (here, path) = (&running.client_address, "/v1/boot/n1");
+    let whole =
+        if whole.header("etag") == get(here, path).await.header("etag") { whole } else { get(here, path).await };
+    let (total, overlay) = (whole.body.len(), whole.number("muster-overlay-length"));
+
+    // More than the buffers between take at once: what was begun goes on with the same bytes, from wherever it stopped.
+    let mut slow = reads_nothing(here, 2).await;
+    let mut got = vec![0; 70_001];
+    slow.read_exact(&mut got).await.unwrap();
+
+    for (first, last) in [(0, overlay - 1), (1, overlay), (12_345, overlay - 678), (overlay - 40_000, total - 1)] {
+        let part = ask(here, "GET", path, &[("range", &format!("bytes={first}-{last}"))]).await;
+        assert_eq!(part.code, 206);
+        assert!(part.body == whole.body[first..=last], "from {first} to {last}");
+    }
+
+    // Another overlay takes its place, and is asked for.
+    let sequence = running.replica.handle.view().state.sequence();
+    let more: String = std::iter::repeat_n("another value ", 1_000).collect();
+    let change = entry(EntryType::Commit, "vcluster:batch", &[("files:/more", &more)], sequence);
+    recorded(&client.write(&author(), change).await);
+    let state = running.replica.handle.view().state.clone();
+    let batch: VClusterId = "batch".parse().unwrap();
+    let newer = muster_core::overlay::build(&state, &batch).unwrap();
+    let checksum = newer.checksum;
+    let store = muster_core::driver::store_overlay(&state, batch, newer, 77);
+    let stored_anew = running.replica.handle.write(store, true).await;
+    assert!(matches!(stored_anew, Outcome::Applied { .. }), "{stored_anew:?}");
+    assert_eq!(get(here, path).await.header("muster-overlay-checksum"), checksum.to_string());
+
+    let head = got.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    got.resize(head + total, 0);
+    slow.read_exact(&mut got[70_001..]).await.unwrap();
+    assert!(got[head..] == whole.body, "the boot that was begun before is the one it was");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,7 @@
 use super::api::ClientLimits;
 use super::boot::Desk;
 use super::outgoing::Outgoing;
+use super::pages::{Lent, Line, Pages};
 use crate::tls::accept::Socket;
 use axum::http::{Request, Response};
 use futures_util::task::AtomicWaker;
@@ -50,6 +51,8 @@ pub(super) struct Pulse {
     multiplexed: AtomicBool,
     word: AtomicU8,
     waker: AtomicWaker,
+    /// None where the kernel's pages cannot be sent as they are.
+    lent: Option<Lent>,
 }
 
 /// A request and its answer on their way. The connection is not idle while it is held.
@@ -74,7 +77,7 @@ impl Drop for Turn {
 }
 
 impl Pulse {
-    fn new(began: Instant) -> Arc<Self> {
+    fn new(began: Instant, lends: bool) -> Arc<Self> {
         let pulse = Self {
             began,
             under_way: AtomicU32::new(0),
@@ -82,6 +85,7 @@ impl Pulse {
             multiplexed: AtomicBool::new(false),
             word: AtomicU8::new(GO_ON),
             waker: AtomicWaker::new(),
+            lent: lends.then(Lent::default),
         };
         pulse.quiet_since.store(pulse.now_ms(), Ordering::Relaxed);
         Arc::new(pulse)
@@ -95,6 +99,20 @@ impl Pulse {
     pub(super) fn speaks_http2(&self) {
         if !self.multiplexed.load(Ordering::Relaxed) {
             self.multiplexed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// What the answer's bytes may be sent from.
+    pub(super) fn lent(&self) -> Option<&Lent> {
+        self.lent.as_ref()
+    }
+
+    /// The answer's bytes may be sent from these pages, if there are any; they are only made where that is possible.
+    pub(super) fn lend<'a>(&self, pages: impl FnOnce() -> Option<&'a Arc<Pages>>) {
+        if let Some(lent) = &self.lent
+            && let Some(pages) = pages()
+        {
+            lent.lend(pages);
         }
     }
 
@@ -159,14 +177,14 @@ impl Watch {
     }
 
     /// A place for one more connection, if there is one.
-    fn enter(self: &Arc<Self>, connections_max: usize) -> Option<Entry> {
+    fn enter(self: &Arc<Self>, connections_max: usize, lends: bool) -> Option<Entry> {
         let mut pulses = self.pulses();
         if pulses.len() >= connections_max {
             self.turned_away.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let pulse = Pulse::new(self.began);
+        let pulse = Pulse::new(self.began, lends);
         pulses.insert(number, pulse.clone());
         Some(Entry { watch: self.clone(), number, pulse })
     }
@@ -239,11 +257,12 @@ pub(super) fn serve<S>(
     S: Service<Request<Incoming>, Response = Response<Outgoing>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
 {
-    let Some(entry) = watch.enter(limits.connections_max) else { return };
+    let Some(entry) = watch.enter(limits.connections_max, matches!(socket, Socket::Plain(_))) else { return };
     let service = front(&socket, &entry.pulse);
     let speaker = speaker.clone();
+    let line = Line::new(socket, entry.pulse.clone());
     tokio::spawn(async move {
-        let mut connection = pin!(speaker.serve_connection(TokioIo::new(socket), service));
+        let mut connection = pin!(speaker.serve_connection(TokioIo::new(line), service));
         let pulse = &entry.pulse;
         let mut told = false;
         let served = poll_fn(|context| {

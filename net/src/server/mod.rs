@@ -15,6 +15,7 @@ mod fleet;
 mod history;
 mod http;
 mod outgoing;
+mod pages;
 mod pipeline;
 
 pub(crate) use access::Access;

@@ -1,6 +1,7 @@
 //! What a shell needs of an overlay, made once: checksums as text, and its plain text where the node has no zstd.
 
 use super::lock;
+use crate::server::pages::Pages;
 use arc_swap::ArcSwap;
 use axum::http::HeaderValue;
 use bytes::Bytes;
@@ -8,8 +9,7 @@ use muster_core::ids::VClusterId;
 use muster_core::journal::overlay::BootOverlay;
 use muster_core::overlay;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::OnceCell;
 
 /// The largest overlay that is unpacked for a node, in bytes. One that is kept for each vCluster takes memory.
@@ -20,11 +20,10 @@ const FORMS_MAX: usize = 4_096;
 
 /// SHA-256 as lower-case hexadecimal.
 pub(super) fn sha256(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    digest.as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let digit = |four: u8| char::from(DIGITS[usize::from(four)]);
+    digest.as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 pub(super) fn header(text: String) -> HeaderValue {
@@ -56,6 +55,7 @@ pub(super) struct Form {
     /// The beginning of the checksum, which makes a tag.
     pub(super) tag: String,
     plain: OnceCell<Result<Checked, String>>,
+    pages: OnceLock<Option<Arc<Pages>>>,
 }
 
 impl Form {
@@ -67,6 +67,7 @@ impl Form {
             checksum: header(checksum),
             version: header(overlay.version.to_string()),
             plain: OnceCell::new(),
+            pages: OnceLock::new(),
             overlay,
         }
     }
@@ -74,6 +75,11 @@ impl Form {
     /// The text, if it was unpacked already.
     pub(super) fn plain(&self) -> Option<&Result<Checked, String>> {
         self.plain.get()
+    }
+
+    /// The stored bytes as the kernel sends them, for connections without TLS.
+    pub(super) fn pages(&self) -> Option<&Arc<Pages>> {
+        self.pages.get_or_init(|| Pages::of(&self.stored.bytes)).as_ref()
     }
 
     /// Unpacks it; once, however many ask.

@@ -393,6 +393,9 @@ fn answer(ask: &Ask, found: Found, place: Option<Place>) -> Answer {
     }
     if let Some(place) = &place {
         place.takes(count);
+        if let (false, Some((form, _))) = (ask.plain, &overlay) {
+            place.pulse().lend(|| form.pages());
+        }
     }
     let (mut skip, mut left) = (first, count);
     for part in &mut parts {

@@ -237,7 +237,7 @@ impl Desk {
                 }
                 drop(room);
                 self.begun.fetch_add(1, Ordering::Relaxed);
-                Ok(Place { desk: self.clone(), seat: at, _turn: turn })
+                Ok(Place { desk: self.clone(), seat: at, turn })
             }
             Admittance::Later { after_ms } => {
                 drop(room);
@@ -284,10 +284,15 @@ impl Desk {
 pub(super) struct Place {
     desk: Arc<Desk>,
     seat: usize,
-    _turn: Turn,
+    turn: Turn,
 }
 
 impl Place {
+    /// The connection that it is held on.
+    fn pulse(&self) -> &Pulse {
+        self.turn.pulse()
+    }
+
     /// So many bytes will be sent: that is how long it may be held.
     fn takes(&self, bytes: u64) {
         self.desk.bytes.fetch_add(bytes, Ordering::Relaxed);
