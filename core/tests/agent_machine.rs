@@ -457,6 +457,55 @@ fn an_unfinished_change_is_taken_back_after_a_crash() {
     assert_eq!(world.messages(EntryType::Rollback), ["taken back: the agent stopped in the middle of it"]);
 }
 
+/// A window 100 s old, then its key is set back to what is declared, and everything about that but the end is as told.
+fn set_back(stop_after: usize, refuses: bool) -> Option<World> {
+    let mut world = world();
+    world.set(alice(), SWAP, "10");
+    world.pass(100);
+    if refuses {
+        world.host.refuses.insert(k(SWAP));
+    }
+    world.ask(alice(), set(&[(SWAP, "60")], Consent::Yes));
+    for _ in 0..stop_after {
+        if world.todo.is_empty() {
+            return None;
+        }
+        world.carry_out(0);
+    }
+    Some(world)
+}
+
+#[test]
+fn a_crash_while_a_key_is_set_back_begins_no_new_window() {
+    let (mut taken_back, mut effects) = (0, 0);
+    while let Some(mut world) = set_back(effects, false) {
+        effects += 1;
+        world.kill();
+        world.now.boot = world.now.boot.plus_seconds(10);
+        world.start();
+        world.settle();
+        if let Some(window) = world.report().window {
+            taken_back += 1;
+            assert_eq!((world.is(SWAP), window.seconds_left), (v("10"), 125), "after {effects} effects");
+            world.pass(125);
+        }
+        assert_eq!((world.is(SWAP), world.report().phase), (v("60"), Phase::Committed), "after {effects} effects");
+        world.check_story();
+    }
+    assert!(taken_back > 2 && effects > taken_back, "{taken_back} of {effects}");
+}
+
+#[test]
+fn a_host_that_refuses_to_set_a_key_back_begins_no_new_window() {
+    let mut world = set_back(0, true).expect("nothing is carried out yet");
+    world.settle();
+    assert!(world.replies.values().any(|reply| matches!(reply, Reply::NotSet { .. })), "{:?}", world.replies);
+    assert_eq!((world.is(SWAP), seconds_left(&world)), (v("10"), 135));
+    world.host.refuses.clear();
+    world.pass(135);
+    assert_eq!(world.is(SWAP), v("60"));
+}
+
 #[test]
 fn a_lost_ledger_makes_what_differs_drift_and_rolls_nothing_back_at_once() {
     let mut world = world();

@@ -12,7 +12,7 @@ use muster_core::agent::effects::{
 };
 use muster_core::agent::event::{Event, Fact};
 use muster_core::agent::host::{BootId, BootTime, Consumer, HostError, Observed};
-use muster_core::agent::ledger::{Declared, Ledger};
+use muster_core::agent::ledger::{Cause, Declared, Doing, Ledger};
 use muster_core::agent::machine::{CONFLICT_GRACE_SECONDS, Machine, Settings};
 use muster_core::agent::operator::{Consent, Refused, Reply, Report, Request, Which};
 use muster_core::agent::value::agrees;
@@ -427,8 +427,8 @@ impl World {
         let at = self.todo.iter().position(first_of_kind).unwrap_or(at);
         match self.todo.remove(at).unwrap() {
             Todo::Save(save) => {
-                self.disk.save(&save);
                 self.note_saved(&save);
+                self.disk.save(&save);
                 self.input(Input::Saved(save.number));
             }
             Todo::Host(task) => self.host_work(task),
@@ -442,6 +442,13 @@ impl World {
             self.events.insert(event.number, event.clone());
         }
         let ledger = &save.ledger;
+        if let Some(before) = self.disk.ledger().filter(|before| before.boot == ledger.boot)
+            && let (Some(window), Some(Doing::Setting { .. }), None) =
+                (&before.window, &ledger.doing, &ledger.emergency)
+        {
+            let now = ledger.window.as_ref().map(|window| window.number);
+            assert_eq!(now, Some(window.number), "a window ends before what is being set was seen to be done");
+        }
         if let Some(window) = &ledger.window {
             let (deadline, may_move) = self.windows.entry(window.number).or_insert((window.deadline, false));
             // One that is over may thaw, and is over then.
@@ -482,7 +489,6 @@ impl World {
 
     /// A change of the host is begun only with what it needs on disk.
     fn check_promises_before(&self, key: &Key) {
-        use muster_core::agent::ledger::{Cause, Doing};
         let ledger = self.disk.ledger().expect("a change of the host before any ledger");
         match ledger.doing.as_ref().expect("a change of the host for nothing that is on disk") {
             Doing::Setting { keys, .. } => {
