@@ -129,6 +129,38 @@ fn what_is_changed_behind_the_agents_back_is_rolled_back_too() {
 }
 
 #[test]
+fn a_key_that_its_owner_sets_back_needs_no_window_and_the_journal_says_what_it_was() {
+    let mut world = world();
+    world.set(alice(), SWAP, "10");
+    let reply = world.set(alice(), SWAP, "60");
+    assert!(matches!(reply, Reply::Set { window: None, .. }), "{reply:?}");
+    let undone = &world.entries(EntryType::Rollback)[0];
+    assert_eq!((&undone.delta[0].previous, &undone.delta[0].next, &undone.author), (&v("10"), &v("60"), &alice()));
+    assert_eq!((world.report().phase, world.node_state()), (Phase::Committed, ConfigState::Committed));
+}
+
+#[test]
+fn what_changes_again_behind_the_agents_back_is_told_again() {
+    let mut world = world();
+    for value in ["owned", "owned again"] {
+        world.meddle(MOTD, v(value));
+        world.settle();
+    }
+    let told = world.entries(EntryType::DriftDetected);
+    let told: Vec<_> = told.iter().map(|entry| &entry.delta[0].next).collect();
+    assert_eq!(told, [&v("owned"), &v("owned again")]);
+}
+
+#[test]
+fn what_somebody_changed_unseen_is_found_before_a_set_and_not_overwritten() {
+    let mut world = world();
+    world.set(alice(), SWAP, "10");
+    world.host.state.insert(k(SWAP), v("99"));
+    let Refused::Owned(owned) = refused(world.set(alice(), SWAP, "20")) else { panic!("another refusal") };
+    assert_eq!((owned[0].1.clone(), world.is(SWAP)), (Owner::BehindItsBack, v("99")));
+}
+
+#[test]
 fn what_is_reverted_by_hand_needs_no_window() {
     let mut world = world();
     world.meddle(MOTD, v("owned"));
@@ -290,6 +322,23 @@ fn a_change_that_the_host_refuses_in_the_middle_is_taken_back() {
 }
 
 #[test]
+fn what_the_host_only_says_it_did_is_not_told_as_done() {
+    let mut world = world();
+    world.host.pretends.insert(k(MOTD));
+    let reply = world.answer(alice(), set(&[(SWAP, "10"), (MOTD, "bye")], Consent::Yes));
+    let Reply::NotSet { errors, taken_back, window: None } = reply else { panic!("{reply:?}") };
+    assert_eq!((&errors[0].key, &*errors[0].problem), (&k(MOTD), "it was to become bye and is hello"));
+    assert_eq!((taken_back, world.is(SWAP)), (Returned::Done { keys: vec![k(SWAP)] }, v("60")));
+
+    world.set(alice(), SWAP, "10");
+    world.host.pretends.insert(k(SWAP));
+    let reply = world.rollback(alice(), Which::Own);
+    let Reply::Returned(Returned::Failed { errors, .. }) = reply else { panic!("{reply:?}") };
+    assert_eq!(&*errors[0].problem, "it should be 60 and is 10");
+    assert_eq!((world.report().phase, world.node_state()), (Phase::Blocked, ConfigState::Drifted));
+}
+
+#[test]
 fn what_cannot_be_seen_is_no_drift_and_cannot_be_set() {
     let mut world = world();
     world.host.unseen.insert(k("gpu:0.power_limit"));
@@ -358,6 +407,7 @@ fn an_emergency_ends_by_commit_by_rollback_and_by_force() {
 #[test]
 fn an_emergency_survives_the_agent_and_the_machine() {
     let mut world = world();
+    world.pass(10_000);
     world.set(alice(), SWAP, "10");
     world.emergency(alice(), "fire");
     world.kill();
@@ -369,6 +419,8 @@ fn an_emergency_survives_the_agent_and_the_machine() {
     world.settle();
     assert_eq!((world.is(SWAP), world.report().phase), (v("60"), Phase::Emergency));
     assert_eq!(world.node_state(), ConfigState::Emergency, "a reboot ends no emergency");
+    let left = world.report().emergency.map(|emergency| emergency.seconds_left);
+    assert_eq!(left, Some(14_400), "time since boot begins anew, and so does its window");
     assert_eq!(world.messages(EntryType::Rollback), ["lost at a reboot: it was not committed"]);
 }
 
@@ -420,6 +472,22 @@ fn a_reboot_ends_in_what_is_declared_and_the_journal_says_what_was_lost() {
     let lost = &world.entries(EntryType::Rollback)[0];
     assert_eq!((&lost.delta[0].key, &lost.delta[0].previous), (&k(MOTD), &v("bye")));
     assert_eq!(&*lost.message, "lost at a reboot: it was not committed");
+}
+
+#[test]
+fn what_a_boot_cannot_bring_back_has_a_window_of_this_boot() {
+    let mut world = world();
+    world.pass(10_000);
+    world.set(alice(), MOTD, "bye");
+    world.reboot();
+    world.host.refuses.insert(k(MOTD));
+    world.start();
+    world.settle();
+    assert_eq!((world.is(MOTD), world.report().differences[0].owner.clone()), (v("bye"), Owner::NotReached));
+    assert_eq!(world.report().window.map(|window| (window.number, window.seconds_left)), Some((2, 300)));
+    world.host.refuses.clear();
+    world.pass(300);
+    assert_eq!((world.is(MOTD), world.report().phase), (v("hello"), Phase::Committed));
 }
 
 #[test]
@@ -643,6 +711,12 @@ fn what_the_agent_only_observes_gives_way_and_the_newest_value_is_said_at_last()
     }
     let waits = usize::try_from(world.report().spooled).unwrap();
     assert!((SPOOL.observations..=SPOOL.observations + 2).contains(&waits), "{waits}");
+    // What nobody was told of ends without a word.
+    for value in ["untold", "hello"] {
+        world.meddle(MOTD, v(value));
+        world.settle();
+    }
+    assert_eq!(usize::try_from(world.report().spooled).unwrap(), waits);
     // People have room.
     world.set(bob(), MOTD, "still here");
     world.meddle(SWAP, v("99"));

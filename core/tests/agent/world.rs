@@ -54,6 +54,8 @@ pub struct SimHost {
     pub initial: BTreeMap<Key, Setting>,
     pub consumers: BTreeMap<Key, u32>,
     pub refuses: BTreeSet<Key>,
+    /// Keys whose changes it says it made, and did not.
+    pub pretends: BTreeSet<Key>,
     pub unseen: BTreeSet<Key>,
     /// Keys that had consumers when that was last asked.
     pub used_when_asked: BTreeSet<Key>,
@@ -79,6 +81,9 @@ impl SimHost {
         self.changes.push((key.clone(), setting.clone()));
         if self.refuses.contains(key) {
             return refuse("read-only file system");
+        }
+        if self.pretends.contains(key) {
+            return Ok(());
         }
         let inside = format!("{key}/");
         let has_inside =
@@ -308,7 +313,7 @@ impl World {
         if self.up {
             self.connect();
         } else {
-            self.input(Input::Journal(JournalNews::Down));
+            self.input(Input::Journal(JournalNews::Down { why: Arc::from("cut off") }));
         }
     }
 
@@ -343,7 +348,7 @@ impl World {
     pub fn disconnect(&mut self) {
         self.up = false;
         if self.machine.is_some() {
-            self.input(Input::Journal(JournalNews::Down));
+            self.input(Input::Journal(JournalNews::Down { why: Arc::from("cut off") }));
         }
     }
 
@@ -522,7 +527,7 @@ impl World {
     fn journal_work(&mut self, task: JournalTask) {
         let news = match task {
             JournalTask::Age if self.up => JournalNews::Up { age: self.state.age() },
-            JournalTask::Age => JournalNews::Down,
+            JournalTask::Age => JournalNews::Down { why: Arc::from("cut off") },
             JournalTask::Write { ask, .. } if !self.up => {
                 JournalNews::Wrote { ask, outcome: Outcome::NotApplied(NotApplied::NoQuorum) }
             }
