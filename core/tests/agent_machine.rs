@@ -4,9 +4,9 @@
 mod agent_world;
 mod common;
 
-use agent_world::{World, agent, bob, k, refused, set, v};
+use agent_world::{Todo, World, agent, bob, k, refused, set, v};
 use common::{alice, node, vcluster};
-use muster_core::agent::effects::Level;
+use muster_core::agent::effects::{Input, Level};
 use muster_core::agent::host::BootTime;
 use muster_core::agent::ledger::Owner;
 use muster_core::agent::machine::SPOOL;
@@ -111,6 +111,7 @@ fn a_commit_whose_answer_is_lost_is_asked_again_under_the_same_id() {
     world.lost_answers = 1;
     let reply = world.stand_by(alice(), Which::Own);
     assert!(matches!(reply, Reply::Unknown { .. }), "{reply:?}");
+    assert!(world.report().commit_unknown);
     world.pass(6);
     assert_eq!((world.report().commit_unknown, world.report().phase), (false, Phase::Committed));
     assert_eq!(world.entries(EntryType::Commit).len(), 1);
@@ -220,6 +221,9 @@ fn anothers_key_is_refused_unless_it_is_taken_over() {
     world.set(alice(), SWAP, "10");
     let Refused::Owned(owned) = refused(world.set(bob(), SWAP, "20")) else { panic!("another refusal") };
     assert_eq!((owned[0].0.clone(), owned[0].1.clone()), (k(SWAP), Owner::Operator(alice())));
+    let named = Which::Keys(BTreeSet::from([k(SWAP)]));
+    assert!(matches!(refused(world.rollback(bob(), named.clone())), Refused::Owned(_)), "naming it is not enough");
+    assert!(matches!(refused(world.stand_by(bob(), named)), Refused::Owned(_)));
     let merge = Request::Set {
         changes: vec![(k(SWAP), v("20"))],
         consent: Consent::Yes,
@@ -293,6 +297,25 @@ fn a_consumer_of_one_key_keeps_all_keys_of_the_rollback_untouched() {
     assert!(refused(world.answer(alice(), Request::Extend { seconds: 10 })).to_string().contains("still"));
     world.stand_by(alice(), Which::All);
     assert_eq!(world.report().phase, Phase::Committed);
+}
+
+#[test]
+fn a_window_that_stood_still_goes_on_with_what_was_left() {
+    let mut world = world();
+    world.set(alice(), MOTD, "bye");
+    world.set(alice(), SWAP, "10");
+    world.pass(100);
+    world.host.consumers.insert(k(MOTD), 4711);
+    world.rollback(alice(), Which::Own);
+    assert_eq!(seconds_left(&world), 101);
+    world.pass(1_000);
+    world.meddle(MOTD, v("hello"));
+    world.settle();
+    assert_eq!((world.report().phase, seconds_left(&world)), (Phase::Drifted, 101));
+    world.pass(100);
+    assert_eq!(world.is(SWAP), v("10"));
+    world.pass(1);
+    assert_eq!((world.is(SWAP), world.report().phase), (v("60"), Phase::Committed));
 }
 
 #[test]
@@ -397,6 +420,11 @@ fn an_emergency_ends_by_commit_by_rollback_and_by_force() {
 
     world.emergency(alice(), "and again");
     world.set(alice(), SWAP, "30");
+    world.host.refuses.insert(k(SWAP));
+    let reply = world.rollback(alice(), Which::All);
+    assert!(matches!(reply, Reply::Returned(Returned::Failed { .. })), "{reply:?}");
+    assert_eq!(world.report().phase, Phase::Emergency, "a rollback that failed ends nothing");
+    world.host.refuses.clear();
     let reply = world.end_emergency(bob(), true);
     let Reply::EmergencyEnded { window: Some(window) } = reply else { panic!("{reply:?}") };
     assert_eq!((window.seconds_left, world.node_state()), (235, ConfigState::Drifted));
@@ -752,6 +780,41 @@ fn an_event_whose_request_the_cluster_forgot_is_searched_before_it_is_sent_again
 }
 
 #[test]
+fn an_event_that_finds_no_quorum_is_told_once_there_is_one() {
+    let mut world = world();
+    // The journal still answers questions.
+    world.up = false;
+    world.meddle(MOTD, v("owned"));
+    world.settle();
+    assert_eq!((world.report().spooled, world.report().connected), (1, true));
+    world.up = true;
+    world.pass(60);
+    assert_eq!((world.report().spooled, world.entries(EntryType::DriftDetected).len()), (0, 1));
+    world.check_story();
+}
+
+#[test]
+fn events_of_a_lost_ledger_are_searched_until_the_journal_tells() {
+    for recorded in [true, false] {
+        let mut world = world();
+        (world.lost_answers, world.up) = (1, recorded);
+        world.meddle(MOTD, v("owned"));
+        world.settle();
+        world.kill();
+        world.disk.ledger = None;
+        world.up = true;
+        world.start_after_repair("its ledger did not read and was set aside");
+        // It is away again before it was asked.
+        world.up = false;
+        world.settle();
+        world.up = true;
+        world.pass(60);
+        assert_eq!(world.report().spooled, 0);
+        world.check_story();
+    }
+}
+
+#[test]
 fn a_key_changed_here_and_in_the_journal_stands_still_and_the_rest_goes_on() {
     let mut world = world();
     world.disconnect();
@@ -771,6 +834,51 @@ fn a_key_changed_here_and_in_the_journal_stands_still_and_the_rest_goes_on() {
     assert_eq!((world.is(SWAP), world.report().phase), (v("20"), Phase::Committed));
     let given_up = &world.entries(EntryType::Rollback)[0];
     assert_eq!((&given_up.delta[0].previous, &given_up.delta[0].next), (&v("10"), &v("20")));
+}
+
+#[test]
+fn what_the_journal_declares_waits_until_it_has_heard_what_differs_here() {
+    let mut world = world();
+    world.disconnect();
+    world.set(alice(), SWAP, "10");
+    world.commit(MOTD, "news");
+    world.connect();
+    assert!(world.tell_declared());
+    // Whatever can be done on the host is done before anything is sent.
+    while !world.todo.is_empty() {
+        let here = world.todo.iter().position(|todo| !matches!(todo, Todo::Journal(_)));
+        world.carry_out(here.unwrap_or(0));
+        assert!(world.is(MOTD) == v("hello") || world.entries(EntryType::DriftDetected).len() == 1);
+    }
+    assert_eq!((world.is(SWAP), world.is(MOTD)), (v("10"), v("news")));
+}
+
+#[test]
+fn an_older_word_of_the_journal_than_what_is_known_changes_nothing() {
+    let mut world = world();
+    let older = world.declared();
+    world.commit(SWAP, "20");
+    world.settle();
+    let known = world.report().sequence;
+    world.input(Input::Declared(older));
+    world.settle();
+    assert_eq!((world.is(SWAP), world.report().sequence), (v("20"), known));
+}
+
+#[test]
+fn each_conflict_has_its_own_grace() {
+    let mut world = world();
+    for (key, here, there) in [(SWAP, "10", "20"), (MOTD, "bye", "news")] {
+        world.set(alice(), key, here);
+        world.commit(key, there);
+        world.pass(100);
+    }
+    world.pass(100);
+    assert_eq!((world.is(SWAP), world.is(MOTD)), (v("20"), v("bye")));
+    world.pass(99);
+    assert_eq!(world.is(MOTD), v("bye"));
+    world.pass(1);
+    assert_eq!((world.is(MOTD), world.report().phase), (v("news"), Phase::Committed));
 }
 
 #[test]
@@ -851,6 +959,9 @@ fn a_dimension_of_weight_zero_opens_no_window() {
 fn a_command_is_recorded_before_it_runs_and_only_if_the_policy_allows_it() {
     let exec = |line: &str| Request::Exec { arguments: line.split(' ').map(Arc::from).collect() };
     let policy = Policy { exec_allow: vec![Arc::from("uptime"), Arc::from("shell")], ..Policy::default() };
+    let no_shell = Policy { exec_allow: vec![Arc::from("uptime")], ..Policy::default() };
+    let mut world = World::new(no_shell, &[(SWAP, "60")]);
+    assert!(matches!(refused(world.answer(alice(), Request::ShellStart)), Refused::Forbidden { .. }));
     let mut world = World::new(policy, &[(SWAP, "60")]);
     assert!(matches!(refused(world.answer(alice(), exec("reboot now"))), Refused::Forbidden { .. }));
     let reply = world.answer(alice(), exec("uptime -p"));

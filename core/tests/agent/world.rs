@@ -283,7 +283,8 @@ impl World {
         self.entries(kind).iter().map(|entry| entry.message.to_string()).collect()
     }
 
-    fn declared(&self) -> Declared {
+    /// What a boot says at this moment.
+    pub fn declared(&self) -> Declared {
         let overlay = overlay::build(&self.state, &vcluster(0)).unwrap();
         let plan = boot::plan_with(&self.state, &node(0), overlay.clone()).unwrap();
         let delta = muster_core::journal::document::parse(std::str::from_utf8(&plan.delta).unwrap()).unwrap();
