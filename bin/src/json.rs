@@ -393,6 +393,7 @@ pub(crate) fn report(report: &Report) -> Value {
         "state": report.phase.word(),
         "mode": crate::policy_text::mode_word(report.mode),
         "connected": report.connected,
+        "away": report.away.as_deref(),
         "sequence": report.sequence.0,
         "declared": report.declared,
         "differences": differences.collect::<Vec<_>>(),

@@ -2,30 +2,13 @@
 
 mod common;
 
-use common::{Cluster, MUSTER, eventually, free_ports, muster};
+use common::{Cluster, FLEET, MUSTER, eventually, free_ports, muster};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
-
-const FLEET: &str = r#"
-[global.kernel]
-"vm.swappiness" = 10
-"vm.dirty_ratio" = 20
-[vcluster.batch.policy]
-base_window_seconds = 600
-[vcluster.batch.services]
-slurmd = "running"
-[[nodes]]
-names = "n[1-9]"
-vcluster = "batch"
-[[nodes]]
-names = "n7"
-[nodes.kernel]
-"vm.swappiness" = 1
-"#;
 
 fn boot_sh(node: &str, dir: &Path, replicas: &[String]) -> Output {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/boot.sh");

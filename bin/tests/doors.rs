@@ -2,7 +2,8 @@
 //!
 //! What is expected is not written here. It is what [`allow`] says of the caller that a certificate (or a user at the socket) is and
 //! of the operation that a request stands for. Written here is only how each kind of operation is asked, and by which transport:
-//! a kind without a way does not compile, and a method of an interface that nobody asks fails.
+//! a kind without a way does not compile, and a method of an interface that nobody asks fails. Where a list is asked for, what it
+//! shows is held against the table too.
 
 mod common;
 
@@ -15,15 +16,17 @@ use muster_core::agent::fleet::NodeReport;
 use muster_core::agent::operator::{Consent, Phase, Refused, Reply, Request, Which};
 use muster_core::ids::{Digest, Incarnation, NodeId, OneShotId, ReplicaName, Seq, VClusterId};
 use muster_core::journal::command::{ConfigState, JournalCommand};
-use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType, OperationDraft, OperationKind, Principal};
+use muster_core::journal::entry::{
+    Author, Change, EntryDraft, EntryType, OperationDraft, OperationKind, Principal, Record,
+};
 use muster_core::journal::key::{Key, Scope, Setting};
 use muster_core::journal::overlay::BootOverlay;
 use muster_core::journal::policy::{Mode, Policy};
 use muster_core::members::{Admission, MemberCommand, MemberWish};
-use muster_core::query::Query;
+use muster_core::query::{Answer, Query};
 use muster_core::request::{AdminRequest, Command, Freshness, Outcome, Refusal, RequestId, WriteRequest};
 use muster_core::service::local::{self, LocalRoles, Process};
-use muster_core::service::{About, Caller, Credential, Fleet, Kind, Operation, Rule, allow};
+use muster_core::service::{About, Caller, Credential, Fleet, Kind, Operation, Rule, allow, shows};
 use muster_net::convert::Wire;
 use muster_net::proto::agent::v1 as agent;
 use muster_net::proto::agent::v1::agent_client::AgentClient;
@@ -353,6 +356,8 @@ fn ways(kind: Kind) -> Vec<(Operation, Ask)> {
 enum Told {
     /// The door was passed, whatever came of it then.
     Passed,
+    /// The door was passed, and this was shown of what is not to be seen.
+    Leaked(Scope),
     /// The door said no.
     Denied(String),
     /// There was no connection.
@@ -369,6 +374,29 @@ fn of_status(status: &Status) -> Told {
 
 fn of_result<T>(result: Result<T, Status>) -> Told {
     result.map_or_else(|status| of_status(&status), |_| Told::Passed)
+}
+
+/// What was asked for and what was shown with it: of a list only what `shows` says.
+fn of_list<T>(caller: &Caller, listed: Result<T, Status>, scopes: impl FnOnce(T) -> Vec<Scope>) -> Told {
+    let fleet = Nodes::new();
+    match listed.map(scopes) {
+        Err(status) => of_status(&status),
+        Ok(scopes) => scopes.into_iter().find(|scope| !shows(caller, scope, &fleet)).map_or(Told::Passed, Told::Leaked),
+    }
+}
+
+/// What the answer to a question lists.
+fn listed(reply: v1::QueryReply) -> Vec<Scope> {
+    let Some(v1::query_reply::Result::Answer(answer)) = reply.result else { return Vec::new() };
+    match Answer::from_wire(answer).unwrap() {
+        Answer::VClusters(listed) => listed.into_iter().map(|listed| Scope::VCluster(listed.vcluster)).collect(),
+        Answer::Nodes(listed) => listed.into_iter().map(|listed| Scope::Node(listed.node)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn scopes_of(records: Vec<v1::Record>) -> Vec<Scope> {
+    records.into_iter().map(|record| Record::from_wire(record).unwrap().scope().clone()).collect()
 }
 
 fn of_outcome(outcome: Option<v1::Outcome>) -> Told {
@@ -426,7 +454,7 @@ impl Visitor {
                 let mut reply = reply.expect("an answer");
                 match (reply.outcomes.pop(), reply.answers.pop().and_then(|answer| answer.result)) {
                     (Some(outcome), _) => of_outcome(outcome.outcome),
-                    (None, Some(W::Reply(_))) => Told::Passed,
+                    (None, Some(W::Reply(reply))) => of_list(&self.caller, Ok(reply), listed),
                     (None, Some(W::Failed(failed))) => {
                         of_status(&Status::new(Code::from_i32(failed.code.try_into().unwrap()), failed.message))
                     }
@@ -476,7 +504,7 @@ impl Visitor {
                 let question =
                     || v1::QueryRequest { freshness: Some(Freshness::Local.to_wire()), query: Some(query.to_wire()) };
                 asked("Query");
-                let told = of_result(door.query(question()).await);
+                let told = of_list(&self.caller, door.query(question()).await, |reply| listed(reply.into_inner()));
                 let queries = vec![v1::TaggedQuery { tag: 1, query: Some(question()) }];
                 let piped = self.pipeline(v1::PipelineRequest { writes: Vec::new(), queries }).await;
                 return vec![told, piped];
@@ -502,12 +530,35 @@ impl Visitor {
             Ask::Log(scopes) => {
                 asked("Log");
                 let scopes = scopes.iter().map(Wire::to_wire).collect();
-                of_result(door.log(v1::LogRequest { scopes, ..v1::LogRequest::default() }).await)
+                match door.log(v1::LogRequest { scopes, ..v1::LogRequest::default() }).await {
+                    Err(status) => of_status(&status),
+                    Ok(replies) => {
+                        let replies: Vec<_> = replies.into_inner().collect().await;
+                        let replies: Result<Vec<_>, Status> = replies.into_iter().collect();
+                        of_list(&self.caller, replies, |replies| {
+                            replies.into_iter().flat_map(|reply| scopes_of(reply.records)).collect()
+                        })
+                    }
+                }
             }
             Ask::Subscribe(topic) => {
                 asked("Subscribe");
+                let is_list = matches!(topic, v1::subscribe_request::Topic::Scopes(_));
                 let topic = Some(topic.clone());
-                of_result(door.subscribe(v1::SubscribeRequest { topic, after: 0, heartbeat_ms: 0 }).await)
+                match door.subscribe(v1::SubscribeRequest { topic, after: 0, heartbeat_ms: 100 }).await {
+                    Err(status) => of_status(&status),
+                    Ok(tidings) => {
+                        let first = tidings.into_inner().message().await.map(Option::unwrap_or_default);
+                        // Of its own node an agent is told whatever concerned it, wherever the node was then.
+                        of_list(
+                            &self.caller,
+                            first,
+                            |first| {
+                                if is_list { scopes_of(first.records) } else { Vec::new() }
+                            },
+                        )
+                    }
+                }
             }
             Ask::StateAt(scope) => {
                 asked("StateAt");
@@ -532,7 +583,11 @@ impl Visitor {
             }
             Ask::Fleet => {
                 asked("Fleet");
-                of_result(door.fleet(v1::FleetRequest { node: String::new() }).await)
+                let heard = door.fleet(v1::FleetRequest { node: String::new() }).await;
+                of_list(&self.caller, heard, |heard| {
+                    let reports = heard.into_inner().nodes.into_iter().filter_map(|heard| heard.report);
+                    reports.map(|report| Scope::Node(name(&report.node))).collect()
+                })
             }
             Ask::Admit(admission) => {
                 use v1::admit_reply::Result as W;

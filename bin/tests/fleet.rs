@@ -4,7 +4,7 @@
 mod common;
 
 use common::agent::Agent;
-use common::secured::Secured;
+use common::secured::{Secured, Term, openssl_certificate};
 use common::{Cluster, eventually, free_ports};
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -280,6 +280,97 @@ fn a_renewed_certificate_is_taken_on_sighup_by_an_agent_that_goes_on() {
 }
 
 #[test]
+fn an_agent_whose_certificate_ends_looks_after_its_node_and_tells_it_all_once_it_is_renewed() {
+    use std::time::{Duration, SystemTime};
+    let secured = Secured::start(1);
+    secured.fleet();
+    secured.issue("agent", "gpu1");
+    let files = ["ca.pem", "agent-gpu1.pem", "agent-gpu1.key"].map(|file| secured.file(file));
+    let own = rustix::process::getuid().as_raw();
+    let more = format!(
+        "[security]\nca = {:?}\ncertificate = {:?}\nkey = {:?}\n[security.users]\n{own} = \"admin\"\n",
+        files[0], files[1], files[2]
+    );
+    let mut agent = Agent::of(secured.dir.path().join("agent"), "gpu1", &[secured.address(0)], &more);
+    agent.spawn();
+    let address = agent.address.clone();
+    let socket = agent.dir.join("data/agent.sock").display().to_string();
+    let here = |args: &[&str]| common::muster(&[args, &["--agent", &socket]].concat());
+    let far = |args: &[&str]| secured.by("admin-root", &[args, &["--agent", &address]].concat());
+    let report = || {
+        let shown = here(&["drift", "gpu1", "--json"]);
+        (shown.code == 0).then(|| shown.json())
+    };
+    let connected = |is: bool| move |report: &Value| report["connected"] == is && report["state"] != "booting";
+    eventually("it has booted", || report().filter(connected(true)));
+    far(&["set", "files:/motd=before", "--node", "gpu1"]).expect(0);
+    let window =
+        eventually("that is told", || report().filter(|report| report["spooled"] == 0))["window"]["number"].clone();
+
+    // It is started again with a certificate that ends soon, and a change is made when it does, on connections that are up.
+    let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    let (ends, short) = (now().as_secs() + 8, secured.at("short"));
+    openssl_certificate(&secured, "muster://prod/agent/gpu1", &short, Term::Until(ends));
+    for (end, file) in [("pem", &files[1]), ("key", &files[2])] {
+        std::fs::rename(format!("{short}.{end}"), file).unwrap();
+    }
+    agent.kill();
+    agent.spawn();
+    // On a machine too busy to boot before that, it ends while the agent boots.
+    eventually("it runs", || report().filter(|report| connected(true)(report) || now().as_secs() >= ends));
+    std::thread::sleep(Duration::from_secs(ends).saturating_sub(now()));
+    here(&["set", "files:/motd=during", "--merge", "--node", "gpu1"]).expect(0);
+    let away = eventually("it says so", || report().filter(connected(false)));
+    let why = away["away"].as_str().unwrap_or_default();
+    assert!(why.contains("agent/gpu1") && why.contains("ended"), "{away}");
+    let words = here(&["drift", "gpu1"]).expect(0).stdout;
+    assert!(words.contains("the journal is away: ") && words.contains("ended"), "{words}");
+    assert!(agent.words().contains("the journal does not answer; the agent goes on"), "{}", agent.words());
+    // Nobody speaks with it over the network, and is told why.
+    eventually("its certificate counts nowhere any more", || {
+        let refused = far(&["drift", "gpu1"]);
+        (refused.code == 3 && refused.stderr.contains("its certificate has expired")).then_some(())
+    });
+    // On the node everything goes on, but for what takes a quorum.
+    assert_eq!((&away["window"]["number"], agent.read("/motd").as_deref()), (&window, Some("during")), "{away}");
+    here(&["commit", "gpu1", "-m", "no"]).expect(5);
+    here(&["rollback", "gpu1"]).expect(0);
+    assert_eq!(agent.read("/motd"), None);
+    here(&["set", "files:/other=kept", "--node", "gpu1"]).expect(0);
+    assert!(report().unwrap()["spooled"].as_u64().unwrap() >= 3, "{:?}", report());
+    let spooled = report().unwrap()["spooled"].clone();
+    agent.kill();
+    agent.spawn();
+    let after = eventually("it runs again", || report());
+    assert_eq!((&after["spooled"], agent.read("/other").as_deref()), (&spooled, Some("kept")), "{after}");
+    assert!(
+        agent.words().contains("the certificate has ended: renew it with `muster certs renew`"),
+        "{}",
+        agent.words()
+    );
+
+    // Renewed, it tells everything, in order, each once.
+    common::muster(&["certs", "renew", "--days", "7", &files[1]]).expect(0);
+    assert!(std::process::Command::new("kill").args(["-HUP", &agent.id().to_string()]).status().unwrap().success());
+    eventually("it has told everything", || report().filter(connected(true)).filter(|report| report["spooled"] == 0));
+    secured.by("admin-root", &["commit", "gpu1", "--all", "-m", "after", "--agent", &agent.address]).expect(0);
+    let story =
+        secured.by("admin-root", &["log", "--scope", "node:gpu1", "--json", "--after", "0"]).expect(0).json_lines();
+    let told: Vec<String> = story
+        .iter()
+        .filter(|record| record["type"] != "boot-config")
+        .map(|record| {
+            let next = &record["delta"][0]["next"]["value"];
+            let next = next.as_str().and_then(|value| value.split("text=").last());
+            format!("{} {}", record["type"].as_str().unwrap(), next.unwrap_or("-"))
+        })
+        .collect();
+    let expected =
+        ["drift-detected before", "drift-detected during", "rollback -", "drift-detected kept", "commit kept"];
+    assert_eq!(told, expected, "{story:#?}");
+}
+
+#[test]
 fn a_hang_up_ends_nobody_who_has_no_certificates() {
     let cluster = journal(1, &[]);
     let agent = Agent::start(&cluster, "n1", "v");
@@ -371,6 +462,27 @@ fn a_damaged_spool_or_cache_is_mended_and_told_and_the_window_goes_on() {
     assert_eq!(agent.read("/motd"), None);
 }
 
+/// A small disk, mounted for as long as the test needs it.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// None where one cannot be made.
+    fn at(path: &std::path::Path) -> Option<Self> {
+        std::fs::create_dir_all(path).unwrap();
+        let mount =
+            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(path).status();
+        mount.is_ok_and(|status| status.success()).then(|| Self(path.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: whoever still has files open there lets go of them later.
+        let unmounted = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+        assert!(std::thread::panicking() || unmounted.is_ok_and(|status| status.success()), "it is still mounted");
+    }
+}
+
 #[test]
 fn a_full_disk_stops_the_agent_before_anything_is_done_that_it_could_not_remember() {
     if !rustix::process::getuid().is_root() {
@@ -381,13 +493,10 @@ fn a_full_disk_stops_the_agent_before_anything_is_done_that_it_could_not_remembe
     cluster.muster(&["commit", "--scope", "node:n1", "--boot-config", "vcluster=v", "-m", "new"]).expect(0);
     let mut agent = Agent::configure(&cluster, "n1", "");
     let data = agent.dir.join("data");
-    std::fs::create_dir_all(&data).unwrap();
-    let mounting =
-        |args: &[&str]| std::process::Command::new(args[0]).args(&args[1..]).status().is_ok_and(|s| s.success());
-    if !mounting(&["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", data.to_str().unwrap()]) {
+    let Some(_disk) = SmallDisk::at(&data) else {
         eprintln!("skipped: a small disk cannot be made here");
         return;
-    }
+    };
     agent.spawn();
     agent.wait_until_connected();
     agent.muster(&["set", "files:/kept=1", "--node", "n1"]).expect(0);
@@ -406,6 +515,4 @@ fn a_full_disk_stops_the_agent_before_anything_is_done_that_it_could_not_remembe
     assert_eq!((agent.read("/kept").as_deref(), agent.read("/lost")), (Some("1"), None));
     assert_eq!(report["differences"].as_array().unwrap().len(), 1, "{report}");
     agent.muster(&["rollback", "n1"]).expect(0);
-    agent.kill();
-    assert!(mounting(&["umount", data.to_str().unwrap()]));
 }

@@ -2,26 +2,9 @@
 
 mod common;
 
-use common::{Cluster, Ended, MUSTER, eventually, muster};
+use common::{Cluster, Ended, FLEET, MUSTER, Running, eventually, muster};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-const FLEET: &str = r#"
-[global.kernel]
-"vm.swappiness" = 10
-[vcluster.batch.policy]
-base_window_seconds = 600
-[vcluster.batch.services]
-slurmd = "running"
-[vcluster.idle.policy]
-[[nodes]]
-names = "n[1-20]"
-vcluster = "batch"
-[[nodes]]
-names = "n7"
-[nodes.kernel]
-"vm.swappiness" = 1
-"#;
 
 fn sequence(ended: &Ended) -> u64 {
     ended.json()["sequence"].as_u64().unwrap_or_else(|| panic!("no sequence: {ended:?}"))
@@ -45,9 +28,9 @@ fn dev_once_tells_the_whole_story_in_time() {
 
 #[test]
 fn dev_leaves_no_process_and_no_directory_behind() {
-    let mut child = Command::new(MUSTER).args(["dev", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Running(Command::new(MUSTER).args(["dev", "--json"]).stdout(Stdio::piped()).spawn().unwrap());
     let mut line = String::new();
-    let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut output = std::io::BufReader::new(child.0.stdout.take().unwrap());
     std::io::BufRead::read_line(&mut output, &mut line).unwrap();
     let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
     let server = ready["servers"][0].as_str().unwrap();
@@ -55,8 +38,7 @@ fn dev_leaves_no_process_and_no_directory_behind() {
     let status = muster(&["status", "--json", "--context", context]).expect(0).json();
     assert_eq!(status["replicas"].as_array().unwrap().len(), 4);
     assert!(status["replicas"].as_array().unwrap().iter().all(|replica| replica["tls"] == true));
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    assert!(child.wait().unwrap().success());
+    assert!(child.interrupt().success());
     muster(&["status", "--timeout", "0.5", "--server", server]).expect(1);
     assert!(!std::path::Path::new(ready["dir"].as_str().unwrap()).exists());
 }
@@ -156,19 +138,18 @@ fn what_the_rules_refuse_is_told_with_its_reason_and_recorded_nowhere() {
 #[test]
 fn following_the_log_shows_what_is_committed_meanwhile() {
     let cluster = Cluster::start(1, 0);
-    let mut follower = Command::new(MUSTER)
+    let follower = Command::new(MUSTER)
         .args(["log", "--follow", "--json", "--type", "commit", "--server", &cluster.servers()])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(follower.stdout.take().unwrap()));
+    let mut follower = Running(follower);
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(follower.0.stdout.take().unwrap()));
     for value in ["1", "2", "3"] {
         cluster.muster(&["commit", "--scope", "global", &format!("kernel:a={value}"), "-m", value]).expect(0);
         let record: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
         assert_eq!(record["message"], value);
     }
-    follower.kill().unwrap();
-    follower.wait().unwrap();
 }
 
 #[test]

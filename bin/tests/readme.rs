@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::MUSTER;
+use common::{MUSTER, Running};
 use std::io::BufRead as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -25,11 +25,12 @@ fn commands() -> Vec<String> {
 
 #[test]
 fn the_commands_of_the_readme_do_what_they_say() {
-    let mut dev =
+    let dev =
         Command::new(MUSTER).args(["dev", "--json"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut dev = Running(dev);
     let mut ready = String::new();
     // Held until the end: `dev` stops when nobody reads what it prints.
-    let mut output = std::io::BufReader::new(dev.stdout.take().unwrap());
+    let mut output = std::io::BufReader::new(dev.0.stdout.take().unwrap());
     output.read_line(&mut ready).unwrap();
     let ready: serde_json::Value = serde_json::from_str(&ready).unwrap();
     let context = ready["context"].as_str().unwrap();
@@ -57,7 +58,6 @@ fn the_commands_of_the_readme_do_what_they_say() {
             broken.push(format!("{line}: {}", String::from_utf8_lossy(&output.stderr)));
         }
     }
-    assert!(Command::new("kill").args(["-INT", &dev.id().to_string()]).status().unwrap().success());
-    dev.wait().unwrap();
+    dev.interrupt();
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }

@@ -4,9 +4,9 @@
 mod agent_world;
 mod common;
 
-use agent_world::{World, agent, bob, k, refused, set, v};
+use agent_world::{Todo, World, agent, bob, k, refused, set, v};
 use common::{alice, node, vcluster};
-use muster_core::agent::effects::Level;
+use muster_core::agent::effects::{Input, Level};
 use muster_core::agent::host::BootTime;
 use muster_core::agent::ledger::Owner;
 use muster_core::agent::machine::SPOOL;
@@ -111,6 +111,7 @@ fn a_commit_whose_answer_is_lost_is_asked_again_under_the_same_id() {
     world.lost_answers = 1;
     let reply = world.stand_by(alice(), Which::Own);
     assert!(matches!(reply, Reply::Unknown { .. }), "{reply:?}");
+    assert!(world.report().commit_unknown);
     world.pass(6);
     assert_eq!((world.report().commit_unknown, world.report().phase), (false, Phase::Committed));
     assert_eq!(world.entries(EntryType::Commit).len(), 1);
@@ -126,6 +127,38 @@ fn what_is_changed_behind_the_agents_back_is_rolled_back_too() {
     assert_eq!((&*drift[0].message, &drift[0].author), ("changed outside muster", &agent()));
     world.pass(300);
     assert_eq!(world.is(MOTD), v("hello"));
+}
+
+#[test]
+fn a_key_that_its_owner_sets_back_needs_no_window_and_the_journal_says_what_it_was() {
+    let mut world = world();
+    world.set(alice(), SWAP, "10");
+    let reply = world.set(alice(), SWAP, "60");
+    assert!(matches!(reply, Reply::Set { window: None, .. }), "{reply:?}");
+    let undone = &world.entries(EntryType::Rollback)[0];
+    assert_eq!((&undone.delta[0].previous, &undone.delta[0].next, &undone.author), (&v("10"), &v("60"), &alice()));
+    assert_eq!((world.report().phase, world.node_state()), (Phase::Committed, ConfigState::Committed));
+}
+
+#[test]
+fn what_changes_again_behind_the_agents_back_is_told_again() {
+    let mut world = world();
+    for value in ["owned", "owned again"] {
+        world.meddle(MOTD, v(value));
+        world.settle();
+    }
+    let told = world.entries(EntryType::DriftDetected);
+    let told: Vec<_> = told.iter().map(|entry| &entry.delta[0].next).collect();
+    assert_eq!(told, [&v("owned"), &v("owned again")]);
+}
+
+#[test]
+fn what_somebody_changed_unseen_is_found_before_a_set_and_not_overwritten() {
+    let mut world = world();
+    world.set(alice(), SWAP, "10");
+    world.host.state.insert(k(SWAP), v("99"));
+    let Refused::Owned(owned) = refused(world.set(alice(), SWAP, "20")) else { panic!("another refusal") };
+    assert_eq!((owned[0].1.clone(), world.is(SWAP)), (Owner::BehindItsBack, v("99")));
 }
 
 #[test]
@@ -188,6 +221,9 @@ fn anothers_key_is_refused_unless_it_is_taken_over() {
     world.set(alice(), SWAP, "10");
     let Refused::Owned(owned) = refused(world.set(bob(), SWAP, "20")) else { panic!("another refusal") };
     assert_eq!((owned[0].0.clone(), owned[0].1.clone()), (k(SWAP), Owner::Operator(alice())));
+    let named = Which::Keys(BTreeSet::from([k(SWAP)]));
+    assert!(matches!(refused(world.rollback(bob(), named.clone())), Refused::Owned(_)), "naming it is not enough");
+    assert!(matches!(refused(world.stand_by(bob(), named)), Refused::Owned(_)));
     let merge = Request::Set {
         changes: vec![(k(SWAP), v("20"))],
         consent: Consent::Yes,
@@ -264,6 +300,25 @@ fn a_consumer_of_one_key_keeps_all_keys_of_the_rollback_untouched() {
 }
 
 #[test]
+fn a_window_that_stood_still_goes_on_with_what_was_left() {
+    let mut world = world();
+    world.set(alice(), MOTD, "bye");
+    world.set(alice(), SWAP, "10");
+    world.pass(100);
+    world.host.consumers.insert(k(MOTD), 4711);
+    world.rollback(alice(), Which::Own);
+    assert_eq!(seconds_left(&world), 101);
+    world.pass(1_000);
+    world.meddle(MOTD, v("hello"));
+    world.settle();
+    assert_eq!((world.report().phase, seconds_left(&world)), (Phase::Drifted, 101));
+    world.pass(100);
+    assert_eq!(world.is(SWAP), v("10"));
+    world.pass(1);
+    assert_eq!((world.is(SWAP), world.report().phase), (v("60"), Phase::Committed));
+}
+
+#[test]
 fn a_rollback_that_the_host_refuses_is_told_as_it_came_out() {
     let mut world = world();
     world.set(alice(), MOTD, "bye");
@@ -287,6 +342,23 @@ fn a_change_that_the_host_refuses_in_the_middle_is_taken_back() {
     assert_eq!((&errors[0].key, window), (&k(MOTD), None));
     assert_eq!(taken_back, Returned::Done { keys: vec![k(SWAP)] });
     assert_eq!((world.is(SWAP), world.report().phase), (v("60"), Phase::Committed));
+}
+
+#[test]
+fn what_the_host_only_says_it_did_is_not_told_as_done() {
+    let mut world = world();
+    world.host.pretends.insert(k(MOTD));
+    let reply = world.answer(alice(), set(&[(SWAP, "10"), (MOTD, "bye")], Consent::Yes));
+    let Reply::NotSet { errors, taken_back, window: None } = reply else { panic!("{reply:?}") };
+    assert_eq!((&errors[0].key, &*errors[0].problem), (&k(MOTD), "it was to become bye and is hello"));
+    assert_eq!((taken_back, world.is(SWAP)), (Returned::Done { keys: vec![k(SWAP)] }, v("60")));
+
+    world.set(alice(), SWAP, "10");
+    world.host.pretends.insert(k(SWAP));
+    let reply = world.rollback(alice(), Which::Own);
+    let Reply::Returned(Returned::Failed { errors, .. }) = reply else { panic!("{reply:?}") };
+    assert_eq!(&*errors[0].problem, "it should be 60 and is 10");
+    assert_eq!((world.report().phase, world.node_state()), (Phase::Blocked, ConfigState::Drifted));
 }
 
 #[test]
@@ -348,6 +420,11 @@ fn an_emergency_ends_by_commit_by_rollback_and_by_force() {
 
     world.emergency(alice(), "and again");
     world.set(alice(), SWAP, "30");
+    world.host.refuses.insert(k(SWAP));
+    let reply = world.rollback(alice(), Which::All);
+    assert!(matches!(reply, Reply::Returned(Returned::Failed { .. })), "{reply:?}");
+    assert_eq!(world.report().phase, Phase::Emergency, "a rollback that failed ends nothing");
+    world.host.refuses.clear();
     let reply = world.end_emergency(bob(), true);
     let Reply::EmergencyEnded { window: Some(window) } = reply else { panic!("{reply:?}") };
     assert_eq!((window.seconds_left, world.node_state()), (235, ConfigState::Drifted));
@@ -358,6 +435,7 @@ fn an_emergency_ends_by_commit_by_rollback_and_by_force() {
 #[test]
 fn an_emergency_survives_the_agent_and_the_machine() {
     let mut world = world();
+    world.pass(10_000);
     world.set(alice(), SWAP, "10");
     world.emergency(alice(), "fire");
     world.kill();
@@ -369,6 +447,8 @@ fn an_emergency_survives_the_agent_and_the_machine() {
     world.settle();
     assert_eq!((world.is(SWAP), world.report().phase), (v("60"), Phase::Emergency));
     assert_eq!(world.node_state(), ConfigState::Emergency, "a reboot ends no emergency");
+    let left = world.report().emergency.map(|emergency| emergency.seconds_left);
+    assert_eq!(left, Some(14_400), "time since boot begins anew, and so does its window");
     assert_eq!(world.messages(EntryType::Rollback), ["lost at a reboot: it was not committed"]);
 }
 
@@ -423,6 +503,22 @@ fn a_reboot_ends_in_what_is_declared_and_the_journal_says_what_was_lost() {
 }
 
 #[test]
+fn what_a_boot_cannot_bring_back_has_a_window_of_this_boot() {
+    let mut world = world();
+    world.pass(10_000);
+    world.set(alice(), MOTD, "bye");
+    world.reboot();
+    world.host.refuses.insert(k(MOTD));
+    world.start();
+    world.settle();
+    assert_eq!((world.is(MOTD), world.report().differences[0].owner.clone()), (v("bye"), Owner::NotReached));
+    assert_eq!(world.report().window.map(|window| (window.number, window.seconds_left)), Some((2, 300)));
+    world.host.refuses.clear();
+    world.pass(300);
+    assert_eq!((world.is(MOTD), world.report().phase), (v("hello"), Phase::Committed));
+}
+
+#[test]
 fn a_node_boots_from_what_it_kept_when_the_journal_is_away() {
     let mut world = world();
     world.disconnect();
@@ -455,6 +551,55 @@ fn an_unfinished_change_is_taken_back_after_a_crash() {
     world.settle();
     assert_eq!((world.is(SWAP), world.is(MOTD), world.report().phase), (v("60"), v("hello"), Phase::Committed));
     assert_eq!(world.messages(EntryType::Rollback), ["taken back: the agent stopped in the middle of it"]);
+}
+
+/// A window 100 s old, then its key is set back to what is declared, and everything about that but the end is as told.
+fn set_back(stop_after: usize, refuses: bool) -> Option<World> {
+    let mut world = world();
+    world.set(alice(), SWAP, "10");
+    world.pass(100);
+    if refuses {
+        world.host.refuses.insert(k(SWAP));
+    }
+    world.ask(alice(), set(&[(SWAP, "60")], Consent::Yes));
+    for _ in 0..stop_after {
+        if world.todo.is_empty() {
+            return None;
+        }
+        world.carry_out(0);
+    }
+    Some(world)
+}
+
+#[test]
+fn a_crash_while_a_key_is_set_back_begins_no_new_window() {
+    let (mut taken_back, mut effects) = (0, 0);
+    while let Some(mut world) = set_back(effects, false) {
+        effects += 1;
+        world.kill();
+        world.now.boot = world.now.boot.plus_seconds(10);
+        world.start();
+        world.settle();
+        if let Some(window) = world.report().window {
+            taken_back += 1;
+            assert_eq!((world.is(SWAP), window.seconds_left), (v("10"), 125), "after {effects} effects");
+            world.pass(125);
+        }
+        assert_eq!((world.is(SWAP), world.report().phase), (v("60"), Phase::Committed), "after {effects} effects");
+        world.check_story();
+    }
+    assert!(taken_back > 2 && effects > taken_back, "{taken_back} of {effects}");
+}
+
+#[test]
+fn a_host_that_refuses_to_set_a_key_back_begins_no_new_window() {
+    let mut world = set_back(0, true).expect("nothing is carried out yet");
+    world.settle();
+    assert!(world.replies.values().any(|reply| matches!(reply, Reply::NotSet { .. })), "{:?}", world.replies);
+    assert_eq!((world.is(SWAP), seconds_left(&world)), (v("10"), 135));
+    world.host.refuses.clear();
+    world.pass(135);
+    assert_eq!(world.is(SWAP), v("60"));
 }
 
 #[test]
@@ -594,6 +739,12 @@ fn what_the_agent_only_observes_gives_way_and_the_newest_value_is_said_at_last()
     }
     let waits = usize::try_from(world.report().spooled).unwrap();
     assert!((SPOOL.observations..=SPOOL.observations + 2).contains(&waits), "{waits}");
+    // What nobody was told of ends without a word.
+    for value in ["untold", "hello"] {
+        world.meddle(MOTD, v(value));
+        world.settle();
+    }
+    assert_eq!(usize::try_from(world.report().spooled).unwrap(), waits);
     // People have room.
     world.set(bob(), MOTD, "still here");
     world.meddle(SWAP, v("99"));
@@ -629,6 +780,41 @@ fn an_event_whose_request_the_cluster_forgot_is_searched_before_it_is_sent_again
 }
 
 #[test]
+fn an_event_that_finds_no_quorum_is_told_once_there_is_one() {
+    let mut world = world();
+    // The journal still answers questions.
+    world.up = false;
+    world.meddle(MOTD, v("owned"));
+    world.settle();
+    assert_eq!((world.report().spooled, world.report().connected), (1, true));
+    world.up = true;
+    world.pass(60);
+    assert_eq!((world.report().spooled, world.entries(EntryType::DriftDetected).len()), (0, 1));
+    world.check_story();
+}
+
+#[test]
+fn events_of_a_lost_ledger_are_searched_until_the_journal_tells() {
+    for recorded in [true, false] {
+        let mut world = world();
+        (world.lost_answers, world.up) = (1, recorded);
+        world.meddle(MOTD, v("owned"));
+        world.settle();
+        world.kill();
+        world.disk.ledger = None;
+        world.up = true;
+        world.start_after_repair("its ledger did not read and was set aside");
+        // It is away again before it was asked.
+        world.up = false;
+        world.settle();
+        world.up = true;
+        world.pass(60);
+        assert_eq!(world.report().spooled, 0);
+        world.check_story();
+    }
+}
+
+#[test]
 fn a_key_changed_here_and_in_the_journal_stands_still_and_the_rest_goes_on() {
     let mut world = world();
     world.disconnect();
@@ -648,6 +834,51 @@ fn a_key_changed_here_and_in_the_journal_stands_still_and_the_rest_goes_on() {
     assert_eq!((world.is(SWAP), world.report().phase), (v("20"), Phase::Committed));
     let given_up = &world.entries(EntryType::Rollback)[0];
     assert_eq!((&given_up.delta[0].previous, &given_up.delta[0].next), (&v("10"), &v("20")));
+}
+
+#[test]
+fn what_the_journal_declares_waits_until_it_has_heard_what_differs_here() {
+    let mut world = world();
+    world.disconnect();
+    world.set(alice(), SWAP, "10");
+    world.commit(MOTD, "news");
+    world.connect();
+    assert!(world.tell_declared());
+    // Whatever can be done on the host is done before anything is sent.
+    while !world.todo.is_empty() {
+        let here = world.todo.iter().position(|todo| !matches!(todo, Todo::Journal(_)));
+        world.carry_out(here.unwrap_or(0));
+        assert!(world.is(MOTD) == v("hello") || world.entries(EntryType::DriftDetected).len() == 1);
+    }
+    assert_eq!((world.is(SWAP), world.is(MOTD)), (v("10"), v("news")));
+}
+
+#[test]
+fn an_older_word_of_the_journal_than_what_is_known_changes_nothing() {
+    let mut world = world();
+    let older = world.declared();
+    world.commit(SWAP, "20");
+    world.settle();
+    let known = world.report().sequence;
+    world.input(Input::Declared(older));
+    world.settle();
+    assert_eq!((world.is(SWAP), world.report().sequence), (v("20"), known));
+}
+
+#[test]
+fn each_conflict_has_its_own_grace() {
+    let mut world = world();
+    for (key, here, there) in [(SWAP, "10", "20"), (MOTD, "bye", "news")] {
+        world.set(alice(), key, here);
+        world.commit(key, there);
+        world.pass(100);
+    }
+    world.pass(100);
+    assert_eq!((world.is(SWAP), world.is(MOTD)), (v("20"), v("bye")));
+    world.pass(99);
+    assert_eq!(world.is(MOTD), v("bye"));
+    world.pass(1);
+    assert_eq!((world.is(MOTD), world.report().phase), (v("news"), Phase::Committed));
 }
 
 #[test]
@@ -728,6 +959,9 @@ fn a_dimension_of_weight_zero_opens_no_window() {
 fn a_command_is_recorded_before_it_runs_and_only_if_the_policy_allows_it() {
     let exec = |line: &str| Request::Exec { arguments: line.split(' ').map(Arc::from).collect() };
     let policy = Policy { exec_allow: vec![Arc::from("uptime"), Arc::from("shell")], ..Policy::default() };
+    let no_shell = Policy { exec_allow: vec![Arc::from("uptime")], ..Policy::default() };
+    let mut world = World::new(no_shell, &[(SWAP, "60")]);
+    assert!(matches!(refused(world.answer(alice(), Request::ShellStart)), Refused::Forbidden { .. }));
     let mut world = World::new(policy, &[(SWAP, "60")]);
     assert!(matches!(refused(world.answer(alice(), exec("reboot now"))), Refused::Forbidden { .. }));
     let reply = world.answer(alice(), exec("uptime -p"));

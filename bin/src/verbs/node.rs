@@ -9,7 +9,7 @@ use crate::exit::{Failure, USAGE};
 use crate::{json, text};
 use muster_core::agent::drift::DriftVector;
 use muster_core::agent::fleet::Heard;
-use muster_core::agent::operator::{Consent, Forecast, Reply, Report, Request, Returned, Which, WindowReport};
+use muster_core::agent::operator::{Consent, Forecast, Phase, Reply, Report, Request, Returned, Which, WindowReport};
 use muster_core::agent::value::file::{Content, File, Kind};
 use muster_core::ids::NodeId;
 use muster_core::journal::key::{Dimension, Key, Setting};
@@ -229,11 +229,15 @@ fn window_words(window: &WindowReport) -> String {
 pub(crate) fn report_text(report: &Report) -> String {
     let vcluster =
         report.vcluster.as_ref().map_or_else(|| "no vCluster known yet".to_owned(), |name| format!("vCluster {name}"));
-    let link = if report.connected { "" } else { "; the journal is away" };
+    let link = match &report.away {
+        Some(why) => format!("; the journal is away: {why}"),
+        None if report.connected => String::new(),
+        None => "; the journal is away".to_owned(),
+    };
     let mut out = format!(
         "{} is {} ({vcluster}, {} keys declared as of sequence {}{link})\n",
         report.node,
-        report.phase.word(),
+        if report.phase == Phase::Emergency { "in an emergency" } else { report.phase.word() },
         report.declared,
         report.sequence
     );

@@ -18,6 +18,25 @@ use tempfile::TempDir;
 /// The binary under test.
 pub const MUSTER: &str = env!("CARGO_BIN_EXE_muster");
 
+/// A small fleet: settings for all, two vClusters of which one has nodes, and a node with settings of its own.
+pub const FLEET: &str = r#"
+[global.kernel]
+"vm.swappiness" = 10
+"vm.dirty_ratio" = 20
+[vcluster.batch.policy]
+base_window_seconds = 600
+[vcluster.batch.services]
+slurmd = "running"
+[vcluster.idle.policy]
+[[nodes]]
+names = "n[1-20]"
+vcluster = "batch"
+[[nodes]]
+names = "n7"
+[nodes.kernel]
+"vm.swappiness" = 1
+"#;
+
 /// How a command ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -81,6 +100,35 @@ fn muster_at(servers: &str, args: &[&str]) -> Ended {
     }
     command.args(all);
     run(&mut command)
+}
+
+/// A process that ends with the test, whatever happens: it is interrupted, so that it puts away what it made, and killed if it takes
+/// its time.
+pub struct Running(pub Child);
+
+impl Running {
+    /// Interrupts it, as Ctrl-C does, and waits for its end.
+    pub fn interrupt(&mut self) -> std::process::ExitStatus {
+        Command::new("kill").args(["-INT", &self.0.id().to_string()]).status().unwrap();
+        self.0.wait().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !matches!(self.0.try_wait(), Ok(None)) {
+            return;
+        }
+        Command::new("kill").args(["-INT", &self.0.id().to_string()]).status().ok();
+        for _ in 0..250 {
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
 }
 
 /// Free loopback ports, all different.

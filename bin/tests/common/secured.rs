@@ -156,6 +156,8 @@ pub enum Term {
     InForce,
     Over,
     ToCome,
+    /// Until that many seconds after the Unix epoch.
+    Until(u64),
 }
 
 /// A certificate of the CA with any URI in it, made by openssl.
@@ -169,7 +171,7 @@ pub fn openssl_certificate(secured: &Secured, uri: &str, stem: &str, term: Term)
     openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &format!("{stem}.sec1")]);
     openssl(&["pkcs8", "-topk8", "-nocrypt", "-in", &format!("{stem}.sec1"), "-out", &key]);
     openssl(&["req", "-new", "-key", &key, "-subj", "/CN=somebody", "-out", &request]);
-    std::fs::write(&names, format!("subjectAltName=URI:{uri}\nextendedKeyUsage=clientAuth\n")).unwrap();
+    std::fs::write(&names, format!("subjectAltName=URI:{uri}\nextendedKeyUsage=clientAuth,serverAuth\n")).unwrap();
     let (ca, ca_key) = (secured.file("ca.pem"), secured.file("ca.key"));
     // Only the long way lets one choose when a certificate ended.
     std::fs::write(format!("{stem}.index"), "").unwrap();
@@ -183,10 +185,15 @@ pub fn openssl_certificate(secured: &Secured, uri: &str, stem: &str, term: Term)
     std::fs::write(&config, settings).unwrap();
     let mut args = vec!["ca", "-batch", "-notext", "-config", &config, "-cert", &ca, "-keyfile", &ca_key];
     args.extend(["-in", &request, "-extfile", &names, "-out", &certificate]);
-    args.extend(match term {
-        Term::InForce => ["-days", "30"].as_slice(),
-        Term::Over => &["-startdate", "200101000000Z", "-enddate", "200201000000Z"],
-        Term::ToCome => &["-startdate", "20990101000000Z", "-enddate", "20990201000000Z"],
-    });
+    let (from, until) = match term {
+        Term::InForce => ("200101000000Z".to_owned(), "20990101000000Z".to_owned()),
+        Term::Over => ("200101000000Z".to_owned(), "200201000000Z".to_owned()),
+        Term::ToCome => ("20990101000000Z".to_owned(), "20990201000000Z".to_owned()),
+        Term::Until(seconds) => {
+            let date = Command::new("date").args(["-u", "-d", &format!("@{seconds}"), "+%Y%m%d%H%M%SZ"]).output();
+            ("200101000000Z".to_owned(), String::from_utf8(date.unwrap().stdout).unwrap().trim().to_owned())
+        }
+    };
+    args.extend(["-startdate", &from, "-enddate", &until]);
     openssl(&args);
 }

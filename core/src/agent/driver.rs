@@ -450,14 +450,12 @@ async fn follow<J: Journal, C: BootClock>(node: &NodeId, journal: &J, clock: &C,
             Ok(never) => match never {},
             Err(away) => away,
         };
-        shared.input(Input::Journal(JournalNews::Down));
         let ms = match &away {
             Away::Unreachable(_) => (PAUSE_MS.0 << failures.min(16)).min(PAUSE_MS.1),
             Away::Refused(_) => REFUSED_PAUSE_MS,
         };
-        let problem = match away {
-            Away::Unreachable(problem) | Away::Refused(problem) => problem,
-        };
+        let problem = away.problem();
+        shared.input(Input::Journal(JournalNews::Down { why: Arc::from(problem.as_str()) }));
         // Said once for as long as it is the same.
         if failures == 0 || told.as_ref() != Some(&problem) {
             warn!(%problem, "the journal does not answer; the agent goes on with what it knows");
@@ -529,7 +527,10 @@ async fn ask<J: Journal>(node: &NodeId, journal: &J, mut tasks: mpsc::UnboundedR
 
 async fn answer<J: Journal>(node: &NodeId, journal: &J, task: JournalTask) -> JournalNews {
     match task {
-        JournalTask::Age => journal.age().await.map_or(JournalNews::Down, |age| JournalNews::Up { age }),
+        JournalTask::Age => match journal.age().await {
+            Ok(age) => JournalNews::Up { age },
+            Err(away) => JournalNews::Down { why: away.problem().into() },
+        },
         JournalTask::Write { ask, write } => {
             mark!(agent_before_write);
             let outcome = journal.write(write).await;

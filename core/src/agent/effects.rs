@@ -110,8 +110,11 @@ pub enum JournalNews {
         /// Replicated time.
         age: Age,
     },
-    /// Nobody answers.
-    Down,
+    /// Nobody answers, or whoever answers says no.
+    Down {
+        /// Why, in words.
+        why: Arc<str>,
+    },
     /// What became of a write. Told within seconds, at worst as unknown.
     Wrote {
         /// Which.

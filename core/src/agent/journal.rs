@@ -19,6 +19,16 @@ pub enum Away {
     Refused(String),
 }
 
+impl Away {
+    /// Why, in words.
+    #[must_use]
+    pub fn problem(self) -> String {
+        match self {
+            Self::Unreachable(problem) | Self::Refused(problem) => problem,
+        }
+    }
+}
+
 /// The journal, as the agent of one node sees it. Clones share connections.
 pub trait Journal: Clone {
     /// A running subscription.

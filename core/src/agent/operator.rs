@@ -339,6 +339,8 @@ pub struct Report {
     pub mode: Mode,
     /// Whether the journal answers.
     pub connected: bool,
+    /// Why it does not, if that is known.
+    pub away: Option<Arc<str>>,
     /// The sequence at which the declared state is right.
     pub sequence: Seq,
     /// How many keys are declared.

@@ -12,7 +12,7 @@ use muster_core::agent::effects::{
 };
 use muster_core::agent::event::{Event, Fact};
 use muster_core::agent::host::{BootId, BootTime, Consumer, HostError, Observed};
-use muster_core::agent::ledger::{Declared, Ledger};
+use muster_core::agent::ledger::{Cause, Declared, Doing, Ledger};
 use muster_core::agent::machine::{CONFLICT_GRACE_SECONDS, Machine, Settings};
 use muster_core::agent::operator::{Consent, Refused, Reply, Report, Request, Which};
 use muster_core::agent::value::agrees;
@@ -54,6 +54,8 @@ pub struct SimHost {
     pub initial: BTreeMap<Key, Setting>,
     pub consumers: BTreeMap<Key, u32>,
     pub refuses: BTreeSet<Key>,
+    /// Keys whose changes it says it made, and did not.
+    pub pretends: BTreeSet<Key>,
     pub unseen: BTreeSet<Key>,
     /// Keys that had consumers when that was last asked.
     pub used_when_asked: BTreeSet<Key>,
@@ -79,6 +81,9 @@ impl SimHost {
         self.changes.push((key.clone(), setting.clone()));
         if self.refuses.contains(key) {
             return refuse("read-only file system");
+        }
+        if self.pretends.contains(key) {
+            return Ok(());
         }
         let inside = format!("{key}/");
         let has_inside =
@@ -278,7 +283,8 @@ impl World {
         self.entries(kind).iter().map(|entry| entry.message.to_string()).collect()
     }
 
-    fn declared(&self) -> Declared {
+    /// What a boot says at this moment.
+    pub fn declared(&self) -> Declared {
         let overlay = overlay::build(&self.state, &vcluster(0)).unwrap();
         let plan = boot::plan_with(&self.state, &node(0), overlay.clone()).unwrap();
         let delta = muster_core::journal::document::parse(std::str::from_utf8(&plan.delta).unwrap()).unwrap();
@@ -308,7 +314,7 @@ impl World {
         if self.up {
             self.connect();
         } else {
-            self.input(Input::Journal(JournalNews::Down));
+            self.input(Input::Journal(JournalNews::Down { why: Arc::from("cut off") }));
         }
     }
 
@@ -343,7 +349,7 @@ impl World {
     pub fn disconnect(&mut self) {
         self.up = false;
         if self.machine.is_some() {
-            self.input(Input::Journal(JournalNews::Down));
+            self.input(Input::Journal(JournalNews::Down { why: Arc::from("cut off") }));
         }
     }
 
@@ -427,8 +433,8 @@ impl World {
         let at = self.todo.iter().position(first_of_kind).unwrap_or(at);
         match self.todo.remove(at).unwrap() {
             Todo::Save(save) => {
-                self.disk.save(&save);
                 self.note_saved(&save);
+                self.disk.save(&save);
                 self.input(Input::Saved(save.number));
             }
             Todo::Host(task) => self.host_work(task),
@@ -442,6 +448,13 @@ impl World {
             self.events.insert(event.number, event.clone());
         }
         let ledger = &save.ledger;
+        if let Some(before) = self.disk.ledger().filter(|before| before.boot == ledger.boot)
+            && let (Some(window), Some(Doing::Setting { .. }), None) =
+                (&before.window, &ledger.doing, &ledger.emergency)
+        {
+            let now = ledger.window.as_ref().map(|window| window.number);
+            assert_eq!(now, Some(window.number), "a window ends before what is being set was seen to be done");
+        }
         if let Some(window) = &ledger.window {
             let (deadline, may_move) = self.windows.entry(window.number).or_insert((window.deadline, false));
             // One that is over may thaw, and is over then.
@@ -482,7 +495,6 @@ impl World {
 
     /// A change of the host is begun only with what it needs on disk.
     fn check_promises_before(&self, key: &Key) {
-        use muster_core::agent::ledger::{Cause, Doing};
         let ledger = self.disk.ledger().expect("a change of the host before any ledger");
         match ledger.doing.as_ref().expect("a change of the host for nothing that is on disk") {
             Doing::Setting { keys, .. } => {
@@ -516,7 +528,7 @@ impl World {
     fn journal_work(&mut self, task: JournalTask) {
         let news = match task {
             JournalTask::Age if self.up => JournalNews::Up { age: self.state.age() },
-            JournalTask::Age => JournalNews::Down,
+            JournalTask::Age => JournalNews::Down { why: Arc::from("cut off") },
             JournalTask::Write { ask, .. } if !self.up => {
                 JournalNews::Wrote { ask, outcome: Outcome::NotApplied(NotApplied::NoQuorum) }
             }

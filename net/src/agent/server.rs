@@ -206,14 +206,21 @@ impl<R: Runner> Agent for AgentService<R> {
 
     async fn watch(&self, request: Request<wire::ShowRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (_, extensions, asked) = request.into_parts();
-        let author = self.author(&extensions, &asked.node, asked.author, Kind::LookAtNode)?;
-        let author = author.map_err(|refused| forbidden(&refused))?;
-        let (out, reports) = mpsc::channel(STREAM_MESSAGES);
         let service = self.clone();
+        // Asked for every report: certificates end and nodes move while somebody watches.
+        let door = move |service: &Self| {
+            let author = service.author(&extensions, &asked.node, asked.author.clone(), Kind::LookAtNode)?;
+            author.map_err(|refused| forbidden(&refused))
+        };
+        door(self)?;
+        let (out, reports) = mpsc::channel(STREAM_MESSAGES);
         tokio::spawn(async move {
             loop {
                 let version = service.handle.published().version;
-                let report = service.report(author.clone()).await.map(|report| report.to_wire());
+                let report = match door(&service) {
+                    Ok(author) => service.report(author).await.map(|report| report.to_wire()),
+                    Err(refused) => Err(refused),
+                };
                 let over = report.is_err();
                 if out.send(report).await.is_err() || over {
                     return;

@@ -488,6 +488,7 @@ impl Wire for Report {
             emergency: self.emergency.as_ref().map(Wire::to_wire),
             spooled: self.spooled,
             commit_unknown: self.commit_unknown,
+            away: self.away.as_deref().unwrap_or_default().to_owned(),
         }
     }
     fn from_wire(wire: Self::Wire) -> Result<Self, Malformed> {
@@ -498,6 +499,7 @@ impl Wire for Report {
             phase: need("phase", Some(wire.phase))?,
             mode: need("mode", Some(wire.mode))?,
             connected: wire.connected,
+            away: (!wire.away.is_empty()).then(|| wire.away.into()),
             sequence: Seq(wire.sequence),
             declared: wire.declared,
             differences: many("differences", wire.differences)?,

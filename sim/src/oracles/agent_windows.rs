@@ -1,6 +1,6 @@
 //! A change's owner and deadline are durable before its effect is there; a window is as long as the policy says, from the moment it
 //! opened, in elapsed time; more drift never makes it longer; it ends then and not before, and soon after a restart if nobody was
-//! there.
+//! there. While something is being set no window ends: what is set back may yet be taken back.
 //!
 //! Elapsed time is the run's own since the machine booted; no clock of the node enters.
 
@@ -87,6 +87,15 @@ impl AgentWindows {
                 Some(old) => self.went_on(agent, now, old, window, &policy)?,
             }
         }
+        // What is being set may yet be taken back, and then the same window goes on.
+        let number = |window: &Window| window.number;
+        let setting = matches!(&ledger.doing, Some(Doing::Setting { .. }));
+        let guarded = policy.mode == Mode::Enforce && ledger.emergency.is_none();
+        must(
+            !setting || !guarded || old.is_none() || old.map(number) == ledger.window.as_ref().map(number),
+            || format!("window {} of a{agent} to stay open while something is being set", old.map_or(0, number)),
+            || format!("window {:?}", ledger.window.as_ref().map(number)),
+        )?;
         let expires = |ledger: &Ledger| matches!(&ledger.doing, Some(Doing::Returning { cause: Cause::Expired, .. }));
         if expires(ledger) && !before.is_some_and(|previous| expires(previous)) {
             let deadline = ledger.window.as_ref().map(|window| window.deadline);

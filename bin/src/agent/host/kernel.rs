@@ -1,12 +1,13 @@
 //! Kernel parameters: files below `/proc/sys`.
 //!
 //! Confined to a directory they are files below its `proc/sys`, made when they are declared: an emptied root is a machine whose
-//! parameters nobody has set. If the real `/proc/sys` is mounted there, they are the real ones.
+//! parameters nobody has set, and one that nobody had set is taken away again. If the real `/proc/sys` is mounted there, they are the real ones.
 
+use super::files;
 use super::root::{Root, read_all};
 use muster_core::agent::host::Observed;
 use muster_core::agent::value;
-use muster_core::journal::key::Key;
+use muster_core::journal::key::{Dimension, Key};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -55,6 +56,17 @@ pub(super) fn change(root: &Root, key: &Key, wanted: &str) -> Result<(), String>
         Observed::Unseen(why) => format!("does not show it ({why})"),
     };
     Err(format!("the kernel took {wanted:?} for {path} and {shown}; the value before was put back"))
+}
+
+/// Whether a key is a parameter that nobody may have set: one that was made is taken away again then.
+pub(super) fn may_be_absent(root: &Root, key: &Key) -> bool {
+    root.is_confined() && key.dimension() == Some(Dimension::Kernel)
+}
+
+/// Takes away a parameter that was made below a root. A real one stays: the kernel refuses.
+pub(super) fn remove(root: &Root, key: &Key) -> Result<(), String> {
+    let name = value::parameter(key).map_err(|unfit| unfit.to_string())?;
+    files::remove(root, &format!("/proc/sys/{name}"))
 }
 
 fn write(root: &Root, path: &str, text: &str) -> Result<(), String> {

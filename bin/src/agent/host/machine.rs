@@ -85,7 +85,12 @@ impl Machine {
 
     pub(super) fn check(&mut self, key: &Key, setting: &Setting) -> Result<Setting, HostError> {
         let say = |problem: String| HostError { key: key.clone(), problem: problem.into() };
-        let canonical = value::check_setting(key, setting).map_err(|unfit| say(unfit.to_string()))?;
+        let canonical = if kernel::may_be_absent(&self.root, key) && *setting == Setting::Absent {
+            value::check_key(key).map(|()| Setting::Absent)
+        } else {
+            value::check_setting(key, setting)
+        };
+        let canonical = canonical.map_err(|unfit| say(unfit.to_string()))?;
         let wanted = match &canonical {
             Setting::Value(value) => Some(&**value),
             Setting::Absent | Setting::Unset => None,
@@ -111,6 +116,7 @@ impl Machine {
         let result = match (key.dimension(), &canonical) {
             (_, Setting::Unset) => Err("a key is made what some scope says; unset says nothing".to_owned()),
             (Some(Dimension::Kernel), Setting::Value(value)) => kernel::change(&self.root, key, value),
+            (Some(Dimension::Kernel), Setting::Absent) => kernel::remove(&self.root, key),
             (Some(Dimension::Files), Setting::Value(value)) => files::change(&self.root, &path(), value),
             (Some(Dimension::Files), Setting::Absent) => files::remove(&self.root, &path()),
             (Some(Dimension::Mounts), Setting::Value(value)) => mounts::change(&self.root, &path(), value),
@@ -121,7 +127,7 @@ impl Machine {
             (Some(Dimension::Network), Setting::Absent) => links::change(name, None),
             (Some(Dimension::Packages), Setting::Value(value)) => packages::install(name, value),
             (Some(Dimension::Packages), Setting::Absent) => packages::remove(name),
-            (Some(Dimension::Kernel | Dimension::Gpu) | None, _) => Err(gpus::ONLY_OBSERVED.to_owned()),
+            (Some(Dimension::Gpu) | None, _) => Err(gpus::ONLY_OBSERVED.to_owned()),
         };
         result.map_err(|problem| HostError { key: key.clone(), problem: problem.into() })
     }

@@ -472,6 +472,10 @@ fn under_a_root_parameters_are_files_and_an_emptied_root_is_a_new_boot() {
     let mut bench = Bench::confined();
     assert_eq!(bench.observe("kernel:vm.swappiness"), Observed::Absent);
     bench.set("kernel:vm.swappiness", "10");
+    // Nobody had set it: a rollback takes it away again.
+    bench.remove("kernel:vm.swappiness");
+    assert_eq!(bench.observe("kernel:vm.swappiness"), Observed::Absent);
+    bench.set("kernel:vm.swappiness", "10");
     bench.set("kernel:vm.swappiness", "5");
     assert_eq!(fs::read_to_string(bench.root().join("proc/sys/vm/swappiness")).unwrap(), "5\n");
     let boot = bench.runtime.block_on(bench.host.boot_id());

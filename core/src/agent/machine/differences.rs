@@ -8,7 +8,7 @@ use crate::agent::drift::{DriftVector, explain, weight};
 use crate::agent::effects::Level;
 use crate::agent::event::Fact;
 use crate::agent::host::{BootTime, Observed};
-use crate::agent::ledger::{ChangeId, LocalChange, Owner, Window};
+use crate::agent::ledger::{ChangeId, Doing, LocalChange, Owner, Window};
 use crate::agent::operator::seen;
 use crate::agent::value::agrees;
 use crate::journal::command::ConfigState;
@@ -143,6 +143,11 @@ impl Machine {
         let drift = self.drift();
         let mut differing = self.ledger.changes.keys().filter(|key| self.difference(key).is_some());
         let matters = differing.any(|key| counts(&policy, key));
+        let being_set = matches!(self.ledger.doing, Some(Doing::Setting { .. }));
+        if !matters && being_set && self.is_guarded() {
+            // What is set back may yet turn out not to be: a crash or a refusal takes it back, and the same window goes on.
+            return;
+        }
         if !matters || !self.is_guarded() {
             if let Some(window) = self.ledger.window.take() {
                 self.notice(Level::Info, format!("window {} is closed", window.number));

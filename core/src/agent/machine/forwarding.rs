@@ -41,6 +41,8 @@ pub(super) enum Ask {
 pub(super) struct Link {
     /// Whether it answers; none before the first news.
     up: Option<bool>,
+    /// Why it does not.
+    why: Option<Arc<str>>,
     /// Replicated time, and when it was told.
     age: Option<(Age, BootTime)>,
     asks_age: bool,
@@ -59,6 +61,9 @@ impl Link {
     }
     pub(super) const fn is_down(&self) -> bool {
         matches!(self.up, Some(false))
+    }
+    pub(super) const fn why(&self) -> Option<&Arc<str>> {
+        self.why.as_ref()
     }
 }
 
@@ -92,12 +97,14 @@ impl Machine {
                     self.effects.changed = true;
                 }
                 self.link.up = Some(true);
+                self.link.why = None;
                 self.link.age = Some((age, self.now.boot));
                 self.link.asks_age = false;
             }
-            JournalNews::Down => {
-                self.effects.changed |= !self.link.is_down();
+            JournalNews::Down { why } => {
+                self.effects.changed |= !self.link.is_down() || self.link.why.as_ref() != Some(&why);
                 self.link.up = Some(false);
+                self.link.why = Some(why);
                 self.link.asks_age = false;
                 self.refuse_wanted_commit();
                 self.run_without_journal();

@@ -6,7 +6,8 @@
 //! Invariants
 //! - nothing leaves before the save it rests on was reported: no change of the host, no request, no reply;
 //! - every key that differs has an owner in the ledger, and only those have one;
-//! - a window is open exactly while something that counts differs, the policy enforces and there is no emergency;
+//! - a window is open exactly while something that counts differs, the policy enforces and there is no emergency; while a change
+//!   is being made it stays open, since what is set back may yet be taken back;
 //! - the same inputs at the same moments give the same effects: no clock, no entropy but the seed.
 //!
 //! Read next: [`differences`] (what differs, and the window), [`declaring`] (what the journal says, and booting),

@@ -20,6 +20,7 @@ impl Machine {
             phase: self.phase(),
             mode: policy.mode,
             connected: self.link.is_up(),
+            away: self.link.why().cloned(),
             sequence: self.ledger.declared.unwrap_or_default(),
             declared: self.declared.as_ref().map_or(0, |declared| declared.settings.len() as u64),
             differences: self.differences(now),
