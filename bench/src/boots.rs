@@ -1,4 +1,4 @@
-//! Boots over HTTP beside nginx, which serves the same bytes as a static file; many readers that are slow; a storm.
+//! Boots over HTTP (or gRPC, by the client) beside nginx, which serves the same bytes as a static file; many readers that are slow; a storm.
 //!
 //! One replica, whose process serves; the callers' connections are made here by hand, the same for both sides, so that the client costs
 //! as little as it can: a request that is ready, a buffer, the length from the answer's head.
@@ -427,9 +427,9 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // A master that is killed leaves its workers behind.
+        // A master that is killed leaves its workers behind. Those that end with it are gone when their turn comes.
         let pids = self.pids().into_iter().map(|pid| pid.to_string());
-        std::process::Command::new("kill").args(pids).status().ok();
+        std::process::Command::new("kill").args(pids).stderr(std::process::Stdio::null()).status().ok();
     }
 }
 
@@ -453,6 +453,11 @@ impl Side for Nginx {
 }
 
 impl Served {
+    /// The replica that serves, for whoever asks it otherwise.
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
     pub(crate) fn length(&self) -> usize {
         self.length
     }

@@ -3,7 +3,6 @@
 use crate::usage::{self, Usage};
 use anyhow::Result;
 use hdrhistogram::Histogram;
-use muster_core::ids::NodeId;
 use muster_core::journal::key::Scope;
 use muster_core::request::Freshness;
 use std::time::{Duration, Instant};
@@ -15,8 +14,8 @@ pub(crate) enum Kind {
     Commit { bytes: u32, keys: u32, scope: Scope },
     /// Reads one value of so many bytes.
     Read { bytes: u32, freshness: Freshness },
-    /// Boots a node.
-    Boot { node: NodeId },
+    /// Boots one of so many nodes after another, over gRPC.
+    Boot { nodes: u32 },
 }
 
 /// Who is measured: processes, and how callers reach them.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! commit, read        closed-loop callers against three replicas on loopback, or against running servers
-//! boot                boots over HTTP from one replica, or over gRPC from running servers; readers that are slow
+//! boot                boots over HTTP or gRPC from one replica; readers that are slow; a storm
 //! core                the engine in memory
 //! recover             the gap that the leader's death leaves
 //! learners            many learners, each serving boots and a subscription
@@ -38,7 +38,6 @@ use etcd::Etcd;
 use load::{Kind, Side};
 use machine::Machine;
 use muster::{Cluster, Running};
-use muster_core::ids::NodeId;
 use muster_core::journal::key::Scope;
 use muster_core::request::Freshness;
 use report::{Figures, Report};
@@ -100,13 +99,13 @@ enum Verb {
         #[arg(long, conflicts_with_all = ["local", "against"])]
         leased: bool,
     },
-    /// Boots: over HTTP from a replica that is started, or over gRPC from servers that run already
+    /// Boots over HTTP, or gRPC, from a replica that is started
     Boot {
         #[command(flatten)]
         common: Common,
-        /// Over gRPC from running servers: which node
-        #[arg(requires = "servers")]
-        node: Option<NodeId>,
+        /// Over gRPC, all callers by one client
+        #[arg(long, conflicts_with_all = ["close", "tls", "slow_readers", "storm", "against"])]
+        grpc: bool,
         /// A connection for every boot; kept otherwise
         #[arg(long)]
         close: bool,
@@ -116,12 +115,18 @@ enum Verb {
         /// So many readers that ask and take nothing; tells what memory they take
         #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         slow_readers: Option<u32>,
-        /// With slow readers: `boot.places_max`, and no deadline; the replica's own defaults otherwise
-        #[arg(long, value_name = "COUNT", requires = "slow_readers", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        /// `boot.places_max`, in a storm or with slow readers, who then have no deadline; the replica's own default otherwise
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         places: Option<u32>,
-        /// Every node boots once, from two learners, while commits go on; beside nginx if --nginx names it
+        /// Every node boots once, from learners, while commits go on; beside nginx if --nginx names it
         #[arg(long)]
         storm: bool,
+        /// With a storm: learners that serve
+        #[arg(long, value_name = "COUNT", default_value_t = 2, requires = "storm", value_parser = clap::value_parser!(u32).range(1..=32))]
+        learners: u32,
+        /// With a storm: nodes that boot at the same time
+        #[arg(long, value_name = "COUNT", default_value_t = 512, requires = "storm", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        together: u32,
         /// Nodes, each with settings of its own; callers ask for one after another
         #[arg(long, default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         nodes: u32,
@@ -269,7 +274,7 @@ fn what(kind: &Kind) -> String {
         Kind::Read { bytes, freshness: Freshness::Leased } => format!("leased reads of {bytes} bytes"),
         Kind::Read { bytes, freshness: Freshness::Linearizable } => format!("linearizable reads of {bytes} bytes"),
         Kind::Read { bytes, .. } => format!("local reads of {bytes} bytes (etcd: serializable)"),
-        Kind::Boot { node } => format!("boots of {node}"),
+        Kind::Boot { nodes } => format!("boots of {nodes} nodes"),
     }
 }
 
@@ -356,9 +361,6 @@ async fn measure(common: &Common, kind: &Kind, dir: &std::path::Path, report: &R
         let medians = alone(&running, common, kind, report).await?;
         return conclude(&what, common, vec![(running.name(), medians)], report);
     }
-    if matches!(kind, Kind::Boot { .. }) {
-        bail!("which servers hold the node? Say --server HOST:PORT");
-    }
     let program = muster::program(common.sides.muster.as_deref())?;
     let cluster = Cluster::start(&program, dir, 3).await?;
     match common.sides.against {
@@ -381,6 +383,7 @@ async fn measure(common: &Common, kind: &Kind, dir: &std::path::Path, report: &R
 /// How boots over HTTP are measured.
 struct Boots {
     fleet: boots::Fleet,
+    grpc: bool,
     close: bool,
     tls: bool,
     slow_readers: Option<u32>,
@@ -391,9 +394,14 @@ struct Boots {
 async fn boots(common: &Common, how: &Boots, dir: &std::path::Path, report: &Report) -> Result<()> {
     let boots::Fleet { overlay_bytes, delta_bytes, .. } = how.fleet;
     let what = format!(
-        "boots over HTTP{}: an overlay of about {overlay_bytes} bytes and a delta of about {delta_bytes}, {}",
+        "boots over {}{}: an overlay of about {overlay_bytes} bytes and a delta of about {delta_bytes}, {}",
+        if how.grpc { "gRPC" } else { "HTTP" },
         if how.tls { " and TLS" } else { "" },
-        if how.close { "a connection each" } else { "connections kept" },
+        match (how.grpc, how.close) {
+            (true, _) => "one client's connection",
+            (false, true) => "a connection each",
+            (false, false) => "connections kept",
+        },
     );
     report.begin(&what, &Machine::look(dir))?;
     let program = muster::program(common.sides.muster.as_deref())?;
@@ -421,6 +429,11 @@ async fn boots(common: &Common, how: &Boots, dir: &std::path::Path, report: &Rep
         ));
     }
     let served = boots::Served::start(&program, dir, how.fleet, (keys.as_ref(), how.close, "")).await?;
+    if how.grpc {
+        report.heading()?;
+        let medians = alone(served.cluster(), common, &Kind::Boot { nodes: how.fleet.nodes }, report).await?;
+        return conclude(&what, common, vec![(served.name(), medians)], report);
+    }
     // What a caller does is each side's own: the kind is not looked at.
     let kind = Kind::Read { bytes: 1, freshness: Freshness::Local };
     match common.sides.against {
@@ -488,17 +501,36 @@ fn main() -> Result<()> {
             };
             runtime.block_on(measure(&common, &Kind::Read { bytes, freshness }, dir, &report))
         }
-        Verb::Boot { common, node: Some(node), .. } => {
-            runtime.block_on(measure(&common, &Kind::Boot { node }, dir, &report))
-        }
-        Verb::Boot { common, node: None, close, tls, slow_readers, places, storm, nodes, overlay, delta, nginx } => {
+        Verb::Boot {
+            common,
+            grpc,
+            close,
+            tls,
+            slow_readers,
+            places,
+            storm,
+            learners,
+            together,
+            nodes,
+            overlay,
+            delta,
+            nginx,
+        } => {
             let fleet = boots::Fleet { nodes, overlay_bytes: overlay, delta_bytes: delta };
             if storm {
                 let program = muster::program(common.sides.muster.as_deref())?;
-                let storm = storm::Storm { fleet, seconds: common.seconds, program: &program, nginx: nginx.as_deref() };
+                let storm = storm::Storm {
+                    fleet,
+                    seconds: common.seconds,
+                    learners: usize::try_from(learners)?,
+                    together,
+                    places,
+                    program: &program,
+                    nginx: nginx.as_deref(),
+                };
                 return runtime.block_on(storm::run(&storm, dir, &report));
             }
-            let how = Boots { fleet, close, tls, slow_readers, places, nginx };
+            let how = Boots { fleet, grpc, close, tls, slow_readers, places, nginx };
             runtime.block_on(boots(&common, &how, dir, &report))
         }
         Verb::Core { callers, seconds, commits } => core(&callers, seconds, commits, dir, &report),

@@ -1,9 +1,10 @@
 //! Three voters of Muster on loopback, each a process of its own, and what is asked of them.
 
+use crate::boots::node_name;
 use crate::child::{self, Child};
 use crate::load::{Kind, Side, Work};
 use anyhow::{Context as _, Result, bail};
-use muster_core::ids::{ReplicaId, Seq};
+use muster_core::ids::{NodeId, ReplicaId, Seq};
 use muster_core::journal::command::JournalCommand;
 use muster_core::journal::entry::{Author, Change, EntryDraft, EntryType, Principal, Role};
 use muster_core::journal::key::{Key, Scope, Setting};
@@ -318,8 +319,11 @@ impl Work for Load {
                 let asked = self.client.query(*freshness, &Query::Scope(read_scope())).await;
                 asked.map(|_| ()).map_err(|error| error.to_string())
             }
-            Kind::Boot { node } => {
-                let ask = BootAsk { node: node.clone(), known: None, at_least: Seq(0) };
+            Kind::Boot { nodes } => {
+                let at = (u64::from(caller) * 7_919 + turn * 127) % u64::from(*nodes);
+                let node =
+                    NodeId::new(&node_name(u32::try_from(at).unwrap_or(0))).map_err(|error| error.to_string())?;
+                let ask = BootAsk { node, known: None, at_least: Seq(0) };
                 self.client.boot(&ask).await.map(|_| ()).map_err(|error| error.to_string())
             }
         }

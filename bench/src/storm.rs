@@ -1,5 +1,7 @@
-//! A boot storm: every node of a fleet boots once, over HTTP on a connection of its own, from two learners that are processes of their
+//! A boot storm: every node of a fleet boots once, over HTTP on a connection of its own, from learners that are processes of their
 //! own, while commits go on at half the pace that was measured before. Then the same with nginx giving the bytes.
+//!
+//! The nodes are tasks on threads of their own, so that those who commit never wait behind them in this process.
 
 use crate::boots::{self, Fleet, Line, Nginx, Way, node_name};
 use crate::child;
@@ -17,8 +19,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Nodes that are booting at the same time.
-const TOGETHER: u32 = 512;
 /// Callers that commit.
 pub(crate) const COMMITTERS: u32 = 64;
 
@@ -26,18 +26,36 @@ pub(crate) const COMMITTERS: u32 = 64;
 pub(crate) struct Storm<'a> {
     pub(crate) fleet: Fleet,
     pub(crate) seconds: u64,
+    /// Learners that serve.
+    pub(crate) learners: usize,
+    /// Nodes that are booting at the same time.
+    pub(crate) together: u32,
+    /// A learner's `boot.places_max`, if not its own default.
+    pub(crate) places: Option<u32>,
     pub(crate) program: &'a Path,
     pub(crate) nginx: Option<&'a Path>,
 }
 
-/// Boots every node once.
+/// Boots every node once, from threads of their own.
 async fn boot_all(
     ways: Arc<[Way]>,
     paths: impl Fn(u32) -> String + Send + Sync + 'static,
-    nodes: u32,
+    (nodes, together): (u32, u32),
+) -> Result<Booted> {
+    let run = move || {
+        let nodes_live = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        nodes_live.block_on(boot_each(ways, paths, (nodes, together)))
+    };
+    tokio::task::spawn_blocking(run).await?
+}
+
+async fn boot_each(
+    ways: Arc<[Way]>,
+    paths: impl Fn(u32) -> String + Send + Sync + 'static,
+    (nodes, together): (u32, u32),
 ) -> Result<Booted> {
     let (next, paths) = (Arc::new(AtomicU32::new(0)), Arc::new(paths));
-    let tasks: Vec<_> = (0..TOGETHER)
+    let tasks: Vec<_> = (0..together)
         .map(|_| {
             let (ways, next, paths) = (ways.clone(), next.clone(), paths.clone());
             tokio::spawn(async move {
@@ -49,7 +67,7 @@ async fn boot_all(
                         return out;
                     }
                     let began = Instant::now();
-                    // Two learners, asked in turn.
+                    // The learners are asked in turn.
                     for attempt in 0..1_000_u32 {
                         let way = &ways[(node.wrapping_add(attempt)) as usize % ways.len()];
                         match line.ask(way, &way.request(&paths(node))).await {
@@ -154,8 +172,11 @@ fn tell(report: &Report, what: &str, commits: &Histogram<u64>, boots: Option<(&B
 /// Plays the storm.
 pub(crate) async fn run(storm: &Storm<'_>, dir: &Path, report: &Report) -> Result<()> {
     let Fleet { nodes, .. } = storm.fleet;
-    report.begin(&format!("{nodes} nodes boot from two learners while commits go on"), &Machine::look(dir))?;
-    let cluster = Cluster::start_with(storm.program, dir, (3, 2), "", None).await?;
+    let (learners, together) = (storm.learners, storm.together);
+    let what = format!("{nodes} nodes, {together} at a time, boot from {learners} learners while commits go on");
+    report.begin(&what, &Machine::look(dir))?;
+    let places = storm.places.map_or_else(String::new, |places| format!("[boot]\nplaces_max = {places}\n"));
+    let cluster = Cluster::start_with(storm.program, dir, (3, learners), &places, None).await?;
     let client = Client::connect(cluster.addresses(), Options::default()).await?;
     boots::declare(&client, storm.fleet).await?;
     let sequence = client.status(&cluster.addresses()[0]).await?.summary.sequence;
@@ -191,7 +212,7 @@ pub(crate) async fn run(storm: &Storm<'_>, dir: &Path, report: &Report) -> Resul
 
     let (stop, during) = begin().await?;
     let began = Instant::now();
-    let booted = boot_all(learners, |node| format!("/v1/boot/{}", node_name(node)), nodes).await?;
+    let booted = boot_all(learners, |node| format!("/v1/boot/{}", node_name(node)), (nodes, together)).await?;
     let took = began.elapsed();
     stop.store(true, Ordering::Relaxed);
     let during = during.await??;
@@ -203,7 +224,7 @@ pub(crate) async fn run(storm: &Storm<'_>, dir: &Path, report: &Report) -> Resul
     let nginx = Nginx::start(&program, dir, length, (None, true)).await?;
     let (stop, beside) = begin().await?;
     let began = Instant::now();
-    let booted = boot_all(Arc::from(vec![nginx.way().clone()]), |_| "/boot".to_owned(), nodes).await?;
+    let booted = boot_all(Arc::from(vec![nginx.way().clone()]), |_| "/boot".to_owned(), (nodes, together)).await?;
     let took = began.elapsed();
     stop.store(true, Ordering::Relaxed);
     let beside = beside.await??;
