@@ -4,7 +4,7 @@
 //! that nothing can be done to (no leader, say) is told and does nothing.
 
 use crate::agents::harm;
-use crate::disk::Point;
+use crate::disk::{Image, Point};
 use crate::draw::Draw;
 use crate::event::{Ending, Event};
 use crate::hostile;
@@ -24,6 +24,8 @@ pub type Spared = BTreeSet<ReplicaId>;
 pub struct Faults {
     world: Arc<World>,
     active: Mutex<BTreeMap<Arc<str>, Active>>,
+    /// What disks were when a rewind that has not begun yet goes back to.
+    images: Mutex<BTreeMap<Arc<str>, BTreeMap<ReplicaId, Image>>>,
     draw: Mutex<Draw>,
     /// Nothing breaks any more.
     calm: AtomicBool,
@@ -48,7 +50,7 @@ impl Faults {
     #[must_use]
     pub fn new(world: Arc<World>) -> Arc<Self> {
         let draw = Mutex::new(world.draw("faults", 0));
-        Arc::new(Self { world, active: Mutex::default(), draw, calm: AtomicBool::new(false) })
+        Arc::new(Self { world, active: Mutex::default(), images: Mutex::default(), draw, calm: AtomicBool::new(false) })
     }
 
     fn draw<T>(&self, from: impl FnOnce(&mut Draw) -> T) -> T {
@@ -64,11 +66,10 @@ impl Faults {
         let began = *self.world.began.lock().expect("nobody panics holding it");
         for item in items {
             // An image must be taken before the disk goes back to it.
-            if let Fault::Rewind { who, by } = &item.fault {
-                let (me, who, id) = (self.clone(), who.clone(), item.id.clone());
-                let (at, by) = (item.at, *by);
-                let taken = at.saturating_sub(by);
-                self.world.agenda.at(plus(began, taken), move || me.rewind(&id, &who, at - taken));
+            if let Fault::Rewind { by, .. } = &item.fault {
+                let (me, id) = (self.clone(), item.id.clone());
+                let taken = item.at.saturating_sub(*by);
+                self.world.agenda.at(plus(began, taken), move || me.take_images(id));
             }
             let (me, item) = (self.clone(), item.clone());
             self.world.agenda.at(plus(began, item.at), move || me.begin(&item));
@@ -262,18 +263,21 @@ impl Faults {
         }
     }
 
-    fn rewind(self: &Arc<Self>, id: &Arc<str>, who: &[Pick], in_nanos: u64) {
-        for victim in self.pick(who) {
-            let store = self.world.machines().get(&victim).map(|machine| machine.store.clone());
-            let Some(store) = store else { continue };
-            let image = store.image();
-            let (me, id) = (self.clone(), id.clone());
-            self.world.agenda.after(in_nanos, move || {
-                if me.active(&id, |_| ()).is_some() {
-                    me.world.note_amnesia(victim, "its disk went back to an old image");
-                    store.restore(image);
-                }
-            });
+    /// Takes an image of every disk: whose will go back to it is known when the fault begins.
+    fn take_images(&self, id: Arc<str>) {
+        let images = self.world.machines().iter().map(|(replica, machine)| (*replica, machine.store.image())).collect();
+        self.images.lock().expect("nobody panics holding it").insert(id, images);
+    }
+
+    fn rewind(&self, id: &str, victims: &[ReplicaId]) {
+        let images = self.images.lock().expect("nobody panics holding it").remove(id);
+        let mut images: BTreeMap<ReplicaId, Image> = images.unwrap_or_default();
+        for victim in victims {
+            let store = self.world.machines().get(victim).map(|machine| machine.store.clone());
+            if let (Some(store), Some(image)) = (store, images.remove(victim)) {
+                self.world.note_amnesia(*victim, "its disk went back to an old image");
+                store.restore(image);
+            }
         }
     }
 
@@ -359,6 +363,9 @@ impl Faults {
                     } else {
                         self.release(id, *victim);
                     }
+                }
+                if on {
+                    self.rewind(id, &victims);
                 }
             }
             Fault::Clock { step_ms, drift_ppm, freeze, .. } => {
