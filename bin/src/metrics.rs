@@ -221,7 +221,16 @@ mod tests {
         };
         let boots = BootCounts { under_way: 3, places: 8, stalled: 2, ..BootCounts::default() };
         let connections = ConnectionCounts::default();
-        let scrape = Scrape { replica, summary, overlays_behind: 1, disk_bytes: 10, uptime_seconds: 1, boots, connections, tls: None };
+        let scrape = Scrape {
+            replica,
+            summary,
+            overlays_behind: 1,
+            disk_bytes: 10,
+            uptime_seconds: 1,
+            boots,
+            connections,
+            tls: None,
+        };
         let text = scrape.text().unwrap();
         for line in [
             "muster_raft_term 3",

@@ -24,7 +24,7 @@ use muster_core::journal::overlay::BootOverlay;
 use muster_core::journal::policy::{Mode, Policy};
 use muster_core::members::{Admission, MemberCommand, MemberWish};
 use muster_core::query::{Answer, Query};
-use muster_core::request::{AdminRequest, Command, Freshness, Outcome, Refusal, RequestId, WriteRequest};
+use muster_core::request::{AdminRequest, Command, Freshness, NotApplied, Outcome, Refusal, RequestId, WriteRequest};
 use muster_core::service::local::{self, LocalRoles, Process};
 use muster_core::service::{About, Caller, Credential, Fleet, Kind, Operation, Rule, allow, shows};
 use muster_net::convert::Wire;
@@ -401,7 +401,8 @@ fn scopes_of(records: Vec<v1::Record>) -> Vec<Scope> {
 
 fn of_outcome(outcome: Option<v1::Outcome>) -> Told {
     match Outcome::from_wire(outcome.expect("an outcome")).unwrap() {
-        Outcome::Refused(Refusal::Forbidden { problem }) => Told::Denied(problem.to_string()),
+        Outcome::Refused(Refusal::Forbidden { problem })
+        | Outcome::NotApplied(NotApplied::Refused(Refusal::Forbidden { problem })) => Told::Denied(problem.to_string()),
         Outcome::Refused(_) | Outcome::Applied { .. } | Outcome::NotApplied(_) => Told::Passed,
         Outcome::Unknown(why) => panic!("it hangs: {why:?}"),
     }

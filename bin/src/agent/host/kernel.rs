@@ -3,12 +3,11 @@
 //! Confined to a directory they are files below its `proc/sys`, made when they are declared: an emptied root is a machine whose
 //! parameters nobody has set, and one that nobody had set is taken away again. If the real `/proc/sys` is mounted there, they are the real ones.
 
-use super::files;
 use super::root::{Root, read_all};
 use muster_core::agent::host::Observed;
 use muster_core::agent::value;
 use muster_core::journal::key::{Dimension, Key};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, unlinkat};
 use rustix::io::Errno;
 
 /// What a parameter is now.
@@ -66,7 +65,13 @@ pub(super) fn may_be_absent(root: &Root, key: &Key) -> bool {
 /// Takes away a parameter that was made below a root. A real one stays: the kernel refuses.
 pub(super) fn remove(root: &Root, key: &Key) -> Result<(), String> {
     let name = value::parameter(key).map_err(|unfit| unfit.to_string())?;
-    files::remove(root, &format!("/proc/sys/{name}"))
+    let path = format!("/proc/sys/{name}");
+    let (directory, file) = path.rsplit_once('/').expect("it has several");
+    let opened = root.open_at(directory, OFlags::PATH | OFlags::DIRECTORY, Mode::empty());
+    match opened.and_then(|opened| unlinkat(opened, file, AtFlags::empty())) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(root.problem(&path, error)),
+    }
 }
 
 fn write(root: &Root, path: &str, text: &str) -> Result<(), String> {
