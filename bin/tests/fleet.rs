@@ -341,7 +341,7 @@ fn an_agent_whose_certificate_ends_looks_after_its_node_and_tells_it_all_once_it
     let spooled = report().unwrap()["spooled"].clone();
     agent.kill();
     agent.spawn();
-    let after = eventually("it runs again", || report());
+    let after = eventually("it runs again", &report);
     assert_eq!((&after["spooled"], agent.read("/other").as_deref()), (&spooled, Some("kept")), "{after}");
     assert!(
         agent.words().contains("the certificate has ended: renew it with `muster certs renew`"),

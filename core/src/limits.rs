@@ -78,13 +78,13 @@ pub const PAGE_BYTES: usize = 256 << 10;
 const _: () = assert!(RECORD_BYTES_MAX < crate::codec::DECODE_BYTES_MAX, "a record must decode");
 const _: () = assert!(OVERLAY_BYTES_MAX < crate::codec::DECODE_BYTES_MAX, "an overlay must decode");
 /// More than a policy, a head and an end have in a boot document: a byte that is escaped takes four.
-const DOCUMENT_BYTES_BESIDE: usize = EXEC_ALLOW_MAX * (4 * EXEC_ALLOW_BYTES_MAX + 64) + (64 << 10);
+const DOCUMENT_BYTES_BESIDE: u64 = (EXEC_ALLOW_MAX * (4 * EXEC_ALLOW_BYTES_MAX + 64) + (64 << 10)) as u64;
 /// zstd adds less than this to what does not compress.
-const fn packed_at_worst(bytes: usize) -> usize {
+const fn packed_at_worst(bytes: u64) -> u64 {
     bytes + bytes / 128 + 1_024
 }
 const _: () = assert!(
-    packed_at_worst(2 * DECLARED_BYTES_MAX as usize + DOCUMENT_BYTES_BESIDE) <= OVERLAY_BYTES_MAX,
+    packed_at_worst(2 * DECLARED_BYTES_MAX + DOCUMENT_BYTES_BESIDE) <= OVERLAY_BYTES_MAX as u64,
     "what is declared must fit an overlay"
 );
 const _: () = assert!(2 * crate::journal::key::VALUE_BYTES_MAX < RECORD_BYTES_MAX, "one change must fit a record");

@@ -205,7 +205,9 @@ fn grown(disk: &CrashDisk) -> (Replica, Vec<Vec<Fold>>) {
     let mut at = vec![folds.clone()];
     for (_, bytes) in ready(replica.opened.library.records(Seq(0), head, usize::MAX)).unwrap() {
         let record = decode_record(&bytes).unwrap();
-        folds.iter_mut().for_each(|fold| fold.push(&record));
+        for fold in &mut folds {
+            fold.push(&record);
+        }
         at.push(folds.clone());
     }
     assert_eq!(at.len() as u64, head.0 + 1);

@@ -85,12 +85,11 @@ impl Together {
             return Ok(sequence);
         }
         let command = self.command.clone();
-        let (outcome, drawn) = match request.0 {
-            Some(drawn) => (self.client.write_again(drawn, &self.author, command).await, drawn),
-            None => {
-                let drawn = *request.0.insert(self.client.draw().await?);
-                (self.client.write_once(drawn, &self.author, command).await, drawn)
-            }
+        let (outcome, drawn) = if let Some(drawn) = request.0 {
+            (self.client.write_again(drawn, &self.author, command).await, drawn)
+        } else {
+            let drawn = *request.0.insert(self.client.draw().await?);
+            (self.client.write_once(drawn, &self.author, command).await, drawn)
         };
         let reply = written(outcome, Some(drawn)).inspect_err(|failure| {
             // What is certainly not recorded may be asked under another id; what may be, under this one alone.

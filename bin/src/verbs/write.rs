@@ -30,12 +30,11 @@ pub(crate) fn wall_time() -> WallTime {
 /// Sends one command under the request id that was given, or a new one.
 pub(crate) async fn send(client: &Client, args: &WriteArgs, command: Command) -> Result<(Reply, OneShot), Failure> {
     let author = args.author.author()?;
-    let (outcome, request) = match args.request_id {
-        Some(request) => (client.write_again(request, &author, command).await, request),
-        None => {
-            let request = client.draw().await?;
-            (client.write_once(request, &author, command).await, request)
-        }
+    let (outcome, request) = if let Some(request) = args.request_id {
+        (client.write_again(request, &author, command).await, request)
+    } else {
+        let request = client.draw().await?;
+        (client.write_once(request, &author, command).await, request)
     };
     written(outcome, Some(request)).map(|reply| (reply, request))
 }

@@ -214,7 +214,8 @@ mod tests {
         assert_eq!(pages.offset(&bytes), Some(0));
         assert_eq!(pages.offset(&bytes.slice(5..60_000)), Some(5));
         assert_eq!(pages.offset(&bytes.slice(5..10)), None, "that is cheaper to copy");
-        assert_eq!(pages.offset(&bytes.to_vec()), None, "the same bytes elsewhere are not known to stay");
+        let elsewhere = bytes.to_vec();
+        assert_eq!(pages.offset(&elsewhere), None, "the same bytes elsewhere are not known to stay");
         let (first, second) = (bytes.slice(..50_000), bytes.slice(50_000..));
         let half = Pages::of(&second).unwrap();
         assert_eq!(half.offset(&first), None);
