@@ -33,8 +33,11 @@ impl Oracle for PromisesAreDurable {
                 || format!("replica {from}'s vote for {} in term {} to be durable", envelope.to, message.term),
                 || format!("term {} and a vote for {} on its disk", durable.term, durable.vote),
             )?,
+            // What a later leader's entries replaced before it was written cannot be committed any more: whoever leads that term
+            // has the votes of a quorum, so its acknowledgement, which comes with the write of what replaced it, says too much
+            // and harms nobody.
             RaftMessageKind::AppendReply if !message.reject => must(
-                sender.durable.last() >= message.index,
+                sender.durable.last() >= message.index || sender.durable.at(sender.durable.last()) > Some(message.term),
                 || format!("replica {from}'s entries up to {} to be durable", message.index),
                 || format!("its disk end at {}", sender.durable.last()),
             )?,
