@@ -6,7 +6,7 @@ mod common;
 
 use agent_world::{Todo, World, agent, bob, k, refused, set, v};
 use common::{alice, node, vcluster};
-use muster_core::agent::effects::{Input, Level};
+use muster_core::agent::effects::{Input, Level, Ticket};
 use muster_core::agent::host::BootTime;
 use muster_core::agent::ledger::Owner;
 use muster_core::agent::machine::SPOOL;
@@ -372,7 +372,162 @@ fn what_cannot_be_seen_is_no_drift_and_cannot_be_set() {
     assert_eq!((world.report().phase, world.report().unseen.len()), (Phase::Committed, 1));
 }
 
+#[test]
+fn what_is_taken_back_belongs_to_whom_it_did_before() {
+    let mut world = world();
+    world.set(alice(), SWAP, "10");
+    world.pass(100);
+    let before = world.report().differences;
+    world.host.refuses.insert(k(MOTD));
+    let merge = Request::Set {
+        changes: vec![(k(SWAP), v("20")), (k(MOTD), v("bye"))],
+        consent: Consent::Yes,
+        merge: true,
+        message: Arc::from("mine now"),
+    };
+    let reply = world.answer(bob(), merge);
+    assert!(matches!(reply, Reply::NotSet { taken_back: Returned::Done { .. }, .. }), "{reply:?}");
+    assert_eq!((world.is(SWAP), seconds_left(&world)), (v("10"), 135));
+    assert_eq!(world.report().differences, before, "it is alice's change, with its number");
+    assert!(matches!(world.stand_by(alice(), Which::Own), Reply::Committed { .. }));
+    world.check_story();
+}
+
+#[test]
+fn a_service_stops_before_the_mount_it_stands_on_goes() {
+    let service = "services:db";
+    let mut world = World::new(Policy::default(), &[(DATA, "tmpfs tmpfs"), (service, "running")]);
+    let begun = world.host.changes.len();
+    let changes = vec![(k(DATA), Setting::Absent), (k(service), v("stopped"))];
+    let request = Request::Set { changes, consent: Consent::Yes, merge: false, message: Arc::from("") };
+    assert!(matches!(world.answer(alice(), request), Reply::Set { .. }));
+    assert_eq!(world.host.changes[begun..], [(k(service), v("stopped")), (k(DATA), Setting::Absent)]);
+}
+
+#[test]
+fn the_agent_is_woken_by_whatever_ends_by_itself() {
+    let mut world = world();
+    let wakes_in = |world: &World| world.wake.map(|at| at.seconds_since(world.now.boot));
+    assert_eq!(wakes_in(&world), None);
+    world.set(alice(), SWAP, "10");
+    assert_eq!(wakes_in(&world), Some(235), "the window");
+    world.pass(200);
+    world.commit(SWAP, "20");
+    world.settle();
+    assert_eq!(wakes_in(&world), Some(300), "the conflict's grace: its key does not end with the window");
+    world.set(alice(), MOTD, "bye");
+    assert_eq!(wakes_in(&world), Some(seconds_left(&world)), "what ends first");
+    world.emergency(alice(), "fire");
+    assert_eq!(wakes_in(&world), Some(14_400), "nothing else ends in an emergency");
+    world.pass(14_400);
+    assert_eq!(wakes_in(&world), None);
+}
+
+// ---- a commit on its way ----
+
+/// A commit of [`SWAP`] is on its way to the journal, and its window has 5 s left.
+fn committing() -> (World, Ticket, Vec<Todo>) {
+    let mut world = world();
+    world.set(alice(), SWAP, "10");
+    world.pass(230);
+    let request = Request::Commit { which: Which::Own, ttl_seconds: None, message: Arc::from("because") };
+    let ticket = world.ask(alice(), request);
+    let on_its_way = world.on_its_way();
+    assert_eq!((on_its_way.len(), seconds_left(&world)), (1, 5));
+    (world, ticket, on_its_way)
+}
+
+#[test]
+fn a_windows_end_waits_a_little_for_the_answer_to_a_commit() {
+    let (mut world, ticket, on_its_way) = committing();
+    world.pass(9);
+    assert_eq!(world.is(SWAP), v("10"));
+    world.todo.extend(on_its_way);
+    world.pass(1_000);
+    assert!(matches!(world.replies[&ticket], Reply::Committed { .. }), "{:?}", world.replies);
+    assert_eq!((world.is(SWAP), world.entries(EntryType::Rollback)), (v("10"), vec![]));
+}
+
+#[test]
+fn a_commit_that_is_not_answered_in_time_is_rolled_back_and_never_asked_for_again() {
+    for dies in [true, false] {
+        let (mut world, ticket, _) = committing();
+        world.pass(10);
+        assert_eq!(world.is(SWAP), v("60"));
+        let reply = world.replies.get(&ticket);
+        assert!(matches!(reply, Some(Reply::Unknown { .. })), "whoever asked is told: {reply:?}");
+        if dies {
+            world.kill();
+            world.start();
+        }
+        world.pass(60);
+        assert_eq!((world.is(SWAP), world.report().commit_unknown), (v("60"), false));
+        assert_eq!(world.entries(EntryType::Commit), []);
+        world.set(alice(), SWAP, "10");
+        let reply = world.stand_by(alice(), Which::Own);
+        assert!(matches!(reply, Reply::Committed { .. }), "it does not stand in another's way: {reply:?}");
+    }
+}
+
+#[test]
+fn a_commit_that_the_journal_takes_after_its_rollback_is_what_is_declared() {
+    let (mut world, _, on_its_way) = committing();
+    world.pass(10);
+    assert_eq!(world.is(SWAP), v("60"));
+    world.todo.extend(on_its_way);
+    world.settle();
+    assert_eq!((world.is(SWAP), world.undeclared()), (v("10"), vec![]));
+    assert_eq!((world.report().phase, world.node_state()), (Phase::Committed, ConfigState::Committed));
+}
+
+#[test]
+fn what_its_owner_changes_while_a_commit_is_on_its_way_stays_the_owners() {
+    let (mut world, ticket, on_its_way) = committing();
+    assert!(matches!(world.set(alice(), SWAP, "20"), Reply::Set { .. }));
+    world.todo.extend(on_its_way);
+    world.settle();
+    assert!(matches!(world.replies[&ticket], Reply::Committed { .. }), "{:?}", world.replies);
+    let differs = world.report().differences.remove(0);
+    assert_eq!((differs.declared, differs.observed), (v("10"), v("20")));
+    assert_eq!((differs.owner, differs.conflict_seconds), (Owner::Operator(alice()), Some(300)));
+    assert!(matches!(world.stand_by(alice(), Which::Own), Reply::Committed { .. }));
+    assert_eq!((world.is(SWAP), world.undeclared()), (v("20"), vec![]));
+    world.check_story();
+}
+
 // ---- emergencies ----
+
+#[test]
+fn in_an_emergency_all_is_committed_or_rolled_back_or_nothing_is() {
+    let mut world = world();
+    world.set(alice(), SWAP, "10");
+    world.set(bob(), MOTD, "bye");
+    world.emergency(alice(), "fire");
+    for refusal in [refused(world.stand_by(alice(), Which::Own)), refused(world.rollback(alice(), Which::Own))] {
+        assert!(refusal.to_string().contains("of others differ: take all"), "{refusal}");
+    }
+    assert_eq!((world.is(SWAP), world.is(MOTD), world.report().phase), (v("10"), v("bye"), Phase::Emergency));
+    assert!(matches!(world.stand_by(alice(), Which::All), Reply::Committed { .. }));
+    assert_eq!((world.report().phase, world.node_state()), (Phase::Committed, ConfigState::Committed));
+}
+
+#[test]
+fn a_commit_waits_until_the_journal_knows_of_the_emergency_that_it_ends() {
+    let mut world = world();
+    world.set(alice(), SWAP, "10");
+    // No quorum for a moment, and the emergency is told again a second later.
+    world.up = false;
+    assert!(matches!(world.emergency(alice(), "fire"), Reply::EmergencyStarted { sequence: None, .. }));
+    world.up = true;
+    let request = Request::Commit { which: Which::All, ttl_seconds: None, message: Arc::from("because") };
+    let ticket = world.ask(alice(), request);
+    world.settle();
+    assert_eq!((world.replies.get(&ticket), world.report().phase), (None, Phase::Emergency));
+    world.pass(1);
+    assert!(matches!(world.replies[&ticket], Reply::Committed { .. }), "{:?}", world.replies);
+    assert_eq!((world.report().phase, world.node_state()), (Phase::Committed, ConfigState::Committed));
+    world.check_story();
+}
 
 #[test]
 fn an_emergency_needs_a_reason_comes_once_and_only_where_the_policy_allows_it() {
@@ -790,6 +945,39 @@ fn an_event_that_finds_no_quorum_is_told_once_there_is_one() {
     world.up = true;
     world.pass(60);
     assert_eq!((world.report().spooled, world.entries(EntryType::DriftDetected).len()), (0, 1));
+    world.check_story();
+}
+
+#[test]
+fn what_a_node_says_before_the_journal_knows_it_is_not_lost() {
+    let mut world = World::unknown();
+    world.start_after_repair("its ledger did not read and was set aside");
+    world.pass(10);
+    assert_eq!((world.report().spooled, world.report().connected), (1, true));
+    world.assign(Policy::default());
+    // The cluster keeps what it answered to a request, and forgets it in time.
+    world.age(7_200);
+    world.pass(60);
+    assert_eq!(world.messages(EntryType::ServiceLifecycle), ["its ledger did not read and was set aside"]);
+    assert_eq!(world.report().spooled, 0);
+    world.check_story();
+}
+
+#[test]
+fn what_happens_twice_at_the_same_moment_is_not_taken_for_the_same() {
+    let mut world = world();
+    world.lost_answers = 1;
+    for exit_status in [Some(0), Some(1)] {
+        world.ask(alice(), Request::ShellEnd { exit_status });
+    }
+    world.settle();
+    assert_eq!((world.report().spooled, world.entries(EntryType::ShellSession).len()), (2, 1));
+    // The first is found in the journal, and the second is not there.
+    world.kill();
+    world.disk.ledger = None;
+    world.start_after_repair("its ledger did not read and was set aside");
+    world.pass(60);
+    assert_eq!((world.report().spooled, world.entries(EntryType::ShellSession).len()), (0, 2));
     world.check_story();
 }
 

@@ -186,8 +186,19 @@ impl World {
     }
 
     pub fn unbooted(policy: Policy, declared: &[(&str, &str)]) -> Self {
+        let mut world = Self::unknown();
+        world.assign(policy);
+        if !declared.is_empty() {
+            let changes: Vec<_> = declared.iter().map(|(key, value)| (*key, Some(*value))).collect();
+            world.declare(EntryType::Commit, Scope::VCluster(vcluster(0)), &changes);
+        }
+        world
+    }
+
+    /// A node of which the journal knows nothing.
+    pub fn unknown() -> Self {
         let first = Member { feature_level: FEATURE_LEVEL, ..first_member() };
-        let mut world = Self {
+        Self {
             machine: None,
             host: SimHost::default(),
             disk: Disk::default(),
@@ -213,17 +224,16 @@ impl World {
             promised: BTreeMap::new(),
             asked: BTreeMap::new(),
             grace: CONFLICT_GRACE_SECONDS,
-        };
-        world.give(JournalCommand::SetPolicy { vcluster: vcluster(0), policy });
-        world.declare(EntryType::BootConfig, Scope::Node(node(0)), &[("vcluster", Some("hpc-a"))]);
-        if !declared.is_empty() {
-            let changes: Vec<_> = declared.iter().map(|(key, value)| (*key, Some(*value))).collect();
-            world.declare(EntryType::Commit, Scope::VCluster(vcluster(0)), &changes);
         }
-        world
     }
 
     // ---- the journal ----
+
+    /// Makes the node known, as one of the vCluster `hpc-a`.
+    pub fn assign(&mut self, policy: Policy) {
+        self.give(JournalCommand::SetPolicy { vcluster: vcluster(0), policy });
+        self.declare(EntryType::BootConfig, Scope::Node(node(0)), &[("vcluster", Some("hpc-a"))]);
+    }
 
     fn apply(&mut self, write: WriteRequest) -> Outcome {
         self.index += 1;
@@ -549,15 +559,26 @@ impl World {
         self.input(Input::Journal(news));
     }
 
-    /// Tells what is declared, if an entry touched it since.
+    /// Tells what is declared, if an entry touched it since and the journal knows the node.
     pub fn tell_declared(&mut self) -> bool {
         if !self.up || self.machine.is_none() || self.state.sequence() == self.told {
+            return false;
+        }
+        if self.state.journal.node(&node(0)).is_none() {
             return false;
         }
         self.told = self.state.sequence();
         let declared = self.declared();
         self.input(Input::Declared(declared));
         true
+    }
+
+    /// Carries out everything but what is for the journal, and gives that: it is on its way.
+    pub fn on_its_way(&mut self) -> Vec<Todo> {
+        while let Some(at) = self.todo.iter().position(|todo| !matches!(todo, Todo::Journal(_))) {
+            self.carry_out(at);
+        }
+        self.todo.drain(..).collect()
     }
 
     /// Carries everything out, until nothing is left to do at this moment.
