@@ -955,8 +955,6 @@ fn what_a_node_says_before_the_journal_knows_it_is_not_lost() {
     world.pass(10);
     assert_eq!((world.report().spooled, world.report().connected), (1, true));
     world.assign(Policy::default());
-    // The cluster keeps what it answered to a request, and forgets it in time.
-    world.age(7_200);
     world.pass(60);
     assert_eq!(world.messages(EntryType::ServiceLifecycle), ["its ledger did not read and was set aside"]);
     assert_eq!(world.report().spooled, 0);

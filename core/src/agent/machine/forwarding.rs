@@ -173,7 +173,11 @@ impl Machine {
     fn on_event_answered(&mut self, number: u64, outcome: Outcome) {
         match outcome {
             Outcome::Applied { reply, .. } => self.delivered(number, Some(recorded(&reply))),
-            Outcome::Refused(Refusal::UnknownScope { .. }) => self.pause(),
+            // The refusal is kept under this id, and would be met again when the node is known.
+            Outcome::Refused(Refusal::UnknownScope { .. }) => {
+                self.ledger.spool.attempt = None;
+                self.pause();
+            }
             Outcome::Refused(refusal) => self.on_event_refused(number, refusal),
             Outcome::NotApplied(NotApplied::TooLarge { bytes, bytes_max }) => {
                 let text =

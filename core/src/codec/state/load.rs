@@ -46,7 +46,10 @@ impl StateLoader {
     #[must_use]
     pub fn over(mut state: State) -> Self {
         state.members.table = OrdMap::new();
+        // Ids that were given out stay so: if the view is what the top layer holds, no head says it anew.
+        let next_session = state.sessions.next;
         state.sessions = Sessions::new();
+        state.sessions.next = next_session;
         let journal = &mut state.journal;
         journal.nodes = OrdMap::new();
         journal.assigned = OrdSet::new();
