@@ -6,8 +6,8 @@
 //! content  4 how many records, 4 how many bytes they are unpacked; zstd of: 4 length, the record as stored; …
 //! ```
 //! The header's number is the first sequence; its length is zero while the segment is open. A sealed segment has exactly its
-//! records, and its length counts once a snapshot's manifest calls it sealed; the open one may have more than the newest snapshot's manifest says, which the next start cuts and replay writes
-//! again. A snapshot begins a block, so that what is cut begins at one. How many records a block has is each replica's own
+//! records, and its length counts once a snapshot's manifest calls it sealed; the open one may have more than the newest snapshot's
+//! manifest says, which the next start cuts and replay writes again. A snapshot begins a block, so that what is cut begins at one. How many records a block has is each replica's own
 //! business: a segment is what its records are, not how they are packed. Blocks say how many records they have, so whoever
 //! looks for a sequence steps over the others unread.
 //!
@@ -328,15 +328,12 @@ pub(crate) async fn verify_whole<D: Disk>(
     owner: Option<&Owner>,
     segment: &Segment,
 ) -> Result<(), StorageError> {
-    if let Some(blocks) = Blocks::open(disk, directory, owner, segment.first).await? {
-        blocks.check_sealed()?;
-    }
-    let verified = verify(disk, directory, owner, segment).await?;
-    let path = path_of(directory, segment.first);
-    let length = match disk.open(&path, Access::Read).await? {
-        Some(file) => disk.length(&file).await?,
+    let length = match Blocks::open(disk, directory, owner, segment.first).await? {
+        Some(blocks) => blocks.check_sealed().map(|()| blocks.length)?,
         None => 0,
     };
+    let verified = verify(disk, directory, owner, segment).await?;
+    let path = path_of(directory, segment.first);
     match verified.end {
         Some(end) if end == length => Ok(()),
         end => {

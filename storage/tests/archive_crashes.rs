@@ -101,6 +101,15 @@ struct Replica {
     last: u64,
 }
 
+/// The directory of a cluster's first replica, before its first start.
+fn first_of_a_cluster() -> (CrashDisk, World) {
+    let disk = CrashDisk::new();
+    let journal = Journal::new();
+    let first = (journal.meta(1, 1), pages(1));
+    ready(init(disk.clone(), Path::new(ROOT), &identity(), Some(first), SMALL)).unwrap();
+    (disk, World { journal, layers: Vec::new(), acknowledged: 1, begun: 1, saved: 1 })
+}
+
 /// Starts, checks what is there, and replays the log into the history.
 fn start(disk: &CrashDisk, world: &mut World) -> Result<Replica, StorageError> {
     let mut opened = ready(open(disk.clone(), Path::new(ROOT), SMALL))?;
@@ -212,11 +221,7 @@ fn take(replica: &mut Replica, world: &mut World, step: Step, disk: &CrashDisk) 
 }
 
 fn play(steps: &[Step], troubles: &[Trouble]) {
-    let mut disk = CrashDisk::new();
-    let journal = Journal::new();
-    let first = (journal.meta(1, 1), pages(1));
-    ready(init(disk.clone(), Path::new(ROOT), &identity(), Some(first), SMALL)).unwrap();
-    let mut world = World { journal, layers: Vec::new(), acknowledged: 1, begun: 1, saved: 1 };
+    let (mut disk, mut world) = first_of_a_cluster();
     let mut steps = steps.iter();
     for trouble in troubles.iter().map(Some).chain([None]) {
         if let Some(trouble) = trouble {
@@ -282,11 +287,7 @@ fn an_install_survives_a_crash_at_each_of_its_calls() {
 
 #[test]
 fn sealed_history_is_durable_before_an_installed_snapshot_rests_on_it() {
-    let disk = CrashDisk::new();
-    let journal = Journal::new();
-    let first = (journal.meta(1, 1), pages(1));
-    ready(init(disk.clone(), Path::new(ROOT), &identity(), Some(first), SMALL)).unwrap();
-    let mut world = World { journal, layers: Vec::new(), acknowledged: 1, begun: 1, saved: 1 };
+    let (disk, mut world) = first_of_a_cluster();
     let mut replica = start(&disk, &mut world).unwrap();
     let large = Step::Write { bytes: 1_500_000 };
     for step in [large, large, large, large, Step::Install { behind: 2, bytes: 100 }] {
@@ -300,11 +301,7 @@ fn sealed_history_is_durable_before_an_installed_snapshot_rests_on_it() {
 
 #[test]
 fn a_segment_that_was_sealed_after_the_newest_snapshot_is_no_damage_when_its_records_are_lost() {
-    let disk = CrashDisk::new();
-    let journal = Journal::new();
-    let first = (journal.meta(1, 1), pages(1));
-    ready(init(disk.clone(), Path::new(ROOT), &identity(), Some(first), SMALL)).unwrap();
-    let mut world = World { journal, layers: Vec::new(), acknowledged: 1, begun: 1, saved: 1 };
+    let (disk, mut world) = first_of_a_cluster();
     let mut replica = start(&disk, &mut world).unwrap();
     let large = Step::Write { bytes: 1_500_000 };
     for step in [large, Step::Save { over: true }, large, large, large] {

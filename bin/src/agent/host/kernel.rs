@@ -1,7 +1,8 @@
 //! Kernel parameters: files below `/proc/sys`.
 //!
 //! Confined to a directory they are files below its `proc/sys`, made when they are declared: an emptied root is a machine whose
-//! parameters nobody has set, and one that nobody had set is taken away again. If the real `/proc/sys` is mounted there, they are the real ones.
+//! parameters nobody has set, and one that nobody had set is taken away again. If the real `/proc/sys` is mounted there, they are
+//! the real ones.
 
 use super::root::{Root, read_all};
 use muster_core::agent::host::Observed;
