@@ -3,7 +3,7 @@
 //!
 //! The nodes are tasks on threads of their own, so that those who commit never wait behind them in this process.
 
-use crate::boots::{self, Fleet, Line, Nginx, Way, node_name};
+use crate::boots::{self, Fleet, Line, Nginx, Way, loopback, node_name};
 use crate::child;
 use crate::load::{self, Kind, Side, Work, histogram, micros};
 use crate::machine::Machine;
@@ -56,11 +56,11 @@ async fn boot_each(
 ) -> Result<Booted> {
     let (next, paths) = (Arc::new(AtomicU32::new(0)), Arc::new(paths));
     let tasks: Vec<_> = (0..together)
-        .map(|_| {
+        .map(|place| {
             let (ways, next, paths) = (ways.clone(), next.clone(), paths.clone());
             tokio::spawn(async move {
                 let mut out = Booted { took: histogram(), told: 0, failed: 0 };
-                let mut line = Line::default();
+                let mut line = Line::from(loopback(place));
                 loop {
                     let node = next.fetch_add(1, Ordering::Relaxed);
                     if node >= nodes {
