@@ -153,10 +153,8 @@ impl Replica {
         if !matches!(outcome, Outcome::Applied { .. }) {
             bail!("an entry was not applied: {outcome:?}");
         }
-        let first = finished.first().context("an entry makes a record")?.sequence;
-        let records: Vec<_> = finished.into_iter().map(|finished| finished.bytes).collect();
-        let bytes = records.iter().map(|record| record.len() as u64).sum();
-        ready(self.opened.archive.extend(first, records))?;
+        let bytes = finished.iter().map(|finished| finished.bytes.len() as u64).sum();
+        ready(self.opened.archive.extend(finished))?;
         if self.state.next_due().is_some_and(|due| due <= self.state.age()) {
             self.expire()?;
         }

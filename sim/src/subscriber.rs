@@ -45,8 +45,13 @@ impl Subscriber {
     pub async fn run(mut self, crowd: Arc<Crowd>) {
         crowd.behind.fetch_add(1, Ordering::Relaxed);
         let mut to = None;
+        // Who gave nothing last is not asked while there are others: one that lost its disk may give nothing for good.
+        let mut shunned = None;
         while !self.world.is_over() {
-            let all = self.world.replicas();
+            let mut all = self.world.replicas();
+            if all.len() > 1 {
+                all.retain(|id| Some(*id) != shunned);
+            }
             let from = *to.get_or_insert_with(|| all[self.draw.place(all.len())]);
             self.number += 1;
             let (client, number) = (self.id, self.number);
@@ -73,6 +78,7 @@ impl Subscriber {
             }
             // Another one now and then, and after every failure.
             if !good || self.draw.percent(5) {
+                shunned = if good { shunned } else { to };
                 to = None;
                 self.world.agenda.sleep(20 * MS).await;
             }
