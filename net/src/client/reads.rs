@@ -332,15 +332,22 @@ async fn boot_from(
     patience: Duration,
     request: wire::BootRequest,
 ) -> Asked<Booted> {
-    use wire::boot_reply::Reply as W;
-    let sense = senseless(&address);
-    let odd = |problem: &str| Miss::Final(broken(&address, format!("its boot makes no sense: {problem}")));
     let mut stream = promptly(patience, &address, stub.boot(request)).await?.into_inner();
+    let booted = read_boot(&address, &mut stream).await;
+    // A stream that is dropped before its end is reset, and one reset too many closes the connection, with everybody's boots on it.
+    let _ = tokio::time::timeout(patience, stream.message()).await;
+    booted
+}
+
+async fn read_boot(address: &Arc<str>, stream: &mut Streaming<wire::BootReply>) -> Asked<Booted> {
+    use wire::boot_reply::Reply as W;
+    let sense = senseless(address);
+    let odd = |problem: &str| Miss::Final(broken(address, format!("its boot makes no sense: {problem}")));
     let mut begin: Option<wire::BootBegin> = None;
     let mut overlay = BytesMut::new();
     let mut delta = BytesMut::new();
     loop {
-        let message = stream.message().await.map_err(|status| of_status(&address, &status))?;
+        let message = stream.message().await.map_err(|status| of_status(address, &status))?;
         let Some(wire::BootReply { reply: Some(reply) }) = message else {
             return Err(Miss::Elsewhere("the boot broke off".to_owned()));
         };
@@ -354,7 +361,7 @@ async fn boot_from(
             (W::OverlayChunk(chunk), Some(told)) => extend(&mut overlay, &chunk, told.overlay_bytes).map_err(odd)?,
             (W::DeltaChunk(chunk), Some(told)) => extend(&mut delta, &chunk, told.delta_bytes).map_err(odd)?,
             (W::Done(done), Some(told)) => {
-                let boot = finish(&address, told, overlay.freeze(), delta.freeze(), done.sequence);
+                let boot = finish(address, told, overlay.freeze(), delta.freeze(), done.sequence);
                 return boot.map(|boot| Booted::Boot(Box::new(boot))).map_err(sense);
             }
             (W::Lagging(lagging), None) => return Ok(Booted::Lagging(Seq(lagging.sequence))),

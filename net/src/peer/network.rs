@@ -199,8 +199,9 @@ impl GrpcNetwork {
         let request = wire::FetchPageRequest { hello: Some(hello), offset: page.len() as u64, ..request.clone() };
         let patience = self.shared.options.fetch_timeout;
         let mut stream = patiently(patience, client.fetch_page(request)).await?.into_inner();
-        loop {
-            let Some(chunk) = patiently(patience, stream.message()).await? else { return Ok(false) };
+        let mut total = None;
+        // To the stream's end, though the page may be whole before: see the client's boots.
+        while let Some(chunk) = patiently(patience, stream.message()).await? {
             if crc32fast::hash(&chunk.data) != chunk.checksum {
                 self.shared.counters.count(|counts| &counts.corrupt_frames);
                 return Err(unreachable_because("a chunk's checksum does not match its bytes"));
@@ -209,10 +210,9 @@ impl GrpcNetwork {
                 return Err(unreachable_because("a page is larger than any page"));
             }
             page.extend_from_slice(&chunk.data);
-            if page.len() as u64 == chunk.total {
-                return Ok(true);
-            }
+            total = Some(chunk.total);
         }
+        Ok(total == Some(page.len() as u64))
     }
 
     /// Reads whole records into `records` until the stream ends.
