@@ -17,11 +17,12 @@ use muster_core::request::{Command, Freshness, Outcome};
 use muster_net::client::{Client, Options};
 use muster_net::tls::{KeyFiles, Tls, dial};
 use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// What is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,13 +136,29 @@ trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 impl Way {
-    async fn connect(&self) -> Result<Box<dyn Wire>, String> {
-        let stream = TcpStream::connect(&self.address).await.map_err(|error| error.to_string())?;
+    async fn connect(&self, from: Option<Ipv4Addr>) -> Result<Box<dyn Wire>, String> {
+        let stream = match from {
+            None => TcpStream::connect(&self.address).await,
+            Some(from) => self.connect_from(from, None).await,
+        };
+        let stream = stream.map_err(|error| error.to_string())?;
         stream.set_nodelay(true).ok();
         Ok(match &self.tls {
             None => Box::new(stream),
             Some(tls) => Box::new(dial::over_http1(stream, tls).await.map_err(|error| error.to_string())?),
         })
+    }
+
+    /// From an address of this machine; with a receive window of so many bytes, about.
+    pub(crate) async fn connect_from(&self, from: Ipv4Addr, window: Option<u32>) -> std::io::Result<TcpStream> {
+        let to = self.address.parse().map_err(std::io::Error::other)?;
+        let socket = TcpSocket::new_v4()?;
+        if let Some(window) = window {
+            socket.set_recv_buffer_size(window)?;
+        }
+        socket.set_reuseaddr(true)?;
+        socket.bind(SocketAddr::from((from, 0)))?;
+        socket.connect(to).await
     }
 
     pub(crate) fn request(&self, path: &str) -> Vec<u8> {
@@ -150,29 +167,46 @@ impl Way {
     }
 }
 
+/// The address of this machine from which the `number`th of many connects. Whose connection ended holds its port for a minute, and an
+/// address has 28,000 of them towards one server: very many need more than one.
+pub(crate) fn loopback(number: u32) -> Ipv4Addr {
+    let [_, _, high, low] = (number % 16_000).to_be_bytes();
+    Ipv4Addr::new(127, 1, high, low.max(1))
+}
+
 /// A caller's connection, and where it reads into.
 pub(crate) struct Line {
     wire: Option<Box<dyn Wire>>,
     buffer: Vec<u8>,
+    /// Where it connects from; the kernel's choice if left out.
+    from: Option<Ipv4Addr>,
 }
 
 impl Default for Line {
     fn default() -> Self {
-        Self { wire: None, buffer: vec![0; 256 << 10] }
+        Self { wire: None, buffer: vec![0; 256 << 10], from: None }
+    }
+}
+
+impl Line {
+    pub(crate) fn from(address: Ipv4Addr) -> Self {
+        Self { from: Some(address), ..Self::default() }
     }
 }
 
 /// What an answer's head says.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Head {
     pub(crate) code: u16,
     pub(crate) length: usize,
     pub(crate) retry_after_ms: u64,
+    /// Who else may serve.
+    pub(crate) elsewhere: Vec<Arc<str>>,
     overlay_length: usize,
     delta_length: usize,
 }
 
-fn read_head(text: &str) -> Head {
+pub(crate) fn read_head(text: &str) -> Head {
     let mut lines = text.split("\r\n");
     let code = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).unwrap_or(0);
     let mut head = Head { code, ..Head::default() };
@@ -183,6 +217,8 @@ fn read_head(text: &str) -> Head {
             head.length = number();
         } else if name == "muster-retry-after-ms" {
             head.retry_after_ms = number() as u64;
+        } else if name == "muster-elsewhere" {
+            head.elsewhere = value.split(", ").map(Arc::from).collect();
         } else if name == "muster-overlay-length" {
             head.overlay_length = number();
         } else if name == "muster-delta-length" {
@@ -197,7 +233,7 @@ impl Line {
     pub(crate) async fn ask(&mut self, way: &Way, request: &[u8]) -> Result<Head, String> {
         let mut wire = match self.wire.take() {
             Some(wire) => wire,
-            None => way.connect().await?,
+            None => way.connect(self.from).await?,
         };
         let broke = |error: std::io::Error| error.to_string();
         wire.write_all(request).await.map_err(broke)?;
@@ -212,8 +248,8 @@ impl Line {
             let found = self.buffer[..filled.min(4_096)].windows(4).position(|window| window == b"\r\n\r\n");
             if let Some(end) = found {
                 let head = read_head(std::str::from_utf8(&self.buffer[..end]).map_err(|error| error.to_string())?);
-                let had = filled - end - 4;
-                break (head, head.length.saturating_sub(had));
+                let rest = head.length.saturating_sub(filled - end - 4);
+                break (head, rest);
             }
         };
         while rest > 0 {
@@ -335,7 +371,7 @@ pub(crate) async fn ready(way: &Way) -> Result<Head> {
             && head.code == 200
             && head.delta_length < head.overlay_length / 10
         {
-            return Ok(*head);
+            return Ok(head.clone());
         }
         if began.elapsed() > Duration::from_secs(30) {
             bail!("the overlay did not become ready: {head:?}");
@@ -469,7 +505,7 @@ impl Served {
         let mut held = Vec::new();
         for number in 0..readers {
             // A small window, so that the bytes stay with the server.
-            let socket = tokio::net::TcpSocket::new_v4()?;
+            let socket = TcpSocket::new_v4()?;
             socket.set_recv_buffer_size(4_096)?;
             let stream = socket.connect(self.way.address.parse()?).await.context("connecting one more slow reader")?;
             let mut wire: Box<dyn Wire> = match &self.way.tls {

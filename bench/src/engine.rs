@@ -27,7 +27,7 @@ use muster_core::network::{FetchError, Network};
 use muster_core::peer::Envelope;
 use muster_core::replica::{Limits, Settings, Timing};
 use muster_core::request::{Command, Outcome, RaftRole, Reply, RequestId, WriteRequest};
-use muster_core::state::{Proposal, State};
+use muster_core::state::{Finished, Proposal, State};
 use muster_core::storage::{
     Archive, Identity, Layer, LogStore, Page, Pages, Recovered, Run as SnapshotRun, Segment, SnapshotMeta, StorageError,
 };
@@ -83,7 +83,7 @@ impl LogStore for Nowhere {
 }
 
 impl Archive for Nowhere {
-    async fn extend(&mut self, _: Seq, _: Vec<Bytes>) -> Result<(), StorageError> {
+    async fn extend(&mut self, _: Vec<Finished>) -> Result<(), StorageError> {
         Ok(())
     }
     async fn begin(&mut self, meta: SnapshotMeta) -> Result<(), StorageError> {

@@ -4,9 +4,11 @@
 //! snapshot    keys are declared, then some of them change, spread over all: what the layer of the changes costs
 //! history     few keys change again and again: what applying, snapshots, reads and a restart cost after so many entries
 //! ```
-//! Records are applied and archived by the same code as in production; what is left out is the log and the network.
+//! Records are applied and archived by the same code as in production; what is left out is the log and the network. A journal that was
+//! grown so is a replica's data directory as `muster init` would have left it, with a past: [`Grown`] gives clusters of such.
 
 use crate::boots::{entry, noise, set};
+use crate::child;
 use crate::machine::Machine;
 use crate::muster::author;
 use crate::report::{Report, mib};
@@ -74,22 +76,25 @@ fn cpu() -> Duration {
     usage::of(&[std::process::id()]).cpu
 }
 
+/// A replica that never hears of another.
+const ALONE: (&str, &str, &str) = ("bench", "nowhere:1", "nowhere:2");
+
 impl Replica {
-    fn new(dir: &Path, value_bytes: usize) -> Result<Self> {
-        let root = dir.join("replica");
+    /// Under this name, to be reached by peers and clients there.
+    fn new(root: PathBuf, value_bytes: usize, (name, peer, client): (&str, &str, &str)) -> Result<Self> {
         let identity = Identity {
             cluster: ClusterId(1),
             group: GroupId(1),
             replica: ReplicaId(1),
             incarnation: Incarnation(1),
-            name: ReplicaName::new("bench")?,
+            name: ReplicaName::new(name)?,
         };
         let member = Member {
             id: identity.replica,
             name: identity.name.clone(),
             incarnation: identity.incarnation,
-            peer_address: Arc::from("nowhere:1"),
-            client_address: Arc::from("nowhere:2"),
+            peer_address: Arc::from(peer),
+            client_address: Arc::from(client),
             wish: MemberWish::Voter,
             feature_level: FEATURE_LEVEL,
         };
@@ -148,10 +153,8 @@ impl Replica {
         if !matches!(outcome, Outcome::Applied { .. }) {
             bail!("an entry was not applied: {outcome:?}");
         }
-        let first = finished.first().context("an entry makes a record")?.sequence;
-        let records: Vec<_> = finished.into_iter().map(|finished| finished.bytes).collect();
-        let bytes = records.iter().map(|record| record.len() as u64).sum();
-        ready(self.opened.archive.extend(first, records))?;
+        let bytes = finished.iter().map(|finished| finished.bytes.len() as u64).sum();
+        ready(self.opened.archive.extend(finished))?;
         if self.state.next_due().is_some_and(|due| due <= self.state.age()) {
             self.expire()?;
         }
@@ -213,8 +216,25 @@ impl Replica {
         Ok(saved)
     }
 
-    /// Stops, and starts from the newest snapshot. The log gets empty entries first, as long as it would be.
-    fn restart(mut self) -> Result<(Self, Taken)> {
+    /// Writes the history's entries from one number up to another, with snapshots between. Gives the CPU time of the last entries'
+    /// applying and archiving, how many those are, and the last snapshot.
+    fn grow(&mut self, from: u64, upto: u64) -> Result<(Duration, u64, Saved)> {
+        let (mut written, mut last) = (from, None);
+        while written < upto {
+            let some = ENTRIES_A_SNAPSHOT.min(upto - written);
+            let before = cpu();
+            for number in 0..some {
+                self.declare(std::iter::once(spread(written + number, HISTORY_KEYS)))?;
+            }
+            let applying = cpu().saturating_sub(before);
+            written += some;
+            last = Some((applying, some, self.save()?));
+        }
+        last.context("each number of entries must be larger than the one before")
+    }
+
+    /// The log gets empty entries up to the newest snapshot, as long as it would be.
+    fn write_log(&mut self) -> Result<()> {
         let (index, oldest, term) = (self.below.0.index, self.oldest, Term(1));
         let empty = |index| LogEntry {
             term,
@@ -228,8 +248,13 @@ impl Replica {
             LogRecord::Entries((oldest.0 + 1..=index.0).map(empty).collect()),
             LogRecord::HardState(HardState { term, vote: ReplicaId(0), commit: index }),
         ];
-        ready(self.opened.wal.append(&records))?;
-        let Self { root, value_bytes, .. } = self;
+        Ok(ready(self.opened.wal.append(&records))?)
+    }
+
+    /// Stops, and starts from the newest snapshot.
+    fn restart(mut self) -> Result<(Self, Taken)> {
+        self.write_log()?;
+        let Self { root, value_bytes, oldest, .. } = self;
         let (began, before) = (Instant::now(), cpu());
         let again = Self::open(root, value_bytes)?;
         let taken = Taken { took: began.elapsed(), cpu: cpu().saturating_sub(before) };
@@ -245,6 +270,63 @@ impl Replica {
         }
         Ok(bytes)
     }
+}
+
+/// A journal that grows, and can be had as the data directory of a cluster's first replica.
+pub(crate) struct Grown {
+    root: PathBuf,
+    value_bytes: usize,
+    /// Where that replica will be reached: the journal says so.
+    pub(crate) peer_port: u16,
+    pub(crate) client_port: u16,
+    entries: u64,
+}
+
+impl Grown {
+    /// The name of the replica whose directory it is.
+    pub(crate) const NAME: &str = "muster-1";
+
+    /// Nothing is in it yet.
+    pub(crate) fn new(dir: &Path, value_bytes: usize) -> Result<Self> {
+        let ports = child::free_ports(2)?;
+        let grown =
+            Self { root: dir.join("grown"), value_bytes, peer_port: ports[0], client_port: ports[1], entries: 0 };
+        let address = |port| format!("127.0.0.1:{port}");
+        let at = (Self::NAME, &*address(grown.peer_port), &*address(grown.client_port));
+        let mut replica = Replica::new(grown.root.clone(), value_bytes, at)?;
+        replica.declare_node()?;
+        replica.save()?;
+        replica.write_log()?;
+        Ok(grown)
+    }
+
+    /// Writes on until there are so many entries.
+    pub(crate) fn grow(&mut self, upto: u64) -> Result<()> {
+        let mut replica = Replica::open(self.root.clone(), self.value_bytes)?;
+        replica.grow(self.entries, upto)?;
+        replica.write_log()?;
+        self.entries = upto;
+        Ok(())
+    }
+
+    /// Copies it.
+    pub(crate) fn copy_to(&self, dir: &Path) -> Result<()> {
+        copy(&self.root, dir)
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }
 
 fn configuration() -> Configuration {
@@ -264,7 +346,7 @@ pub(crate) fn snapshots(keys: &[u64], changes: u64, value_bytes: usize, dir: &Pa
     )?;
     for &keys in keys {
         let dir = tempfile::tempdir_in(dir)?;
-        let mut replica = Replica::new(dir.path(), value_bytes)?;
+        let mut replica = Replica::new(dir.path().join("replica"), value_bytes, ALONE)?;
         let mut declared = 0;
         for first in (0..keys).step_by(usize::try_from(KEYS_AN_ENTRY)?) {
             declared += replica.declare(first..keys.min(first + KEYS_AN_ENTRY))?;
@@ -310,23 +392,13 @@ pub(crate) fn history(entries: &[u64], value_bytes: usize, dir: &Path, report: &
          resident MiB",
     )?;
     let dir = tempfile::tempdir_in(dir)?;
-    let mut replica = Replica::new(dir.path(), value_bytes)?;
+    let mut replica = Replica::new(dir.path().join("replica"), value_bytes, ALONE)?;
     replica.declare_node()?;
     let mut written = 0;
     for &upto in entries {
         // Of the last step, so that figures are of a journal of this size.
-        let (mut applying, mut saved, mut last) = (Duration::ZERO, None, 0);
-        while written < upto {
-            let some = ENTRIES_A_SNAPSHOT.min(upto - written);
-            let before = cpu();
-            for number in 0..some {
-                replica.declare(std::iter::once(spread(written + number, HISTORY_KEYS)))?;
-            }
-            applying = cpu().saturating_sub(before);
-            (written, last) = (written + some, some);
-            saved = Some(replica.save()?);
-        }
-        let saved = saved.context("each number of entries must be larger than the one before")?;
+        let (applying, last, saved) = replica.grow(written, upto)?;
+        written = upto;
         let boot = replica.boot()?;
         let read = |after: Seq| -> Result<Duration> {
             let began = Instant::now();

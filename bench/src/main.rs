@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! commit, read        closed-loop callers against three replicas on loopback, or against running servers
-//! boot                boots over HTTP or gRPC from one replica; readers that are slow; a storm
+//! boot                boots over HTTP or gRPC from one replica; readers that are slow; a storm; a burst, as it is simulated
 //! core                the engine in memory
 //! recover             the gap that the leader's death leaves
 //! learners            many learners, each serving boots and a subscription
@@ -15,6 +15,7 @@
 //! time.
 
 mod boots;
+mod burst;
 mod child;
 mod engine;
 mod etcd;
@@ -42,6 +43,12 @@ use muster_core::journal::key::Scope;
 use muster_core::request::Freshness;
 use report::{Figures, Report};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Places of a replica in a burst, unless told.
+const BURST_PLACES: u32 = 16;
+/// Bytes of the values that a journal is grown with.
+const GROWN_VALUE_BYTES: usize = 64;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -84,6 +91,9 @@ enum Verb {
         /// For whom: global, vcluster:NAME or node:NAME
         #[arg(long, default_value = "global")]
         scope: Scope,
+        /// To a journal that has so many entries already, of a thousand keys; several numbers, ascending, make several clusters
+        #[arg(long, value_name = "COUNT", value_delimiter = ',', conflicts_with_all = ["servers", "against"], value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+        entries: Vec<u64>,
     },
     /// Reads of one setting
     Read {
@@ -104,7 +114,7 @@ enum Verb {
         #[command(flatten)]
         common: Common,
         /// Over gRPC, all callers by one client
-        #[arg(long, conflicts_with_all = ["close", "tls", "slow_readers", "storm", "against"])]
+        #[arg(long, conflicts_with_all = ["close", "tls", "slow_readers", "storm", "burst", "against"])]
         grpc: bool,
         /// A connection for every boot; kept otherwise
         #[arg(long)]
@@ -124,6 +134,16 @@ enum Verb {
         /// With a storm: learners that serve
         #[arg(long, value_name = "COUNT", default_value_t = 2, requires = "storm", value_parser = clap::value_parser!(u32).range(1..=32))]
         learners: u32,
+        /// All nodes come within `--within-ms` to so many replicas of `--places` each and do what the client library does; several
+        /// numbers make several runs. What the simulator's storm plays too
+        #[arg(long, value_name = "REPLICAS", value_delimiter = ',', conflicts_with_all = ["close", "tls", "slow_readers", "storm", "against"], value_parser = clap::value_parser!(u32).range(1..=9))]
+        burst: Vec<u32>,
+        /// With a burst: within which time all nodes come
+        #[arg(long, value_name = "MS", default_value_t = 500, requires = "burst", value_parser = clap::value_parser!(u64).range(1..=600_000))]
+        within_ms: u64,
+        /// With a burst: how long a boot's bytes are on their way at least
+        #[arg(long, value_name = "MS", default_value_t = 100, requires = "burst", value_parser = clap::value_parser!(u64).range(0..=60_000))]
+        takes_ms: u64,
         /// With a storm: nodes that boot at the same time
         #[arg(long, value_name = "COUNT", default_value_t = 512, requires = "storm", value_parser = clap::value_parser!(u32).range(1..=100_000))]
         together: u32,
@@ -380,6 +400,32 @@ async fn measure(common: &Common, kind: &Kind, dir: &std::path::Path, report: &R
     }
 }
 
+/// Commits to journals that have so many entries already.
+async fn grown(common: &Common, kind: &Kind, entries: &[u64], dir: &std::path::Path, report: &Report) -> Result<()> {
+    let what = what(kind);
+    report.begin(&what, &Machine::look(dir))?;
+    let program = muster::program(common.sides.muster.as_deref())?;
+    let mut journal = growth::Grown::new(dir, GROWN_VALUE_BYTES)?;
+    for &entries in entries {
+        journal.grow(entries)?;
+        let home = tempfile::tempdir_in(dir)?;
+        let began = Instant::now();
+        let cluster = Cluster::start_grown(&program, home.path(), &journal).await?;
+        let resident: Vec<f64> =
+            cluster.pids().iter().map(|pid| report::mib(usage::of(&[*pid]).resident_max)).collect();
+        let took = began.elapsed().as_secs_f64();
+        report.give(&serde_json::json!({ "entries": entries, "joined_seconds": took, "resident_mib": resident }))?;
+        let resident = resident.iter().map(|mib| format!("{mib:.0}")).collect::<Vec<_>>().join(", ");
+        report.say(&format!(
+            "\n{entries} entries: one replica started and two joined in {took:.1} s; resident MiB then {resident}"
+        ))?;
+        report.heading()?;
+        let medians = alone(&cluster, common, kind, report).await?;
+        conclude(&what, common, vec![(cluster.name(), medians)], report)?;
+    }
+    Ok(())
+}
+
 /// How boots over HTTP are measured.
 struct Boots {
     fleet: boots::Fleet,
@@ -490,8 +536,12 @@ fn main() -> Result<()> {
     let dir = home.path();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match cli.verb {
-        Verb::Commit { common, bytes, keys, scope } => {
-            runtime.block_on(measure(&common, &Kind::Commit { bytes, keys, scope }, dir, &report))
+        Verb::Commit { common, bytes, keys, scope, entries } => {
+            let kind = Kind::Commit { bytes, keys, scope };
+            if entries.is_empty() {
+                return runtime.block_on(measure(&common, &kind, dir, &report));
+            }
+            runtime.block_on(grown(&common, &kind, &entries, dir, &report))
         }
         Verb::Read { common, bytes, local, leased } => {
             let freshness = match (local, leased) {
@@ -510,6 +560,9 @@ fn main() -> Result<()> {
             places,
             storm,
             learners,
+            burst,
+            within_ms,
+            takes_ms,
             together,
             nodes,
             overlay,
@@ -517,6 +570,18 @@ fn main() -> Result<()> {
             nginx,
         } => {
             let fleet = boots::Fleet { nodes, overlay_bytes: overlay, delta_bytes: delta };
+            if !burst.is_empty() {
+                let program = muster::program(common.sides.muster.as_deref())?;
+                let burst = burst::Burst {
+                    fleet,
+                    replicas: &burst,
+                    places: places.unwrap_or(BURST_PLACES),
+                    within: Duration::from_millis(within_ms),
+                    takes: Duration::from_millis(takes_ms),
+                    program: &program,
+                };
+                return runtime.block_on(burst::run(&burst, dir, &report));
+            }
             if storm {
                 let program = muster::program(common.sides.muster.as_deref())?;
                 let storm = storm::Storm {

@@ -2,6 +2,7 @@
 
 use crate::boots::node_name;
 use crate::child::{self, Child};
+use crate::growth::Grown;
 use crate::load::{Kind, Side, Work};
 use anyhow::{Context as _, Result, bail};
 use muster_core::ids::{NodeId, ReplicaId, Seq};
@@ -20,8 +21,9 @@ use std::time::{Duration, Instant};
 /// Clocks of one machine do not drift against each other; a thousandth is stated. Only leased reads rest on it.
 const LEASE: &str = "lease_clock_drift_ppm = 1000\n";
 
-/// How long a cluster may take to come up.
+/// How long a cluster may take to come up; one that begins with a long history has to copy it first.
 const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE_WITH_A_PAST: Duration = Duration::from_mins(20);
 
 /// Who measures.
 pub(crate) fn author() -> Author {
@@ -41,6 +43,7 @@ pub(crate) struct Cluster {
     program: PathBuf,
     replicas: Vec<Replica>,
     tls: Option<Tls>,
+    patience: Duration,
 }
 
 /// The program beside this one, unless another is named.
@@ -72,8 +75,29 @@ impl Cluster {
         more: &str,
         tls: Option<Tls>,
     ) -> Result<Self> {
-        let ports = child::free_ports(2 * (voters + learners))?;
-        let mut cluster = Self { program: program.to_owned(), replicas: Vec::new(), tls };
+        Self::assemble(program, dir, (voters, learners), more, tls, None).await
+    }
+
+    /// Three voters, of which the first begins with a copy of a journal that was grown, and the others fetch it.
+    pub(crate) async fn start_grown(program: &Path, dir: &Path, grown: &Grown) -> Result<Self> {
+        Self::assemble(program, dir, (3, 0), "", None, Some(grown)).await
+    }
+
+    async fn assemble(
+        program: &Path,
+        dir: &Path,
+        (voters, learners): (usize, usize),
+        more: &str,
+        tls: Option<Tls>,
+        grown: Option<&Grown>,
+    ) -> Result<Self> {
+        let mut ports = child::free_ports(2 * (voters + learners))?;
+        let patience = if grown.is_some() { PATIENCE_WITH_A_PAST } else { PATIENCE };
+        let mut cluster = Self { program: program.to_owned(), replicas: Vec::new(), tls, patience };
+        if let Some(grown) = grown {
+            (ports[0], ports[1]) = (grown.peer_port, grown.client_port);
+            grown.copy_to(&dir.join(Grown::NAME))?;
+        }
         for place in 0..voters + learners {
             let (peer, client) = (ports[2 * place], ports[2 * place + 1]);
             let name = format!("muster-{}", place + 1);
@@ -88,13 +112,16 @@ impl Cluster {
             );
             std::fs::write(&config, text)?;
             let verb = match place {
-                0 => vec!["init"],
-                voter if voter < voters => vec!["join", "--promote"],
-                _ => vec!["join"],
+                0 if grown.is_some() => None,
+                0 => Some(vec!["init"]),
+                voter if voter < voters => Some(vec!["join", "--promote"]),
+                _ => Some(vec!["join"]),
             };
-            let arguments =
-                verb.into_iter().map(str::to_owned).chain(["--config".into(), config.display().to_string()]);
-            child::run(program, &arguments.collect::<Vec<_>>())?;
+            if let Some(verb) = verb {
+                let arguments =
+                    verb.into_iter().map(str::to_owned).chain(["--config".into(), config.display().to_string()]);
+                child::run(program, &arguments.collect::<Vec<_>>())?;
+            }
             cluster.replicas.push(Replica {
                 config,
                 log: dir.join(format!("{name}.log")),
@@ -160,8 +187,8 @@ impl Cluster {
             if statuses.len() == voters + learners && statuses.iter().all(up) {
                 return Ok(());
             }
-            if began.elapsed() > PATIENCE {
-                bail!("the cluster did not come up within {} s", PATIENCE.as_secs());
+            if began.elapsed() > self.patience {
+                bail!("the cluster did not come up within {} s", self.patience.as_secs());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

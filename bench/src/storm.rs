@@ -3,7 +3,7 @@
 //!
 //! The nodes are tasks on threads of their own, so that those who commit never wait behind them in this process.
 
-use crate::boots::{self, Fleet, Line, Nginx, Way, node_name};
+use crate::boots::{self, Fleet, Line, Nginx, Way, loopback, node_name};
 use crate::child;
 use crate::load::{self, Kind, Side, Work, histogram, micros};
 use crate::machine::Machine;
@@ -36,31 +36,46 @@ pub(crate) struct Storm<'a> {
     pub(crate) nginx: Option<&'a Path>,
 }
 
-/// Boots every node once, from threads of their own.
+/// Boots every node once, from threads of their own. Each thread has one queue for its nodes: where threads share them, those that do not
+/// fit a thread's own queue are looked at so seldom that they wait for seconds, and the tail that is measured is the bench's own.
 async fn boot_all(
     ways: Arc<[Way]>,
     paths: impl Fn(u32) -> String + Send + Sync + 'static,
     (nodes, together): (u32, u32),
 ) -> Result<Booted> {
-    let run = move || {
-        let nodes_live = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        nodes_live.block_on(boot_each(ways, paths, (nodes, together)))
-    };
-    tokio::task::spawn_blocking(run).await?
+    let threads = u32::try_from(std::thread::available_parallelism()?.get())?.min(together);
+    let (next, paths) = (Arc::new(AtomicU32::new(0)), Arc::new(paths));
+    let running: Vec<_> = (0..threads)
+        .map(|thread| {
+            let (ways, next, paths) = (ways.clone(), next.clone(), paths.clone());
+            let places: Vec<u32> = (thread..together).step_by(threads as usize).collect();
+            tokio::task::spawn_blocking(move || {
+                let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                own.block_on(boot_each(ways, paths, (nodes, next), places))
+            })
+        })
+        .collect();
+    let mut all = Booted { took: histogram(), told: 0, failed: 0 };
+    for thread in running {
+        all.add(&thread.await??)?;
+    }
+    Ok(all)
 }
 
+/// Boots nodes, the next one as soon as one is done, at each of these places.
 async fn boot_each(
     ways: Arc<[Way]>,
-    paths: impl Fn(u32) -> String + Send + Sync + 'static,
-    (nodes, together): (u32, u32),
+    paths: Arc<impl Fn(u32) -> String + Send + Sync + 'static>,
+    (nodes, next): (u32, Arc<AtomicU32>),
+    places: Vec<u32>,
 ) -> Result<Booted> {
-    let (next, paths) = (Arc::new(AtomicU32::new(0)), Arc::new(paths));
-    let tasks: Vec<_> = (0..together)
-        .map(|_| {
+    let tasks: Vec<_> = places
+        .into_iter()
+        .map(|place| {
             let (ways, next, paths) = (ways.clone(), next.clone(), paths.clone());
             tokio::spawn(async move {
                 let mut out = Booted { took: histogram(), told: 0, failed: 0 };
-                let mut line = Line::default();
+                let mut line = Line::from(loopback(place));
                 loop {
                     let node = next.fetch_add(1, Ordering::Relaxed);
                     if node >= nodes {
@@ -89,10 +104,7 @@ async fn boot_each(
         .collect();
     let mut all = Booted { took: histogram(), told: 0, failed: 0 };
     for task in tasks {
-        let one = task.await?;
-        all.took.add(&one.took)?;
-        all.told += one.told;
-        all.failed += one.failed;
+        all.add(&task.await?)?;
     }
     Ok(all)
 }
@@ -102,6 +114,15 @@ struct Booted {
     took: Histogram<u64>,
     told: u64,
     failed: u64,
+}
+
+impl Booted {
+    fn add(&mut self, other: &Self) -> Result<()> {
+        self.took.add(&other.took)?;
+        self.told += other.told;
+        self.failed += other.failed;
+        Ok(())
+    }
 }
 
 /// Commits at a pace until told to stop; how long each took.

@@ -45,7 +45,7 @@ const BATCH_MAX: usize = 4_096;
 
 /// Something for the archive, in order.
 enum ArchiveTask {
-    Extend { first: Seq, records: Vec<Bytes> },
+    Extend(Vec<Finished>),
     Save { meta: SnapshotMeta, state: Box<State> },
     Staged { runs: Vec<Run>, done: oneshot::Sender<Vec<u32>> },
     Stage { run: Run, page: Bytes, done: oneshot::Sender<()> },
@@ -326,9 +326,8 @@ impl Driver {
         for envelope in effects.sends {
             network.send(envelope);
         }
-        if let Some(first) = effects.finished.first().map(|finished| finished.sequence) {
-            let records = effects.finished.into_iter().map(|Finished { bytes, .. }| bytes).collect();
-            let _ = self.archive.unbounded_send(ArchiveTask::Extend { first, records });
+        if !effects.finished.is_empty() {
+            let _ = self.archive.unbounded_send(ArchiveTask::Extend(effects.finished));
         }
         if let Some((meta, state)) = effects.snapshot {
             let _ = self.archive.unbounded_send(ArchiveTask::Save { meta, state: Box::new(state) });
@@ -488,10 +487,12 @@ struct Keeper<A> {
 impl<A: Archive> Keeper<A> {
     async fn carry_out(&mut self, task: ArchiveTask) -> Result<(), StorageError> {
         match task {
-            ArchiveTask::Extend { first, records } => {
-                let last = Seq(first.0 + records.len() as u64 - 1);
-                self.archive.extend(first, records).await?;
-                self.shared.record(last);
+            ArchiveTask::Extend(records) => {
+                let last = records.last().map(|record| record.sequence);
+                self.archive.extend(records).await?;
+                if let Some(last) = last {
+                    self.shared.record(last);
+                }
             }
             ArchiveTask::Save { meta, state } => {
                 self.save_to_the_end().await?;

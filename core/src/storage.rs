@@ -9,6 +9,7 @@
 
 use crate::ids::{Age, ClusterId, Digest, GroupId, Incarnation, Index, ReplicaId, ReplicaName, Seq, Term};
 use crate::log::{Configuration, HardState, LogEntry, LogRecord};
+use crate::state::Finished;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -203,9 +204,9 @@ pub trait LogStore {
 
 /// Snapshots and history, the writing side.
 pub trait Archive {
-    /// Appends records to the history: `records[0]` has sequence `first`, which follows the last one appended. Not synced;
-    /// readable through the [`Library`] when it returns.
-    fn extend(&mut self, first: Seq, records: Vec<Bytes>) -> impl Future<Output = Result<(), StorageError>>;
+    /// Appends records to the history; the first one's sequence follows the last one appended. Not synced; readable through the
+    /// [`Library`] when it returns.
+    fn extend(&mut self, records: Vec<Finished>) -> impl Future<Output = Result<(), StorageError>>;
     /// Begins a snapshot of what was extended so far, which rests on `meta.layers`. One is begun at a time; history may be
     /// extended before it is finished.
     fn begin(&mut self, meta: SnapshotMeta) -> impl Future<Output = Result<(), StorageError>>;

@@ -4,11 +4,11 @@ mod cluster;
 
 use bytes::Bytes;
 use cluster::{CLUSTER, identity, leads, start};
-use muster_core::ids::{ClusterId, GroupId, Incarnation, Index, ReplicaId, Seq, Term};
+use muster_core::ids::{ClusterId, Digest, GroupId, Incarnation, Index, ReplicaId, Seq, Term};
 use muster_core::log::{LogEntry, LogEntryKind};
 use muster_core::network::{FetchError, Network};
 use muster_core::peer::{Envelope, Lane, PeerMessage, RaftMessage, RaftMessageKind};
-use muster_core::storage::Archive;
+use muster_core::storage::{Archive, Segment};
 use muster_net::peer::frame::{FRAME_BYTES, FrameError, encode, open_frame, take_frame};
 use muster_net::peer::hello::{Caller, HelloError, check_hello, check_welcome, hello, welcome};
 use muster_net::peer::{GrpcNetwork, PeerCounters, PeerOptions};
@@ -192,7 +192,9 @@ async fn pages_and_records_are_fetched_whole() {
     let running = start(identity(1), &[], ClientLimits::default()).await;
     leads(&running.replica.handle).await;
     let large: Bytes = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
-    running.memory.clone().extend(Seq(1), vec![large.clone(), Bytes::from_static(b"x"), Bytes::new()]).await.unwrap();
+    let start = Segment::starting(Seq(1), Digest::default());
+    let records = vec![large.clone(), Bytes::from_static(b"x"), Bytes::new()];
+    running.memory.clone().fill(start, records).await.unwrap();
     let meta = running.memory.hold(Index(77), Term(5), vec![Bytes::from_static(b"first"), large.clone()]);
 
     let network = GrpcNetwork::new(&identity(2), PeerOptions::default(), PeerCounters::default());

@@ -2,8 +2,9 @@
 //!
 //! When a voter forgets what it promised (an old image, or an empty disk under its old identity), an entry that it held may be
 //! lost if a majority can be made of it and of voters that never had the entry. Only such entries are excused, and only a term
-//! in which it may have voted can have two leaders. All else must hold, for as long as nothing excused has really been lost;
-//! when it has, replicas may rightly differ, so the run ends there, with the reason.
+//! in which it may have voted can have two leaders, or one twice. And one that forgot who the voters are may believe an old
+//! configuration, in which the forgetful are a quorum by themselves. All else must hold, for as long as nothing excused has
+//! really been lost; when it has, replicas may rightly differ, so the run ends there, with the reason.
 //!
 //! Never excuses a replica of anything else: who merely stops, lags or damages its own copy is no reason.
 
@@ -20,6 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 struct Forgotten {
     /// The last term in which it may have voted.
     term: Term,
+    /// The terms that it led.
+    led: BTreeSet<Term>,
     /// The entries that may be lost, with their terms.
     endangered: BTreeSet<(Index, Term)>,
 }
@@ -73,7 +76,9 @@ impl Amnesia {
             }
             _ => format!("r{replica} forgets; every entry is held by enough others"),
         };
+        let led = self.leaders.iter().filter(|(_, leader)| **leader == replica).map(|(term, _)| *term);
         let forgotten = self.forgotten.entry(replica).or_default();
+        forgotten.led.extend(led);
         forgotten.term = forgotten.term.max(known.hard_state.term);
         forgotten.endangered.append(&mut endangered);
         words
@@ -91,7 +96,19 @@ impl Amnesia {
             let twice = self.forgotten.iter().find(|(_, forgotten)| forgotten.term >= term);
             return twice.map(|(who, _)| format!("r{who} forgot its vote, and term {term} has two leaders"));
         }
-        let log = &facts.replicas.get(&leader)?.log;
+        if self.forgotten.get(&leader).is_some_and(|forgotten| forgotten.led.contains(&term)) {
+            return Some(format!("r{leader} forgot that it led term {term}, and leads it again"));
+        }
+        let known = facts.replicas.get(&leader)?;
+        if let Some(view) = known.view.as_ref().filter(|_| self.forgotten.contains_key(&leader)) {
+            let voters = &view.status.configuration.voters;
+            let forgetful = voters.iter().filter(|who| self.forgotten.contains_key(who)).count();
+            let newest = facts.newest_view().map(|newest| &newest.status.configuration.voters);
+            if forgetful > voters.len() / 2 && newest != Some(voters) {
+                return Some(format!("r{leader} forgot who the voters are, and leads as in {voters:?}"));
+            }
+        }
+        let log = &known.log;
         for (who, forgotten) in &self.forgotten {
             let lost = forgotten.endangered.iter().find(|(index, entry)| {
                 *entry < term
@@ -121,7 +138,7 @@ fn leads(event: &Event) -> Option<(ReplicaId, Term)> {
         Event::View { replica, view, .. } => {
             (view.status.role == RaftRole::Leader).then_some((*replica, view.status.term))
         }
-        Event::Send { envelope, .. } => match &envelope.message {
+        Event::Send { envelope, again: false, .. } => match &envelope.message {
             PeerMessage::Raft(raft)
                 if matches!(
                     raft.kind,

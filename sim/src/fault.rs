@@ -348,7 +348,9 @@ impl Faults {
                             machine.store.wipe();
                             machine.back = Some(*back);
                             if *back == Back::Stranger {
-                                machine.identity.incarnation.0 ^= 1 << 127;
+                                // Another one each time: nobody is a member again by being wiped twice.
+                                let incarnation = &mut machine.identity.incarnation.0;
+                                *incarnation = incarnation.wrapping_add(1 << 100);
                             }
                         }
                     } else {

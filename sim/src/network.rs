@@ -447,7 +447,7 @@ pub(crate) fn forge(world: &Arc<World>, at: ReplicaId, envelope: Envelope) {
     let mut newer = body.to_vec();
     newer[0] = codec::FORMAT + 1;
     let (found, known) = (newer[0].to_string(), codec::FORMAT.to_string());
-    let told = codec::decode_envelope(&newer).map_or_else(|error| error.to_string(), |_| String::new());
+    let told = codec::decode_envelope(&newer.into()).map_or_else(|error| error.to_string(), |_| String::new());
     assert!(told.contains(&found) && told.contains(&known), "a message of format {found} is told as {told:?}");
 }
 

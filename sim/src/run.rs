@@ -462,11 +462,13 @@ async fn operate(world: Arc<World>, began: Time, item: OperationItem) {
         let which = item.at ^ u64::from(crc32fast::hash(item.id.as_bytes()));
         Client::new(world.clone(), 2_000_000 + u32::try_from(which % 1_000_000).unwrap_or(0))
     };
-    let deadline = Time(world.now().0 + 20 * SECOND);
+    // An operator asks again until they know: a member that was admitted, and whose operator gave up, would be missed for good.
+    let patience = (20 * SECOND).max(3 * MS * world.scenario.cluster.timing.request_ms);
+    let deadline = Time(world.now().0 + patience);
     let member = |pick: Pick, make: fn(ReplicaId) -> MemberCommand| resolve(&world, pick).map(make);
     let command = match item.operation {
         Operation::Join { wish, feature_level } => {
-            match join(&world, client(), wish, feature_level, 20 * SECOND).await {
+            match join(&world, client(), wish, feature_level, patience).await {
                 Ok(replica) => {
                     tell(format!("replica {replica} is admitted"));
                     judge(Some(false), format!("replica {replica} admitted"));

@@ -8,6 +8,7 @@ use crate::scenario::{MS, SECOND};
 use crate::world::World;
 use futures_util::future::{Either, select};
 use muster_core::ids::Seq;
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -45,8 +46,14 @@ impl Subscriber {
     pub async fn run(mut self, crowd: Arc<Crowd>) {
         crowd.behind.fetch_add(1, Ordering::Relaxed);
         let mut to = None;
+        // Who gave nothing is not asked again while there are others: one that lost its disk may give nothing for good.
+        let mut shunned = BTreeSet::new();
         while !self.world.is_over() {
-            let all = self.world.replicas();
+            let mut all = self.world.replicas();
+            if all.iter().all(|id| shunned.contains(id)) {
+                shunned.clear();
+            }
+            all.retain(|id| !shunned.contains(id));
             let from = *to.get_or_insert_with(|| all[self.draw.place(all.len())]);
             self.number += 1;
             let (client, number) = (self.id, self.number);
@@ -73,7 +80,7 @@ impl Subscriber {
             }
             // Another one now and then, and after every failure.
             if !good || self.draw.percent(5) {
-                to = None;
+                shunned.extend(to.take().filter(|_| !good));
                 self.world.agenda.sleep(20 * MS).await;
             }
             // At the end of what there is, what comes meanwhile comes together.

@@ -7,8 +7,9 @@ use crate::freedom::Freedom;
 use crate::world::{Life, World};
 use bytes::Bytes;
 use muster_core::front::Handle;
-use muster_core::ids::{Digest, Index, Seq};
+use muster_core::ids::{Digest, Index};
 use muster_core::log::LogRecord;
+use muster_core::state::Finished;
 use muster_core::storage::{Archive, LogStore, Page, Pages, Run, Segment, SnapshotMeta, StorageError};
 use std::sync::Arc;
 
@@ -60,11 +61,14 @@ impl<L: LogStore> LogStore for Watched<L> {
 }
 
 impl<A: Archive> Archive for Watched<A> {
-    async fn extend(&mut self, first: Seq, records: Vec<Bytes>) -> Result<(), StorageError> {
+    async fn extend(&mut self, records: Vec<Finished>) -> Result<(), StorageError> {
         let (replica, run) = (self.life.replica, self.life.run);
-        self.tell(&Event::Records { replica, run, first, records: records.clone().into() });
+        if let Some(first) = records.first().map(|record| record.sequence) {
+            let records = records.iter().map(|record| record.bytes.clone()).collect();
+            self.tell(&Event::Records { replica, run, first, records });
+        }
         self.dawdle().await;
-        self.part.extend(first, records).await?;
+        self.part.extend(records).await?;
         self.dawdle().await;
         Ok(())
     }

@@ -17,12 +17,13 @@
 
 use crate::disk::{Access, Disk, printed, sweep, write_whole};
 use crate::file::{FETCH_AGAIN, Owner, SECTOR, damaged};
-use crate::history::{self, Packer};
+use crate::history::{self, Blocks, Packer};
 use crate::library::{FileLibrary, Held, Shared, Table, lock};
 use crate::snapshot::{self, Kept, Writer};
 use crate::staging::Staging;
 use bytes::Bytes;
 use muster_core::ids::{Digest, Index, Seq};
+use muster_core::state::Finished;
 use muster_core::storage::{Archive, Page, Pages, Run, Segment, SnapshotMeta, StorageError};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -198,13 +199,10 @@ impl<D: Disk> FileArchive<D> {
 
     /// Checks the stored part of the open segment and goes on writing after it.
     async fn cut_open(&mut self, open: &Segment) -> Result<(), StorageError> {
-        let path = history::path_of(&self.places.history, open.first);
         if open.is_empty() {
-            return match self.disk.open(&path, Access::Read).await? {
-                Some(_) => self.disk.remove(&path).await,
-                None => Ok(()),
-            };
+            return Ok(());
         }
+        let path = history::path_of(&self.places.history, open.first);
         let verified = history::verify(&self.disk, &self.places.history, Some(&self.owner), open).await?;
         let end = if let Some(end) = verified.end.filter(|_| verified.is_newest) {
             end
@@ -222,12 +220,18 @@ impl<D: Disk> FileArchive<D> {
         Ok(())
     }
 
-    /// Removes history files that a manifest does not name.
+    /// Removes history files of which a manifest names no record. What a newer version wrote is refused before any is removed.
     async fn drop_history_beyond(&self, manifest: &[Segment]) -> Result<(), StorageError> {
-        for first in history::list(&self.disk, &self.places.history).await? {
-            if !manifest.iter().any(|segment| segment.first == first) {
-                self.disk.remove(&history::path_of(&self.places.history, first)).await?;
+        let mut beyond = history::list(&self.disk, &self.places.history).await?;
+        beyond.retain(|first| !manifest.iter().any(|segment| segment.first == *first && !segment.is_empty()));
+        for first in &beyond {
+            match Blocks::open(&self.disk, &self.places.history, None, *first).await {
+                Ok(_) | Err(StorageError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
             }
+        }
+        for first in beyond {
+            self.disk.remove(&history::path_of(&self.places.history, first)).await?;
         }
         Ok(())
     }
@@ -316,8 +320,8 @@ impl<D: Disk> FileArchive<D> {
         Ok(())
     }
 
-    async fn append_records(&mut self, first: Seq, records: Vec<Bytes>) -> Result<(), StorageError> {
-        let mut records = records.into_iter().zip(first.0..).peekable();
+    async fn append_records(&mut self, records: Vec<Finished>) -> Result<(), StorageError> {
+        let mut records = records.into_iter().peekable();
         while records.peek().is_some() {
             let is_full = self.collect(&mut records);
             if is_full || self.pending.is_full() {
@@ -337,11 +341,11 @@ impl<D: Disk> FileArchive<D> {
     }
 
     /// Takes records until they are to be written, or come to an end; tells whether they fill the open segment.
-    fn collect(&mut self, records: &mut impl Iterator<Item = (Bytes, u64)>) -> bool {
+    fn collect(&mut self, records: &mut impl Iterator<Item = Finished>) -> bool {
         let mut table = lock(&self.shared);
-        for (record, sequence) in records {
-            assert_eq!(Seq(sequence), table.open.last.next(), "records must follow the history");
-            self.pending.put(&record);
+        for record in records {
+            assert_eq!(record.sequence, table.open.last.next(), "records must follow the history");
+            self.pending.put(&record.bytes);
             table.push(record);
             if table.open.is_full() {
                 return true;
@@ -492,9 +496,9 @@ impl<D: Disk> FileArchive<D> {
 }
 
 impl<D: Disk> Archive for FileArchive<D> {
-    async fn extend(&mut self, first: Seq, records: Vec<Bytes>) -> Result<(), StorageError> {
+    async fn extend(&mut self, records: Vec<Finished>) -> Result<(), StorageError> {
         self.enter()?;
-        let outcome = self.append_records(first, records).await;
+        let outcome = self.append_records(records).await;
         self.leave(outcome)
     }
 

@@ -9,6 +9,7 @@ use crate::history::{self, Blocks};
 use crate::snapshot::Kept;
 use bytes::Bytes;
 use muster_core::ids::{Index, Seq, Term};
+use muster_core::state::Finished;
 use muster_core::storage::{Library, Segment, SnapshotMeta, StorageError};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -71,10 +72,12 @@ impl Table {
         *self = Self { generation: self.generation + 1, ..table };
     }
 
-    pub(crate) fn push(&mut self, record: Bytes) {
-        self.open = history::grown(self.open, &record);
-        self.tail_bytes += record.len();
-        self.tail.push_back(record);
+    /// Takes the next record. The chain's head after it is taken as it is told: whoever reads the record back checks it.
+    pub(crate) fn push(&mut self, record: Finished) {
+        let Finished { sequence, bytes, head } = record;
+        self.open = Segment { last: sequence, bytes: self.open.bytes + bytes.len() as u64, head, ..self.open };
+        self.tail_bytes += bytes.len();
+        self.tail.push_back(bytes);
         while self.tail_bytes > TAIL_BYTES && self.tail_first() <= self.written {
             let oldest = self.tail.pop_front().expect("its bytes were counted");
             self.tail_bytes -= oldest.len();

@@ -10,6 +10,7 @@ use common::crash_disk::{CrashDisk, Fault, random};
 use common::{Journal, SMALL, complete, entries, entry, hard_state, identity, install, page_list, pages, save};
 use muster_core::ids::{Index, Seq, Term};
 use muster_core::log::{LogEntry, LogRecord};
+use muster_core::state::Finished;
 use muster_core::storage::{Archive, Layer, Library, LogStore, SnapshotMeta, StorageError};
 use muster_storage::{Opened, init, open, ready};
 use proptest::prelude::*;
@@ -90,8 +91,12 @@ impl World {
         self.journal.records[..count].iter().for_each(|record| journal.push(record.clone()));
         complete(journal.meta(index, TERM))
     }
+    fn finished(&self, after: u64, upto: u64) -> Vec<Finished> {
+        self.journal.finished(usize::try_from(after).unwrap(), usize::try_from(upto).unwrap())
+    }
+
     fn records(&self, after: u64, upto: u64) -> Vec<Bytes> {
-        self.journal.records[usize::try_from(after).unwrap()..usize::try_from(upto).unwrap()].to_vec()
+        self.finished(after, upto).into_iter().map(|finished| finished.bytes).collect()
     }
 }
 
@@ -136,9 +141,9 @@ fn start(disk: &CrashDisk, world: &mut World) -> Result<Replica, StorageError> {
             assert_eq!(ready(opened.library.page(layer.index, layer.term, page))?, Some(bytes));
         }
     }
-    let replayed = world.records(meta.sequence.0, last - 1);
+    let replayed = world.finished(meta.sequence.0, last - 1);
     if !replayed.is_empty() {
-        ready(opened.archive.extend(meta.sequence.next(), replayed))?;
+        ready(opened.archive.extend(replayed))?;
     }
     Ok(Replica { opened, last })
 }
@@ -176,7 +181,7 @@ fn take(replica: &mut Replica, world: &mut World, step: Step, disk: &CrashDisk) 
             let records: Vec<LogRecord> = vec![hard_state(TERM, 1, replica.last), entries([world.log_entry(index)])];
             ready(replica.opened.wal.append(&records))?;
             world.acknowledged = index;
-            ready(replica.opened.archive.extend(Seq(index - 1), world.records(index - 2, index - 1)))?;
+            ready(replica.opened.archive.extend(world.finished(index - 2, index - 1)))?;
             replica.last = index;
         }
         Step::Save { over } if replica.last > world.saved => {
@@ -333,5 +338,5 @@ fn a_joiner_begins_with_nothing_and_takes_what_it_is_sent() {
     let mut wrong = journal.open_records();
     wrong.pop();
     assert!(matches!(ready(install(&mut opened.archive, &meta, wrong)), Err(StorageError::Damaged { .. })));
-    ready(opened.archive.extend(Seq(1), vec![])).unwrap_err();
+    ready(opened.archive.extend(vec![])).unwrap_err();
 }

@@ -25,8 +25,8 @@ fn replica() -> CrashDisk {
     let mut opened = open_at(&disk).unwrap();
     for index in 2..8 {
         ready(opened.wal.append(&[hard_state(1, 3, index - 1), entries([entry(1, index, 350)])])).unwrap();
-        let (first, added) = journal.grow(2, 50);
-        ready(opened.archive.extend(first, added)).unwrap();
+        let added = journal.grow(2, 50);
+        ready(opened.archive.extend(added)).unwrap();
         if index % 2 == 0 {
             ready(save(&mut opened.archive, journal.meta(index, 1))).unwrap();
         }
@@ -60,8 +60,8 @@ fn a_log_whose_purged_tail_was_replaced_by_what_is_left_is_no_damage() {
     }
     let mut oldest = Index(0);
     for index in 3..=5 {
-        let (first, added) = journal.grow(2, 50);
-        ready(opened.archive.extend(first, added)).unwrap();
+        let added = journal.grow(2, 50);
+        ready(opened.archive.extend(added)).unwrap();
         (_, oldest) = ready(save(&mut opened.archive, journal.meta(index, 2))).unwrap();
     }
     assert_eq!(oldest, Index(3));
@@ -260,17 +260,47 @@ fn another_replicas_files_and_future_formats_are_refused_naming_both() {
         }
     }
     for path in ["/data/identity", "/data/raft/wal/00000000000000000001.wal", "/data/snapshots/snap-1-2"] {
-        let newer = disk.after_kill();
         let path = Path::new(path);
-        newer.flip(path, 8, 1 ^ 2);
-        let header = newer.contents(path)[..SECTOR - 4].to_vec();
-        let checksum = crc32fast::hash(&header).to_le_bytes();
-        for (offset, (new, old)) in checksum.iter().zip(&newer.contents(path)[SECTOR - 4..]).enumerate() {
-            newer.flip(path, SECTOR - 4 + offset, new ^ old);
-        }
+        let newer = with_format(&disk, path, 1 ^ 2);
         let expected = StorageError::Format { file: path.display().to_string(), found: 2, known: 1 };
         assert_eq!(open_at(&newer).map(|_| ()), Err(expected));
     }
+}
+
+/// The same disk with a file whose format differs by these bits, as another version would have written it.
+fn with_format(disk: &CrashDisk, path: &Path, bits: u8) -> CrashDisk {
+    let other = disk.after_kill();
+    other.flip(path, 8, bits);
+    let header = other.contents(path)[..SECTOR - 4].to_vec();
+    let checksum = crc32fast::hash(&header).to_le_bytes();
+    for (offset, (new, old)) in checksum.iter().zip(&other.contents(path)[SECTOR - 4..]).enumerate() {
+        other.flip(path, SECTOR - 4 + offset, new ^ old);
+    }
+    other
+}
+
+#[test]
+fn history_of_a_newer_format_is_refused_even_where_nothing_rests_on_it() {
+    let disk = CrashDisk::new();
+    let mut journal = Journal::new();
+    let first = Some((journal.meta(1, 1), pages(1)));
+    ready(init(disk.clone(), Path::new(ROOT), &identity(), first, TINY)).unwrap();
+    let mut opened = open_at(&disk).unwrap();
+    // Two segments and a part of a third, behind the only snapshot.
+    ready(opened.archive.extend(journal.grow(9, 1 << 20))).unwrap();
+    drop(opened);
+    let disk = disk.after_power_loss(|_| true);
+    let written = files(&disk, "history");
+    assert!(written.len() > 2, "{written:?}");
+    for (path, _) in &written {
+        let newer = with_format(&disk, path, 2 ^ 3);
+        let before = newer.fingerprint();
+        let expected = StorageError::Format { file: path.display().to_string(), found: 3, known: 2 };
+        assert_eq!(open_at(&newer).map(|_| ()), Err(expected));
+        assert_eq!(newer.fingerprint(), before, "nothing is removed");
+    }
+    open_at(&disk).unwrap();
+    assert!(files(&disk, "history").is_empty());
 }
 
 #[test]
@@ -368,8 +398,8 @@ fn a_base_that_rots_spoils_every_snapshot_on_it_which_is_told_and_none_of_it_is_
     let mut layers = Vec::new();
     for index in 2..=6 {
         ready(opened.wal.append(&[hard_state(1, 3, index - 1), entries([entry(1, index, 350)])])).unwrap();
-        let (first, added) = journal.grow(2, 50);
-        ready(opened.archive.extend(first, added)).unwrap();
+        let added = journal.grow(2, 50);
+        ready(opened.archive.extend(added)).unwrap();
         let meta = SnapshotMeta { layers: layers.clone(), ..journal.meta(index, 1) };
         let (meta, oldest) = ready(save(&mut opened.archive, meta)).unwrap();
         layers.clone_from(&meta.layers);

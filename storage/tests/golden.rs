@@ -44,8 +44,8 @@ fn write(root: &Path) {
     ready(opened.wal.append(&[hard_state(1, 3, 1), entries([log[0].clone(), entry(1, 3, 5)])])).unwrap();
     ready(opened.wal.append(&[hard_state(2, 1, 2), entries(log[1..].to_vec())])).unwrap();
     ready(opened.wal.append(&[LogRecord::Entries(vec![]), hard_state(2, 1, 4)])).unwrap();
-    let (first, records) = journal.grow(3, 33);
-    ready(opened.archive.extend(first, records)).unwrap();
+    let records = journal.grow(3, 33);
+    ready(opened.archive.extend(records)).unwrap();
     let layers = opened.recovered.snapshot.unwrap().layers;
     ready(save(&mut opened.archive, SnapshotMeta { layers, ..journal.meta(4, 2) })).unwrap();
 }

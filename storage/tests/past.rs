@@ -120,10 +120,7 @@ impl Replica {
         let elapsed = 60_000_000;
         let (outcome, finished) = self.state.apply(self.index, Proposal { write, recorded_at: WallTime(0), elapsed });
         assert!(!matches!(outcome, Outcome::NotApplied(_)), "{outcome:?}");
-        if let Some(first) = finished.first().map(|finished| finished.sequence) {
-            let records = finished.into_iter().map(|finished| finished.bytes).collect();
-            ready(self.opened.archive.extend(first, records)).unwrap();
-        }
+        ready(self.opened.archive.extend(finished)).unwrap();
     }
 
     fn entry(&mut self, kind: EntryType, scope: &Scope, changes: Vec<Change>, parent: Seq, ttl: Option<u32>) {

@@ -30,9 +30,9 @@ fn a_replica_comes_back_with_what_it_wrote() {
             ready(opened.wal.append(&records)).unwrap();
             written.push(next);
         }
-        let (first, added) = journal.grow(3, 40);
+        let added = journal.grow(3, 40);
         if round == 0 {
-            ready(opened.archive.extend(first, added)).unwrap();
+            ready(opened.archive.extend(added)).unwrap();
             let read = ready(opened.library.records(Seq(0), Seq(10), 1 << 20)).unwrap();
             assert_eq!(read.len(), 3);
         }
@@ -68,8 +68,8 @@ fn snapshots_cut_history_and_let_the_log_go() {
         for _ in 0..10 {
             index += 1;
             ready(opened.wal.append(&[hard_state(1, 3, index - 1), entries([entry(1, index, 600)])])).unwrap();
-            let (first, added) = journal.grow(1, 900_000);
-            ready(opened.archive.extend(first, added)).unwrap();
+            let added = journal.grow(1, 900_000);
+            ready(opened.archive.extend(added)).unwrap();
         }
         let (meta, kept) = ready(save(&mut opened.archive, journal.meta(index, 1))).unwrap();
         assert_eq!(meta, complete(journal.meta(index, 1)));
@@ -79,8 +79,8 @@ fn snapshots_cut_history_and_let_the_log_go() {
     assert_eq!(oldest, Index(31));
     assert!(journal.history.len() > 5);
     let cut_at = journal.last();
-    let (first, added) = journal.clone().grow(2, 500);
-    ready(opened.archive.extend(first, added)).unwrap();
+    let added = journal.clone().grow(2, 500);
+    ready(opened.archive.extend(added)).unwrap();
     drop(opened);
 
     let opened = ready(open(RealDisk, &root, common::SMALL)).unwrap();
@@ -143,8 +143,8 @@ fn an_installed_snapshot_takes_the_place_of_everything_older() {
     let mut journal = Journal::new();
     begin(&root, &journal, common::SMALL);
     let mut opened = ready(open(RealDisk, &root, common::SMALL)).unwrap();
-    let (first, added) = journal.grow(2, 100);
-    ready(opened.archive.extend(first, added)).unwrap();
+    let added = journal.grow(2, 100);
+    ready(opened.archive.extend(added)).unwrap();
     ready(opened.wal.append(&[entries([entry(1, 2, 10), entry(1, 3, 10)])])).unwrap();
 
     journal.grow(12, 1 << 20);

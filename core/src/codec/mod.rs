@@ -26,8 +26,7 @@ use bincode::enc::write::{SizeWriter, Writer};
 use bincode::error::EncodeError;
 use bytes::Bytes;
 use core::fmt;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// The format that this binary writes, and the newest it reads, of everything but pages of state and snapshot metas.
 pub const FORMAT: u8 = 1;
@@ -117,12 +116,16 @@ pub(crate) fn encode_body<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 /// Decodes a mirror type from behind its version byte.
-pub(crate) fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, CodecError> {
+pub(crate) fn decode<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, CodecError> {
     decode_up_to(FORMAT, what, bytes)
 }
 
 /// [`decode`] for a family that has more formats than one; the caller has seen to it that this one is the mirror type's.
-pub(crate) fn decode_up_to<T: DeserializeOwned>(known: u8, what: &'static str, bytes: &[u8]) -> Result<T, CodecError> {
+pub(crate) fn decode_up_to<'a, T: Deserialize<'a>>(
+    known: u8,
+    what: &'static str,
+    bytes: &'a [u8],
+) -> Result<T, CodecError> {
     let (&version, body) = bytes.split_first().ok_or_else(|| malformed(what, "it is empty"))?;
     if !(1..=known).contains(&version) {
         return Err(CodecError::Format { what, found: version, known });
@@ -131,7 +134,7 @@ pub(crate) fn decode_up_to<T: DeserializeOwned>(known: u8, what: &'static str, b
 }
 
 /// Decodes a mirror type that has no version byte of its own.
-pub(crate) fn decode_body<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, CodecError> {
+pub(crate) fn decode_body<'a, T: Deserialize<'a>>(what: &'static str, body: &'a [u8]) -> Result<T, CodecError> {
     let (value, used) =
         bincode::serde::borrow_decode_from_slice(body, configuration()).map_err(|error| malformed(what, error))?;
     if used != body.len() {

@@ -10,51 +10,97 @@ use crate::peer::{Envelope, PeerMessage, RaftMessage, RaftMessageKind};
 use crate::replica::{MemberChangeKind, MemberChanges};
 use alloc::vec::Vec;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use core::fmt;
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Bytes where they lie: written from there, and read as a part of what was received.
+struct Part<'a>(&'a [u8]);
+
+impl Serialize for Part<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Part<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Here;
+        impl<'de> Visitor<'de> for Here {
+            type Value = &'de [u8];
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_borrowed_bytes<E: serde::de::Error>(self, bytes: &'de [u8]) -> Result<&'de [u8], E> {
+                Ok(bytes)
+            }
+        }
+        deserializer.deserialize_bytes(Here).map(Part)
+    }
+}
 
 #[derive(Serialize, Deserialize)]
-struct EnvelopeV1 {
+struct EnvelopeV1<'a> {
     cluster: u128,
     group: u64,
     from: u64,
     incarnation: u128,
     to: u64,
-    message: MessageV1,
+    #[serde(borrow)]
+    message: MessageV1<'a>,
 }
 
 #[derive(Serialize, Deserialize)]
-enum MessageV1 {
-    Raft(RaftV1),
-    Forward { token: u64, write: Bytes },
-    Forwarded { token: u64, outcome: Bytes },
-    ReadIndex { token: u64 },
-    ReadIndexReply { token: u64, index: Option<u64> },
-    Report { full_copy: bool, applied: u64, feature_level: u32 },
+enum MessageV1<'a> {
+    #[serde(borrow)]
+    Raft(RaftV1<'a>),
+    Forward {
+        token: u64,
+        write: Bytes,
+    },
+    Forwarded {
+        token: u64,
+        outcome: Bytes,
+    },
+    ReadIndex {
+        token: u64,
+    },
+    ReadIndexReply {
+        token: u64,
+        index: Option<u64>,
+    },
+    Report {
+        full_copy: bool,
+        applied: u64,
+        feature_level: u32,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
-struct RaftV1 {
+struct RaftV1<'a> {
     kind: u8,
     term: u64,
     log_term: u64,
     index: u64,
-    entries: Vec<EntryV1>,
+    #[serde(borrow)]
+    entries: Vec<EntryV1<'a>>,
     commit: u64,
     commit_term: u64,
     reject: bool,
     reject_hint: u64,
-    context: Bytes,
+    context: Part<'a>,
     snapshot: Option<Bytes>,
     request_snapshot: u64,
 }
 
 #[derive(Serialize, Deserialize)]
-struct EntryV1 {
+struct EntryV1<'a> {
     term: u64,
     index: u64,
     membership: bool,
-    data: Bytes,
-    context: Bytes,
+    #[serde(borrow)]
+    data: Part<'a>,
+    context: Part<'a>,
 }
 
 /// In the order of their numbers on the wire.
@@ -86,7 +132,7 @@ fn kind_number(kind: RaftMessageKind) -> u8 {
     }
 }
 
-fn raft_to_wire(message: &RaftMessage) -> RaftV1 {
+fn raft_to_wire(message: &RaftMessage) -> RaftV1<'_> {
     RaftV1 {
         kind: kind_number(message.kind),
         term: message.term.0,
@@ -99,21 +145,22 @@ fn raft_to_wire(message: &RaftMessage) -> RaftV1 {
                 term: entry.term.0,
                 index: entry.index.0,
                 membership: entry.kind == LogEntryKind::Membership,
-                data: entry.data.clone(),
-                context: entry.context.clone(),
+                data: Part(&entry.data),
+                context: Part(&entry.context),
             })
             .collect(),
         commit: message.commit.0,
         commit_term: message.commit_term.0,
         reject: message.reject,
         reject_hint: message.reject_hint.0,
-        context: message.context.clone(),
+        context: Part(&message.context),
         snapshot: message.snapshot.as_ref().map(encode_snapshot_meta),
         request_snapshot: message.request_snapshot.0,
     }
 }
 
-fn raft_from_wire(message: RaftV1) -> Result<RaftMessage, CodecError> {
+/// `whole` is what the message was read from; entries go on lying there.
+fn raft_from_wire(message: RaftV1<'_>, whole: &Bytes) -> Result<RaftMessage, CodecError> {
     let kind = KINDS
         .get(usize::from(message.kind))
         .copied()
@@ -130,15 +177,15 @@ fn raft_from_wire(message: RaftV1) -> Result<RaftMessage, CodecError> {
                 term: Term(entry.term),
                 index: Index(entry.index),
                 kind: if entry.membership { LogEntryKind::Membership } else { LogEntryKind::Normal },
-                data: entry.data,
-                context: entry.context,
+                data: whole.slice_ref(entry.data.0),
+                context: whole.slice_ref(entry.context.0),
             })
             .collect(),
         commit: Index(message.commit),
         commit_term: Term(message.commit_term),
         reject: message.reject,
         reject_hint: Index(message.reject_hint),
-        context: message.context,
+        context: whole.slice_ref(message.context.0),
         snapshot: message.snapshot.map(|bytes| decode_snapshot_meta(&bytes)).transpose()?,
         request_snapshot: Index(message.request_snapshot),
     })
@@ -173,14 +220,14 @@ pub fn encode_envelope(envelope: &Envelope) -> Bytes {
     })
 }
 
-/// Decodes a peer's message.
+/// Decodes a peer's message. The entries in it are parts of `bytes`, which lives as long as they do.
 ///
 /// # Errors
 /// [`CodecError`] if the bytes are not exactly one message of a known format.
-pub fn decode_envelope(bytes: &[u8]) -> Result<Envelope, CodecError> {
-    let wire: EnvelopeV1 = decode("a peer's message", bytes)?;
+pub fn decode_envelope(bytes: &Bytes) -> Result<Envelope, CodecError> {
+    let wire: EnvelopeV1<'_> = decode("a peer's message", bytes)?;
     let message = match wire.message {
-        MessageV1::Raft(message) => PeerMessage::Raft(raft_from_wire(message)?),
+        MessageV1::Raft(message) => PeerMessage::Raft(raft_from_wire(message, bytes)?),
         MessageV1::Forward { token, write } => PeerMessage::Forward { token, write: decode_write_request(&write)? },
         MessageV1::Forwarded { token, outcome } => PeerMessage::Forwarded { token, outcome: decode_outcome(&outcome)? },
         MessageV1::ReadIndex { token } => PeerMessage::ReadIndex { token },

@@ -69,8 +69,8 @@ impl LogStore for Disk {
 }
 
 impl Archive for Disk {
-    async fn extend(&mut self, first: Seq, records: Vec<Bytes>) -> Result<(), StorageError> {
-        self.note(format!("extend {first} by {}", records.len()));
+    async fn extend(&mut self, records: Vec<Finished>) -> Result<(), StorageError> {
+        self.note(format!("extend {} by {}", records[0].sequence, records.len()));
         Ok(())
     }
     async fn begin(&mut self, meta: SnapshotMeta) -> Result<(), StorageError> {
@@ -710,7 +710,8 @@ fn what_arrives_while_a_snapshot_is_written_is_done_between_its_pages_and_the_ne
         tasks_in.unbounded_send(ArchiveTask::Save { meta, state: Box::new(state.clone()) }).unwrap();
     };
     let extend = |first| {
-        tasks_in.unbounded_send(ArchiveTask::Extend { first: Seq(first), records: vec![Bytes::new()] }).unwrap();
+        let record = Finished { sequence: Seq(first), bytes: Bytes::new(), head: Digest::default() };
+        tasks_in.unbounded_send(ArchiveTask::Extend(vec![record])).unwrap();
     };
     save(&base, 1);
     extend(1);

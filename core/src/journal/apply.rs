@@ -15,7 +15,7 @@ use super::key::{Key, Scope, Setting};
 use super::live::{Emergency, Journal, Node, VCluster, is_weighed, weight_of};
 use super::stack::{CannotReturn, Pair, Stack};
 use crate::codec;
-use crate::ids::{Age, NodeId, Seq, VClusterId, WallTime};
+use crate::ids::{Age, Digest, NodeId, Seq, VClusterId, WallTime};
 use crate::limits::{DECLARED_BYTES_MAX, FEATURE_BOUND, RECORD_BYTES_MAX, STACK_DEPTH_MAX, TAKES_OFF_MAX};
 use crate::request::{Refusal, Reply};
 use crate::storage::Segment;
@@ -29,8 +29,10 @@ use bytes::Bytes;
 pub struct Finished {
     /// Its place in the journal.
     pub sequence: Seq,
-    /// The encoded record, version byte included. The chain goes on as `head.chain(&bytes)`.
+    /// The encoded record, version byte included.
     pub bytes: Bytes,
+    /// The chain's head after it: the one before, `chain(&bytes)`.
+    pub head: Digest,
 }
 
 /// When a command is applied, and where its records go.
@@ -599,6 +601,6 @@ impl Journal {
             self.sealed.push_back(self.open);
             self.open = Segment::starting(sequence.next(), self.head);
         }
-        moment.finished.push(Finished { sequence, bytes });
+        moment.finished.push(Finished { sequence, bytes, head: self.head });
     }
 }

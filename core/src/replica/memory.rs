@@ -2,7 +2,7 @@
 //!
 //! What is here may not be durable yet; Raft is told separately. Never grows without bound: see `Limits::log_bytes_max`.
 
-use alloc::collections::VecDeque;
+use super::queue::Queue;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
@@ -17,7 +17,7 @@ pub(super) fn entry_bytes(entry: &Entry) -> u64 {
 pub(super) struct MemoryLog {
     start_index: u64,
     start_term: u64,
-    entries: VecDeque<Entry>,
+    entries: Queue<Entry>,
     bytes: u64,
     hard_state: HardState,
     configuration: ConfState,
@@ -30,22 +30,23 @@ pub(super) struct MemoryLog {
 impl MemoryLog {
     pub(super) fn new(
         start: (u64, u64),
-        entries: Vec<Entry>,
+        entries: &[Entry],
         hard_state: HardState,
         configuration: ConfState,
         snapshot: Option<(u64, u64, ConfState)>,
     ) -> Self {
-        let bytes = entries.iter().map(entry_bytes).sum();
-        Self {
+        let mut log = Self {
             start_index: start.0,
             start_term: start.1,
-            entries: entries.into(),
-            bytes,
+            entries: Queue::new(),
+            bytes: 0,
             hard_state,
             configuration,
             snapshot,
             wanted: AtomicBool::new(false),
-        }
+        };
+        log.append(entries);
+        log
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -63,7 +64,7 @@ impl MemoryLog {
     /// Bytes of the entries after `index`.
     pub(super) fn bytes_after(&self, index: u64) -> u64 {
         let skip = usize::try_from(index.saturating_sub(self.start_index)).unwrap_or(usize::MAX);
-        self.entries.iter().skip(skip).map(entry_bytes).sum()
+        (skip..self.entries.len()).filter_map(|place| self.entries.get(place)).map(entry_bytes).sum()
     }
 
     fn position(&self, index: u64) -> usize {
@@ -81,7 +82,9 @@ impl MemoryLog {
         );
         assert!(first.index <= self.last() + 1, "append at {} leaves a gap after {}", first.index, self.last());
         let keep = self.position(first.index);
-        for dropped in self.entries.drain(keep..) {
+        while self.entries.len() > keep
+            && let Some(dropped) = self.entries.pop_back()
+        {
             self.bytes -= entry_bytes(&dropped);
         }
         for entry in entries {
@@ -105,7 +108,7 @@ impl MemoryLog {
         let mut start = index.min(self.last());
         let mut total = 0;
         while start > self.start_index {
-            total += entry_bytes(&self.entries[self.position(start)]);
+            total += self.entries.get(self.position(start)).map_or(0, entry_bytes);
             if total > bytes {
                 break;
             }
@@ -155,7 +158,8 @@ impl raft::Storage for MemoryLog {
         let max = max_size.into().unwrap_or(u64::MAX);
         let mut total = 0;
         let mut out = Vec::new();
-        for entry in self.entries.range(self.position(low)..self.position(high)) {
+        let places = self.position(low)..self.position(high);
+        for entry in places.filter_map(|place| self.entries.get(place)) {
             total += entry_bytes(entry);
             if !out.is_empty() && total > max {
                 break;

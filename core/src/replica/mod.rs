@@ -21,6 +21,7 @@ mod membership;
 mod memory;
 mod operators;
 mod promises;
+mod queue;
 mod reading;
 mod reads;
 mod routing;
@@ -205,7 +206,7 @@ impl Replica {
         let entries = entries.iter().map(|e| entry_to_raft(e).expect("a checked log decodes")).collect::<Vec<Entry>>();
         let memory = MemoryLog::new(
             (log_start.0.0, log_start.1.0),
-            entries,
+            &entries,
             hard_state_to_raft(hard_state),
             raft_configuration.clone(),
             snapshot.as_ref().map(|meta| (meta.index.0, meta.term.0, raft_configuration)),

@@ -17,7 +17,7 @@ use muster_core::members::{Admission, Member, MemberCommand, MemberWish};
 use muster_core::network::Network;
 use muster_core::replica::{Limits, Settings, Timing};
 use muster_core::request::{Command, Outcome, RaftRole, Refusal, Reply};
-use muster_core::state::State;
+use muster_core::state::{Finished, State};
 use muster_core::storage::{
     Archive, Identity, Layer, Library, LogStore, Page, Pages, Recovered, Run, Segment, SnapshotMeta, StorageError,
 };
@@ -105,11 +105,9 @@ impl LogStore for Memory {
 }
 
 impl Archive for Memory {
-    async fn extend(&mut self, first: Seq, records: Vec<Bytes>) -> Result<(), StorageError> {
+    async fn extend(&mut self, records: Vec<Finished>) -> Result<(), StorageError> {
         let mut held = self.0.lock().unwrap();
-        for (place, bytes) in records.into_iter().enumerate() {
-            held.history.insert(Seq(first.0 + place as u64), bytes);
-        }
+        held.history.extend(records.into_iter().map(|record| (record.sequence, record.bytes)));
         Ok(())
     }
     async fn begin(&mut self, meta: SnapshotMeta) -> Result<(), StorageError> {
@@ -155,7 +153,8 @@ impl Archive for Memory {
         Ok(meta)
     }
     async fn fill(&mut self, segment: Segment, records: Vec<Bytes>) -> Result<(), StorageError> {
-        self.extend(segment.first, records).await
+        self.0.lock().unwrap().history.extend((segment.first.0..).map(Seq).zip(records));
+        Ok(())
     }
     async fn missing(&mut self) -> Result<Vec<Segment>, StorageError> {
         let held = self.0.lock().unwrap();

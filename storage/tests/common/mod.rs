@@ -6,6 +6,7 @@ pub mod crash_disk;
 use bytes::Bytes;
 use muster_core::ids::{Age, ClusterId, Digest, GroupId, Incarnation, Index, ReplicaId, ReplicaName, Seq, Term};
 use muster_core::log::{Configuration, HardState, LogEntry, LogEntryKind, LogRecord};
+use muster_core::state::Finished;
 use muster_core::storage::{
     Archive, Identity, Layer, Page, PageSource, Pages, SEGMENT_BYTES, Segment, SnapshotMeta, StorageError,
 };
@@ -78,14 +79,23 @@ impl Journal {
         self.records.push(record);
     }
 
-    /// Adds records and gives them, with the first one's sequence.
-    pub fn grow(&mut self, count: u64, bytes: usize) -> (Seq, Vec<Bytes>) {
-        let first = self.last().next();
-        let added: Vec<Bytes> = (first.0..first.0 + count).map(|sequence| record(sequence, bytes)).collect();
-        for record in &added {
-            self.push(record.clone());
+    /// Adds records and gives them.
+    pub fn grow(&mut self, count: u64, bytes: usize) -> Vec<Finished> {
+        let before = self.records.len();
+        for _ in 0..count {
+            self.push(record(self.last().0 + 1, bytes));
         }
-        (first, added)
+        self.finished(before, self.records.len())
+    }
+
+    /// The records after one place and up to another, as the archive gets them.
+    pub fn finished(&self, after: usize, upto: usize) -> Vec<Finished> {
+        let mut head = self.history[0].before;
+        let all = self.records.iter().zip(1..).map(|(bytes, sequence)| {
+            head = head.chain(bytes);
+            Finished { sequence: Seq(sequence), bytes: bytes.clone(), head }
+        });
+        all.skip(after).take(upto - after).collect()
     }
 
     pub fn meta(&self, index: u64, term: u64) -> SnapshotMeta {
