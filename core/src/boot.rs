@@ -1,14 +1,15 @@
 //! What a booting node is told: its vCluster's overlay, then one delta, right together at one sequence.
 
 use crate::ids::{NodeId, Seq, VClusterId};
-use crate::journal::document::{self, Document, Kind};
+use crate::journal::document::{Document, Kind, Writer};
 use crate::journal::key::{Key, Scope, Setting};
 use crate::journal::overlay::BootOverlay;
-use crate::journal::policy::Policy;
 use crate::journal::stack::Stack;
 use crate::query;
 use crate::state::State;
 use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
 use bytes::Bytes;
 use core::fmt;
 
@@ -74,9 +75,13 @@ impl fmt::Display for BootRefusal {
 
 impl core::error::Error for BootRefusal {}
 
-fn vcluster_of(state: &State, node: &NodeId) -> Result<VClusterId, BootRefusal> {
+/// The vCluster whose overlay a node boots with.
+///
+/// # Errors
+/// [`BootRefusal::UnknownNode`], [`BootRefusal::NoVCluster`].
+pub fn vcluster_of<'a>(state: &'a State, node: &NodeId) -> Result<&'a VClusterId, BootRefusal> {
     let known = state.journal.node(node).ok_or_else(|| BootRefusal::UnknownNode { node: node.clone() })?;
-    known.vcluster.clone().ok_or_else(|| BootRefusal::NoVCluster { node: node.clone() })
+    known.vcluster.as_ref().ok_or_else(|| BootRefusal::NoVCluster { node: node.clone() })
 }
 
 /// Plans a node's boot from the stored overlay.
@@ -85,8 +90,8 @@ fn vcluster_of(state: &State, node: &NodeId) -> Result<VClusterId, BootRefusal> 
 /// [`BootRefusal`].
 pub fn plan(state: &State, node: &NodeId) -> Result<BootPlan, BootRefusal> {
     let vcluster = vcluster_of(state, node)?;
-    let stored = state.journal.vcluster(&vcluster).and_then(|known| known.overlay.clone());
-    plan_with(state, node, stored.ok_or(BootRefusal::NoOverlay { vcluster })?)
+    let stored = state.journal.vcluster(vcluster).and_then(|known| known.overlay.clone());
+    plan_with(state, node, stored.ok_or_else(|| BootRefusal::NoOverlay { vcluster: vcluster.clone() })?)
 }
 
 /// Plans a node's boot from an overlay of its vCluster, of this or an earlier version. Costs what was touched since.
@@ -94,44 +99,83 @@ pub fn plan(state: &State, node: &NodeId) -> Result<BootPlan, BootRefusal> {
 /// # Errors
 /// [`BootRefusal`].
 pub fn plan_with(state: &State, node: &NodeId, overlay: BootOverlay) -> Result<BootPlan, BootRefusal> {
-    let (vcluster, delta) = delta(state, node, overlay.version)?;
-    Ok(BootPlan { node: node.clone(), vcluster, overlay, sequence: state.sequence(), delta })
+    let vcluster = vcluster_of(state, node)?.clone();
+    let mut delta = String::new();
+    write_delta(state, node, &vcluster, overlay.version, &mut delta)?;
+    Ok(BootPlan { node: node.clone(), vcluster, overlay, sequence: state.sequence(), delta: delta.into() })
 }
 
-/// Phase two alone, for a node that holds its vCluster's overlay of some version; and which vCluster that is.
+/// Writes phase two alone after whatever `text` holds, for a node of a vCluster that holds its overlay of some version.
+///
+/// Every boot is of another node, so what is looked up here is in no cache: one look for the scope's head, one for where its settings
+/// begin, and what they say.
 ///
 /// # Errors
-/// [`BootRefusal`].
-pub fn delta(state: &State, node: &NodeId, version: Seq) -> Result<(VClusterId, Bytes), BootRefusal> {
-    let vcluster = vcluster_of(state, node)?;
+/// [`BootRefusal::Ahead`].
+pub fn write_delta(
+    state: &State,
+    node: &NodeId,
+    vcluster: &VClusterId,
+    version: Seq,
+    text: &mut String,
+) -> Result<(), BootRefusal> {
     if version > state.sequence() {
         return Err(BootRefusal::Ahead { version, sequence: state.sequence() });
     }
+    let journal = &state.journal;
+    let own = Scope::Node(node.clone());
     let common = [Scope::VCluster(vcluster.clone()), Scope::Global];
-    let mut settings = BTreeMap::new();
+    let mut touched = Vec::new();
+    // Whatever else happens in the journal leaves the bytes as they are, so that they can be asked for conditionally and resumed.
+    let mut sequence = version.max(journal.scope_head(&own));
     for scope in &common {
-        for (_, key) in state.journal.touched_after(scope, version) {
-            let says = |scope| state.journal.stack(scope, key).map(Stack::setting);
-            let mut tops = common.iter().filter_map(says).filter(|setting| *setting != Setting::Unset);
-            settings.insert(key.clone(), tops.next().unwrap_or(Setting::Unset));
+        let head = journal.scope_head(scope);
+        sequence = sequence.max(head);
+        if head > version {
+            touched.extend(journal.touched_after(scope, version).map(|(_, key)| key));
         }
     }
-    let own = Scope::Node(node.clone());
-    settings.extend(state.journal.declared(&own).map(|(key, pair)| (key.clone(), pair.setting.clone())));
-    let policy = state.journal.vcluster(&vcluster).filter(|known| known.policy_sequence > version);
-    let policy = policy.map(|known| (known.policy_sequence, Policy::clone(&known.policy)));
-    // Whatever else happens in the journal leaves the bytes as they are, so that they can be asked for conditionally and resumed.
-    let [vclusters, global] = common;
-    let heads = [&global, &vclusters, &own].map(|scope| state.journal.scope_head(scope));
-    let sequence = heads.into_iter().fold(version, Seq::max);
-    let delta = document::write(&Document {
-        kind: Kind::Delta { sequence, node: node.clone() },
-        vcluster: vcluster.clone(),
-        version,
-        policy,
-        settings,
-    });
-    Ok((vcluster, delta.into()))
+    touched.sort_unstable();
+    touched.dedup();
+    let own: Vec<(&Key, &Setting)> = journal.declared(&own).map(|(key, pair)| (key, &pair.setting)).collect();
+
+    text.reserve(
+        HEAD_BYTES
+            + own.iter().map(|(key, setting)| LINE_BYTES + key.as_str().len() + bytes_of(setting)).sum::<usize>(),
+    );
+    let mut writer = Writer::begin(text, &Kind::Delta { sequence, node: node.clone() }, vcluster, version);
+    if let Some(known) = journal.vcluster(vcluster).filter(|known| known.policy_sequence > version) {
+        writer.policy(known.policy_sequence, &known.policy);
+    }
+    let says = |scope, key| journal.stack(scope, key).and_then(Stack::top).map(|pair| &pair.setting);
+    let says_anything = |setting: &&Setting| **setting != Setting::Unset;
+    let shared =
+        |key| common.iter().filter_map(|scope| says(scope, key)).find(says_anything).unwrap_or(&Setting::Unset);
+    let mut touched = touched.into_iter().peekable();
+    for (key, setting) in own {
+        while let Some(other) = touched.next_if(|other| *other < key) {
+            writer.setting(other, shared(other));
+        }
+        touched.next_if_eq(&key);
+        writer.setting(key, setting);
+    }
+    for other in touched {
+        writer.setting(other, shared(other));
+    }
+    writer.end();
+    Ok(())
+}
+
+/// About how long the first and the last line of a delta are, and what a setting's line has besides key and value: what is too little
+/// costs one more piece of memory.
+const HEAD_BYTES: usize = 128;
+const LINE_BYTES: usize = 8;
+
+fn bytes_of(setting: &Setting) -> usize {
+    match setting {
+        Setting::Unset | Setting::Absent => 0,
+        Setting::Value(value) => value.len(),
+    }
 }
 
 /// What a node makes of the two documents: the overlay, corrected by the delta.

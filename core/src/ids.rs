@@ -1,9 +1,9 @@
 //! The small numbers and names everything else is made of. A swap of two of them does not compile.
 //!
-//! Names that people choose are validated once, at the edge, and are cheap to clone afterwards.
+//! Names that people choose are validated once, at the edge, and are cheap to clone and to compare afterwards.
 
+use crate::journal::text::Text;
 use alloc::string::{String, ToString};
-use alloc::sync::Arc;
 use core::fmt;
 
 macro_rules! number {
@@ -166,7 +166,7 @@ macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Arc<str>);
+        pub struct $name(Text);
         impl $name {
             /// Checks and takes a name: 1 to 128 of `A-Z a-z 0-9 . _ -`, starting with a letter or digit.
             ///
@@ -174,11 +174,11 @@ macro_rules! name {
             /// [`InvalidName`] says what would be accepted.
             pub fn new(text: &str) -> Result<Self, InvalidName> {
                 Self::check(text)?;
-                Ok(Self(Arc::from(text)))
+                Ok(Self(Text::from(text)))
             }
-            /// A name of text that is shared already.
-            pub(crate) fn from_shared(text: Arc<str>) -> Result<Self, InvalidName> {
-                Self::check(&text)?;
+            /// A name of text that is kept already.
+            pub(crate) fn from_text(text: Text) -> Result<Self, InvalidName> {
+                Self::check(text.as_str())?;
                 Ok(Self(text))
             }
             fn check(text: &str) -> Result<(), InvalidName> {
@@ -199,21 +199,21 @@ macro_rules! name {
             /// A bound below every name, for ranges over maps. Not a name.
             #[allow(dead_code, reason = "only some kinds of name are the second part of a map's key")]
             pub(crate) fn least() -> Self {
-                Self(Arc::from(""))
+                Self(Text::from(""))
             }
-            /// The name as shared text.
-            pub(crate) fn shared(&self) -> Arc<str> {
-                Arc::clone(&self.0)
+            /// The name as it is kept.
+            pub(crate) const fn text(&self) -> &Text {
+                &self.0
             }
             /// The name as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
-                &self.0
+                self.0.as_str()
             }
         }
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
         impl core::str::FromStr for $name {

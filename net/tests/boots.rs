@@ -277,7 +277,8 @@ async fn readers_that_take_nothing_hold_their_places_for_no_longer_than_they_may
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_that_keeps_its_pace_gets_all_of_it() {
-    let limits = BootLimits { patience_ms: 300, bytes_per_second_min: 1 << 20, ..BootLimits::default() };
+    // Patience enough for a busy machine to build the overlay.
+    let limits = BootLimits { patience_ms: 3_000, bytes_per_second_min: 1 << 20, ..BootLimits::default() };
     let (running, client) = alone_with(ClientLimits::default(), boots(limits)).await;
     large_overlay(&client).await;
     let length = stored(&running).await.number("content-length");
@@ -333,6 +334,114 @@ async fn a_large_overlay_arrives_as_it_is_however_it_is_read_and_whatever_replac
     got.resize(head + total, 0);
     slow.read_exact(&mut got[70_001..]).await.unwrap();
     assert!(got[head..] == whole.body, "the boot that was begun before is the one it was");
+}
+
+/// Answers on one connection, each read to its length.
+struct Line(TcpStream, Vec<u8>);
+
+impl Line {
+    async fn open(address: &str) -> Self {
+        Self(TcpStream::connect(address).await.unwrap(), Vec::new())
+    }
+    async fn say(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).await.unwrap();
+    }
+    /// The next answer; `head` says that no body comes with it.
+    async fn hear(&mut self, head: bool) -> Said {
+        loop {
+            if let Some(end) = self.1.windows(4).position(|window| window == b"\r\n\r\n") {
+                let mut said = read(&self.1[..end + 4]);
+                let length = if head || said.code == 304 { 0 } else { said.number("content-length") };
+                if self.1.len() >= end + 4 + length {
+                    said.body = self.1[end + 4..end + 4 + length].to_vec();
+                    self.1.drain(..end + 4 + length);
+                    return said;
+                }
+            }
+            assert_ne!(
+                self.0.read_buf(&mut self.1).await.unwrap(),
+                0,
+                "the connection ended in an answer: {:?}",
+                self.1
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_asks_for_boots_together_in_pieces_and_then_for_something_else() {
+    let (running, client) = alone().await;
+    large_overlay(&client).await;
+    let whole = stored(&running).await;
+    let here = &running.client_address;
+    let whole = if whole.header("etag") == get(here, "/v1/boot/n1").await.header("etag") {
+        whole
+    } else {
+        get(here, "/v1/boot/n1").await
+    };
+    let tag = whole.header("etag");
+    let mut line = Line::open(here).await;
+
+    // Together: answers come in the order of the questions, a large one among them.
+    let boot = "GET /v1/boot/n1 HTTP/1.1\r\nhost: x\r\n\r\n";
+    let unchanged = format!("GET /v1/boot/n1 HTTP/1.1\r\nIf-None-Match: {tag}\r\n\r\n");
+    let part = "GET /v1/boot/n1 HTTP/1.1\r\nRANGE: bytes=100000-299999\r\n\r\n";
+    let wrong = "GET /v1/boot/n1?colour=red HTTP/1.1\r\n\r\n";
+    let alone = "HEAD /v1/boot/n1 HTTP/1.1\r\n\r\n";
+    line.say([&unchanged, boot, part, wrong, alone, &unchanged].concat()).await;
+    assert_eq!(line.hear(false).await.code, 304);
+    let first = line.hear(false).await;
+    assert!((first.code, &first.body) == (200, &whole.body), "{:?}", first.headers);
+    assert!(first.header("date").ends_with(" GMT"), "{:?}", first.headers);
+    let middle = line.hear(false).await;
+    assert!((middle.code, &middle.body[..]) == (206, &whole.body[100_000..300_000]), "{:?}", middle.headers);
+    assert_eq!(line.hear(false).await.code, 400);
+    let head = line.hear(true).await;
+    assert_eq!((head.code, head.number("content-length")), (200, whole.body.len()));
+    assert_eq!(line.hear(false).await.code, 304);
+
+    // In pieces.
+    for byte in unchanged.as_bytes() {
+        line.say([*byte]).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(line.hear(false).await.code, 304);
+
+    // Something else, asked together with a boot; then boots again.
+    line.say([boot, "GET /health HTTP/1.1\r\nhost: x\r\n\r\n"].concat()).await;
+    assert!(line.hear(false).await.body == whole.body);
+    assert!(line.hear(false).await.text().contains("\"status\":\"ok\""));
+    line.say([boot, "GET /v1/boot/n1/delta HTTP/1.1\r\ncontent-length: 2\r\n\r\nhi", boot].concat()).await;
+    assert!(line.hear(false).await.body == whole.body);
+    assert_eq!(line.hear(false).await.body, whole.body[whole.number("muster-overlay-length")..]);
+    assert!(line.hear(false).await.body == whole.body);
+    until("every place is free", || running.replica.boots().under_way == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_end_a_connection_that_asks_nothing_is_closed_and_a_boot_under_way_is_finished() {
+    let (running, client) = alone().await;
+    large_overlay(&client).await;
+    let length = stored(&running).await.number("content-length");
+    let here = &running.client_address;
+    let mut idle = Line::open(here).await;
+    idle.say("GET /v1/boot/n1 HTTP/1.1\r\n\r\n").await;
+    assert_eq!(idle.hear(false).await.code, 200);
+    let mut slow = reads_nothing(here, 4).await;
+    until("a boot is under way", || running.replica.boots().under_way == 1).await;
+    running.replica.end();
+    let mut rest = Vec::new();
+    assert_eq!(idle.0.read_to_end(&mut rest).await.unwrap(), 0);
+    // Whatever comes before the end is whole.
+    slow.read_to_end(&mut rest).await.unwrap();
+    let mut whole = 0;
+    while !rest.is_empty() {
+        let head = rest.windows(4).position(|window| window == b"\r\n\r\n").expect("a whole head") + 4;
+        assert!(rest.len() >= head + length, "{} bytes of {length} after {whole} whole answers", rest.len() - head);
+        rest.drain(..head + length);
+        whole += 1;
+    }
+    assert!(whole > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

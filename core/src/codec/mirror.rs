@@ -145,59 +145,49 @@ wraps!(
     Milli1(u32) of Milli,
 );
 
-macro_rules! names {
-    ($($mirror:ident of $domain:ident),* $(,)?) => { $(
-        #[derive(Clone, Debug, Serialize, Deserialize)]
-        #[doc = concat!("The form of a `", stringify!($domain), "`; checked when it comes back.")]
-        pub(crate) struct $mirror(Text1);
-        impl Mirror for $mirror {
-            type Domain = $domain;
-            fn of(value: &$domain) -> Self { Self(Text1(value.shared())) }
-            fn back(self) -> Result<$domain, CodecError> {
-                $domain::from_shared(self.0.0).map_err(|error| malformed(stringify!($domain), error))
-            }
-        }
-    )* };
-}
-names!(NodeId1 of NodeId, VClusterId1 of VClusterId, ReplicaName1 of ReplicaName);
-
-/// The form of a `Key`, kept as keys are; checked when it comes back.
+/// The form of text that is kept where it is used.
 #[derive(Clone, Debug)]
-pub(crate) struct Key1(Text);
+pub(crate) struct Kept1(Text);
 
-impl Serialize for Key1 {
+impl Serialize for Kept1 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.0.as_str())
     }
 }
 
-struct KeyVisitor;
+struct KeptVisitor;
 
-impl Visitor<'_> for KeyVisitor {
-    type Value = Key1;
+impl Visitor<'_> for KeptVisitor {
+    type Value = Kept1;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("text")
     }
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Key1, E> {
-        Ok(Key1(Text::from(text)))
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Kept1, E> {
+        Ok(Kept1(Text::from(text)))
     }
 }
 
-impl<'de> Deserialize<'de> for Key1 {
+impl<'de> Deserialize<'de> for Kept1 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(KeyVisitor)
+        deserializer.deserialize_str(KeptVisitor)
     }
 }
 
-impl Mirror for Key1 {
-    type Domain = Key;
-    fn of(value: &Key) -> Self {
-        Self(value.text().clone())
-    }
-    fn back(self) -> Result<Key, CodecError> {
-        Key::from_text(self.0).map_err(|error| malformed("Key", error))
-    }
+macro_rules! names {
+    ($($mirror:ident of $domain:ident),* $(,)?) => { $(
+        #[derive(Clone, Debug, Serialize, Deserialize)]
+        #[doc = concat!("The form of a `", stringify!($domain), "`; checked when it comes back.")]
+        pub(crate) struct $mirror(Kept1);
+        impl Mirror for $mirror {
+            type Domain = $domain;
+            fn of(value: &$domain) -> Self { Self(Kept1(value.text().clone())) }
+            fn back(self) -> Result<$domain, CodecError> {
+                $domain::from_text(self.0.0).map_err(|error| malformed(stringify!($domain), error))
+            }
+        }
+    )* };
 }
+names!(NodeId1 of NodeId, VClusterId1 of VClusterId, ReplicaName1 of ReplicaName, Key1 of Key);
 
 /// Declares a mirror struct, its fields in stored order.
 macro_rules! mirror_struct {

@@ -80,31 +80,80 @@ impl core::error::Error for DocumentError {}
 #[must_use]
 pub fn write(document: &Document) -> String {
     let Document { kind, vcluster, version, policy, settings } = document;
-    let mut lines = Vec::new();
+    let mut text = String::new();
+    let mut writer = Writer::begin(&mut text, kind, vcluster, *version);
     if let Some((sequence, policy)) = policy {
-        lines.extend(policy_lines(*sequence, policy));
+        writer.policy(*sequence, policy);
     }
     for (key, setting) in settings {
-        lines.push(match setting {
-            Setting::Unset => format!("{key} unset"),
-            Setting::Absent => format!("{key} absent"),
-            Setting::Value(value) => format!("{key}={}", escape(value)),
-        });
+        writer.setting(key, setting);
     }
-    let head = match kind {
-        Kind::Overlay => format!("muster-boot {DOCUMENT_FORMAT} overlay vcluster={vcluster} version={version}"),
-        Kind::Delta { sequence, node } => format!(
-            "muster-boot {DOCUMENT_FORMAT} delta vcluster={vcluster} version={version} sequence={sequence} node={node}"
-        ),
-    };
-    let end = format!("end {}", lines.len());
-    let mut text =
-        String::with_capacity(lines.iter().map(|line| line.len() + 1).sum::<usize>() + head.len() + end.len() + 2);
-    for line in [&head].into_iter().chain(&lines).chain([&end]) {
-        text += line;
-        text.push('\n');
-    }
+    writer.end();
     text
+}
+
+/// Writes a document line by line, after whatever a text holds already.
+pub(crate) struct Writer<'a> {
+    text: &'a mut String,
+    lines: u64,
+}
+
+impl<'a> Writer<'a> {
+    /// The first line.
+    pub(crate) fn begin(text: &'a mut String, kind: &Kind, vcluster: &VClusterId, version: Seq) -> Self {
+        let mut number = itoa::Buffer::new();
+        *text += "muster-boot ";
+        *text += number.format(DOCUMENT_FORMAT);
+        *text += match kind {
+            Kind::Overlay => " overlay vcluster=",
+            Kind::Delta { .. } => " delta vcluster=",
+        };
+        *text += vcluster.as_str();
+        *text += " version=";
+        *text += number.format(version.0);
+        if let Kind::Delta { sequence, node } = kind {
+            *text += " sequence=";
+            *text += number.format(sequence.0);
+            *text += " node=";
+            *text += node.as_str();
+        }
+        text.push('\n');
+        Self { text, lines: 0 }
+    }
+
+    /// A policy, field by field.
+    pub(crate) fn policy(&mut self, sequence: Seq, policy: &Policy) {
+        for line in policy_lines(sequence, policy) {
+            *self.text += &line;
+            self.end_line();
+        }
+    }
+
+    /// A setting.
+    pub(crate) fn setting(&mut self, key: &Key, setting: &Setting) {
+        *self.text += key.as_str();
+        match setting {
+            Setting::Unset => *self.text += " unset",
+            Setting::Absent => *self.text += " absent",
+            Setting::Value(value) => {
+                self.text.push('=');
+                escape(value, self.text);
+            }
+        }
+        self.end_line();
+    }
+
+    fn end_line(&mut self) {
+        self.text.push('\n');
+        self.lines += 1;
+    }
+
+    /// The last line.
+    pub(crate) fn end(self) {
+        *self.text += "end ";
+        *self.text += itoa::Buffer::new().format(self.lines);
+        self.text.push('\n');
+    }
 }
 
 fn policy_lines(sequence: Seq, policy: &Policy) -> Vec<String> {
@@ -120,7 +169,11 @@ fn policy_lines(sequence: Seq, policy: &Policy) -> Vec<String> {
     for (dimension, weight) in Dimension::ALL.iter().zip(policy.weights) {
         lines.push(format!("policy weight.{}={weight}", dimension.word()));
     }
-    lines.extend(policy.exec_allow.iter().map(|command| format!("policy exec_allow={}", escape(command))));
+    for command in &policy.exec_allow {
+        let mut line = String::from("policy exec_allow=");
+        escape(command, &mut line);
+        lines.push(line);
+    }
     lines
 }
 
@@ -143,20 +196,32 @@ pub(crate) fn line_bytes(key: &Key, setting: &Setting) -> u64 {
     bytes as u64
 }
 
-/// How long a value is once it is escaped.
-fn escaped_bytes(value: &str) -> usize {
-    let is_plain = value.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b'\\');
-    if is_plain { value.len() } else { escape(value).len() }
+/// Whether a value is the same once it is escaped. Looks at all of it, so that the compiler may look at many bytes at once.
+fn is_plain(value: &str) -> bool {
+    value.bytes().fold(true, |plain, byte| plain & (0x20..0x7f).contains(&byte) & (byte != b'\\'))
 }
 
-fn escape(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
+/// How long a value is once it is escaped.
+fn escaped_bytes(value: &str) -> usize {
+    if is_plain(value) {
+        return value.len();
+    }
+    let mut escaped = String::new();
+    escape(value, &mut escaped);
+    escaped.len()
+}
+
+fn escape(value: &str, out: &mut String) {
+    if is_plain(value) {
+        *out += value;
+        return;
+    }
     for c in value.chars() {
         match c {
-            '\\' => out += "\\\\",
-            '\n' => out += "\\n",
-            '\r' => out += "\\r",
-            '\t' => out += "\\t",
+            '\\' => *out += "\\\\",
+            '\n' => *out += "\\n",
+            '\r' => *out += "\\r",
+            '\t' => *out += "\\t",
             c if c.is_control() => {
                 for byte in c.encode_utf8(&mut [0; 4]).bytes() {
                     let _ = write!(out, "\\x{byte:02x}");
@@ -165,7 +230,6 @@ fn escape(value: &str) -> String {
             c => out.push(c),
         }
     }
-    out
 }
 
 fn unescape(text: &str) -> Result<String, String> {

@@ -1,11 +1,14 @@
 //! The clients' port: boots the short way, everything else by axum's routes (gRPC with reflection and health, pages).
 //!
 //! A boot is answered before any route is looked up and, unless something has to be waited for, within the call: in a storm there
-//! is nothing else to do, and what is done here is done a hundred thousand times.
+//! is nothing else to do, and what is done here is done a hundred thousand times. Most of them are not even read by the HTTP library
+//! (`lane`).
 
 use super::access::Access;
 use super::boot::http as boots;
+use super::boot::reply::Answer;
 use super::connections::{self, Pulse, Turn};
+use super::lane::Boots;
 use super::outgoing::Outgoing;
 use super::{ClientLimits, HttpPages, LINGER, Listener, MusterApi, Replica, ServeError, access, http};
 use crate::proto::v1;
@@ -13,6 +16,7 @@ use crate::tls::Port;
 use crate::tls::accept::{Proof, incoming};
 use axum::Router;
 use axum::http::{Method, Request, Response, StatusCode, Version};
+use boots::{Answering, Ask, Door};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
@@ -30,31 +34,53 @@ use tonic::service::Routes;
 use tonic::transport::server::Connected as _;
 use tower::Service as _;
 
-type Answer = Response<Outgoing>;
-
 /// An answer on its way.
 enum Answered {
     Now(Option<Answer>),
     Later(BoxFuture<'static, Answer>),
+    Routed(BoxFuture<'static, Response<Outgoing>>),
 }
 
 impl Future for Answered {
-    type Output = Result<Answer, Infallible>;
+    type Output = Result<Response<Outgoing>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
-            Self::Now(answer) => Poll::Ready(Ok(answer.take().expect("polled after it was ready"))),
-            Self::Later(answer) => answer.as_mut().poll(context).map(Ok),
+            Self::Now(answer) => Poll::Ready(Ok(answer.take().expect("polled after it was ready").into())),
+            Self::Later(answer) => answer.as_mut().poll(context).map(|answer| Ok(answer.into())),
+            Self::Routed(answer) => answer.as_mut().poll(context).map(Ok),
         }
     }
 }
 
-impl From<boots::Answering> for Answered {
-    fn from(answering: boots::Answering) -> Self {
+impl From<Answering> for Answered {
+    fn from(answering: Answering) -> Self {
         match answering {
-            boots::Answering::Now(answer) => Self::Now(Some(answer)),
-            boots::Answering::Later(answer) => Self::Later(answer),
+            Answering::Now(answer) => Self::Now(Some(answer)),
+            Answering::Later(answer) => Self::Later(answer),
         }
+    }
+}
+
+/// Reads what a request asks of a boot.
+fn ask(request: &Request<Incoming>) -> Result<Ask, Box<Answer>> {
+    Ask::read(request.method(), request.uri().path(), request.uri().query(), request.headers().into())
+}
+
+/// Who may boot what, by what a connection proves.
+#[derive(Clone)]
+struct Proven(Access);
+
+impl Door for Proven {
+    fn may(&self, node: &NodeId, state: &State) -> Result<(), Box<Answer>> {
+        let boot = Operation::on_node(Kind::Boot, node.clone());
+        self.0.is_in_force().and_then(|()| self.0.may(&boot, state)).map_err(|status| {
+            let code = match status.code() {
+                tonic::Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+                _ => StatusCode::FORBIDDEN,
+            };
+            Box::new(boots::words(code, status.message()))
+        })
     }
 }
 
@@ -62,21 +88,19 @@ impl From<boots::Answering> for Answered {
 struct Front<L> {
     replica: Replica<L>,
     routes: Router,
-    access: Access,
+    door: Proven,
     proof: Proof,
     pulse: Arc<Pulse>,
 }
 
-fn denied(status: &tonic::Status) -> Box<Answer> {
-    let code = match status.code() {
-        tonic::Code::Unauthenticated => StatusCode::UNAUTHORIZED,
-        _ => StatusCode::FORBIDDEN,
-    };
-    Box::new(boots::words(code, status.message()))
+impl<L: Library> Boots for Front<L> {
+    fn boot(&self, ask: Result<Ask, Box<Answer>>, turn: Turn) -> Answering {
+        boots::serve(&self.replica, turn, None, &self.door, ask)
+    }
 }
 
 impl<L: Library> Service<Request<Incoming>> for Front<L> {
-    type Response = Answer;
+    type Response = Response<Outgoing>;
     type Error = Infallible;
     type Future = Answered;
 
@@ -86,24 +110,29 @@ impl<L: Library> Service<Request<Incoming>> for Front<L> {
         }
         let turn = Turn::begin(&self.pulse);
         if request.uri().path().starts_with(boots::PREFIX) {
-            let access = self.access.clone();
-            let door = move |node: &NodeId, state: &State| {
-                let boot = Operation::on_node(Kind::Boot, node.clone());
-                access.is_in_force().and_then(|()| access.may(&boot, state)).map_err(|status| denied(&status))
-            };
-            let asked = (request.method(), request.uri().path(), request.uri().query(), request.headers());
-            return boots::serve(&self.replica, turn, None, door, asked).into();
+            return self.boot(ask(&request), turn).into();
         }
         request.extensions_mut().insert(self.proof.clone());
         request.extensions_mut().insert(self.pulse.clone());
         let mut routes = self.routes.clone();
-        Answered::Later(Box::pin(async move {
+        Answered::Routed(Box::pin(async move {
             let answer = match routes.call(request).await {
                 Ok(answer) => answer,
                 Err(never) => match never {},
             };
             answer.map(|body| Outgoing::routed(body, turn))
         }))
+    }
+}
+
+/// Whoever has no certificate, where `boot.anonymous` is set.
+#[derive(Clone)]
+struct WithoutCertificate;
+
+impl Door for WithoutCertificate {
+    fn may(&self, node: &NodeId, _: &State) -> Result<(), Box<Answer>> {
+        let boot = Operation::on_node(Kind::Boot, node.clone());
+        allow_anonymous(&boot).map_err(|denied| Box::new(boots::words(StatusCode::FORBIDDEN, denied.problem)))
     }
 }
 
@@ -114,8 +143,14 @@ struct Anonymous<L> {
     pulse: Arc<Pulse>,
 }
 
+impl<L: Library> Boots for Anonymous<L> {
+    fn boot(&self, ask: Result<Ask, Box<Answer>>, turn: Turn) -> Answering {
+        boots::serve(&self.replica, turn, Some(self.port), &WithoutCertificate, ask)
+    }
+}
+
 impl<L: Library> Service<Request<Incoming>> for Anonymous<L> {
-    type Response = Answer;
+    type Response = Response<Outgoing>;
     type Error = Infallible;
     type Future = Answered;
 
@@ -135,12 +170,7 @@ impl<L: Library> Service<Request<Incoming>> for Anonymous<L> {
             let problem = format!("there are only boots here: expected {}NODE", boots::PREFIX);
             return Answered::Now(Some(boots::words(StatusCode::NOT_FOUND, problem)));
         }
-        let door = |node: &NodeId, _: &State| {
-            let boot = Operation::on_node(Kind::Boot, node.clone());
-            allow_anonymous(&boot).map_err(|denied| Box::new(boots::words(StatusCode::FORBIDDEN, denied.problem)))
-        };
-        let asked = (request.method(), path, request.uri().query(), request.headers());
-        boots::serve(&self.replica, turn, Some(self.port), door, asked).into()
+        self.boot(ask(&request), turn).into()
     }
 }
 
@@ -175,7 +205,7 @@ pub async fn serve_clients<L: Library>(
     let front_of = |replica: &Replica<L>| {
         let (replica, routes) = (replica.clone(), routes.clone());
         move |proof: Proof, pulse: &Arc<Pulse>| Front {
-            access: Access::by(&proof),
+            door: Proven(Access::by(&proof)),
             replica,
             routes,
             proof,
@@ -210,7 +240,7 @@ async fn serve<L, S, F>(
 ) where
     L: Library,
     F: FnOnce(Proof, &Arc<Pulse>) -> S,
-    S: Service<Request<Incoming>, Response = Answer, Error = Infallible> + Send + 'static,
+    S: Boots + Service<Request<Incoming>, Response = Response<Outgoing>, Error = Infallible> + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
     let speaker = connections::speaker(limits);

@@ -1,7 +1,8 @@
 //! Clients' connections: how many there may be, and when one is closed that nobody needs.
 //!
 //! Each connection has a [`Pulse`]; one task looks at all of them several times a second, so that watching costs a request no
-//! timer of its own. HTTP/1.1 and HTTP/2 share the port: which one it is shows in the first bytes.
+//! timer of its own. Every connection begins in the quick lane (`lane`) and goes on with the HTTP library once something else than a
+//! boot is asked for; HTTP/1.1 and HTTP/2 share the port: which one it is shows in the first bytes.
 //!
 //! Invariants
 //! - no more connections than [`ClientLimits::connections_max`]; those beyond it are closed at once, and counted;
@@ -12,8 +13,8 @@
 
 use super::api::ClientLimits;
 use super::boot::Desk;
+use super::lane::{self, Boots, Over, Rewound};
 use super::outgoing::Outgoing;
-use super::pages::{Lent, Line, Pages};
 use crate::tls::accept::Socket;
 use axum::http::{Request, Response};
 use futures_util::task::AtomicWaker;
@@ -34,7 +35,7 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// The longest head of an HTTP/1.1 request, in bytes.
-const HEAD_BYTES_MAX: usize = 16 << 10;
+pub(super) const HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// What a connection is told to do.
 const GO_ON: u8 = 0;
@@ -51,8 +52,6 @@ pub(super) struct Pulse {
     multiplexed: AtomicBool,
     word: AtomicU8,
     waker: AtomicWaker,
-    /// None where the kernel's pages cannot be sent as they are.
-    lent: Option<Lent>,
 }
 
 /// A request and its answer on their way. The connection is not idle while it is held.
@@ -77,7 +76,7 @@ impl Drop for Turn {
 }
 
 impl Pulse {
-    fn new(began: Instant, lends: bool) -> Arc<Self> {
+    fn new(began: Instant) -> Arc<Self> {
         let pulse = Self {
             began,
             under_way: AtomicU32::new(0),
@@ -85,7 +84,6 @@ impl Pulse {
             multiplexed: AtomicBool::new(false),
             word: AtomicU8::new(GO_ON),
             waker: AtomicWaker::new(),
-            lent: lends.then(Lent::default),
         };
         pulse.quiet_since.store(pulse.now_ms(), Ordering::Relaxed);
         Arc::new(pulse)
@@ -102,18 +100,9 @@ impl Pulse {
         }
     }
 
-    /// What the answer's bytes may be sent from.
-    pub(super) fn lent(&self) -> Option<&Lent> {
-        self.lent.as_ref()
-    }
-
-    /// The answer's bytes may be sent from these pages, if there are any; they are only made where that is possible.
-    pub(super) fn lend<'a>(&self, pages: impl FnOnce() -> Option<&'a Arc<Pages>>) {
-        if let Some(lent) = &self.lent
-            && let Some(pages) = pages()
-        {
-            lent.lend(pages);
-        }
+    /// Whether the end was announced.
+    pub(super) fn is_ending(&self) -> bool {
+        self.word.load(Ordering::Acquire) != GO_ON
     }
 
     fn say(&self, word: u8) {
@@ -177,14 +166,14 @@ impl Watch {
     }
 
     /// A place for one more connection, if there is one.
-    fn enter(self: &Arc<Self>, connections_max: usize, lends: bool) -> Option<Entry> {
+    fn enter(self: &Arc<Self>, connections_max: usize) -> Option<Entry> {
         let mut pulses = self.pulses();
         if pulses.len() >= connections_max {
             self.turned_away.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let pulse = Pulse::new(self.began, lends);
+        let pulse = Pulse::new(self.began);
         pulses.insert(number, pulse.clone());
         Some(Entry { watch: self.clone(), number, pulse })
     }
@@ -200,7 +189,7 @@ impl Watch {
                 self.idle.fetch_add(1, Ordering::Relaxed);
                 pulse.cut();
             }
-            desk.cut_overdue();
+            desk.look_after();
         }
     }
 
@@ -251,34 +240,52 @@ pub(super) fn serve<S>(
     watch: &Arc<Watch>,
     limits: &ClientLimits,
     speaker: &auto::Builder<TokioExecutor>,
-    socket: Socket,
+    mut socket: Socket,
     front: impl FnOnce(&Socket, &Arc<Pulse>) -> S,
 ) where
+    S: Boots + Service<Request<Incoming>, Response = Response<Outgoing>, Error = Infallible> + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    let Some(entry) = watch.enter(limits.connections_max) else { return };
+    let service = front(&socket, &entry.pulse);
+    let speaker = speaker.clone();
+    tokio::spawn(async move {
+        let pulse = &entry.pulse;
+        let served = async {
+            match lane::serve(&mut socket, &service, pulse).await {
+                Over::Closed => {}
+                // Boxed: most connections never need it, and it would be the most of what they hold.
+                Over::Other(read) => Box::pin(speak(&speaker, Rewound::new(read, socket), service, pulse)).await,
+            }
+        };
+        let mut served = pin!(served);
+        poll_fn(|context| {
+            pulse.waker.register(context.waker());
+            if pulse.word.load(Ordering::Acquire) == CUT {
+                return Poll::Ready(());
+            }
+            served.as_mut().poll(context)
+        })
+        .await;
+    });
+}
+
+/// The rest of a connection, by the HTTP library.
+async fn speak<S>(speaker: &auto::Builder<TokioExecutor>, socket: Rewound, service: S, pulse: &Pulse)
+where
     S: Service<Request<Incoming>, Response = Response<Outgoing>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
 {
-    let Some(entry) = watch.enter(limits.connections_max, matches!(socket, Socket::Plain(_))) else { return };
-    let service = front(&socket, &entry.pulse);
-    let speaker = speaker.clone();
-    let line = Line::new(socket, entry.pulse.clone());
-    tokio::spawn(async move {
-        let mut connection = pin!(speaker.serve_connection(TokioIo::new(line), service));
-        let pulse = &entry.pulse;
-        let mut told = false;
-        let served = poll_fn(|context| {
-            pulse.waker.register(context.waker());
-            match pulse.word.load(Ordering::Acquire) {
-                CUT => return Poll::Ready(Ok(())),
-                END if !told => {
-                    told = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                _ => {}
-            }
-            connection.as_mut().poll(context)
-        });
-        if let Err(error) = served.await {
-            tracing::debug!(error = %crate::tls::root_cause(&*error), "a client's connection broke");
+    let mut connection = pin!(speaker.serve_connection(TokioIo::new(socket), service));
+    let mut told = false;
+    let served = poll_fn(|context| {
+        if pulse.is_ending() && !told {
+            told = true;
+            connection.as_mut().graceful_shutdown();
         }
+        connection.as_mut().poll(context)
     });
+    if let Err(error) = served.await {
+        tracing::debug!(error = %crate::tls::root_cause(&*error), "a client's connection broke");
+    }
 }

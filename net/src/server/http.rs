@@ -3,7 +3,7 @@
 use super::Replica;
 use super::access::is_grpc;
 use super::boot::http as boots;
-use super::outgoing::Outgoing;
+use super::boot::reply::Answer;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -30,10 +30,8 @@ impl Default for HttpPages {
 pub(super) const FREE: &str = "/v1/free";
 
 /// How free this replica is to serve boots, and how far behind.
-pub(super) fn free_answer<L: Library>(replica: &Replica<L>) -> axum::http::Response<Outgoing> {
-    let mut answer = boots::words(StatusCode::OK, boots::free(replica));
-    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-    answer
+pub(super) fn free_answer<L: Library>(replica: &Replica<L>) -> Answer {
+    Answer::words(StatusCode::OK, "application/json", boots::free(replica))
 }
 
 /// `/health`, `/metrics` and what else the binary gives.

@@ -14,6 +14,7 @@ mod connections;
 mod fleet;
 mod history;
 mod http;
+mod lane;
 mod outgoing;
 mod pages;
 mod pipeline;

@@ -78,11 +78,6 @@ impl Outgoing {
         Self { content: Content::Shared(parts), _turn: None }
     }
 
-    /// Some words.
-    pub(super) fn text(text: String) -> Self {
-        Self::shared(Parts::new([Bytes::from(text)], None))
-    }
-
     /// What one of axum's routes says.
     pub(super) fn routed(body: Routed, turn: Turn) -> Self {
         Self { content: Content::Routed(body), _turn: Some(turn) }

@@ -1,9 +1,9 @@
 //! What a shell needs of an overlay, made once: checksums as text, and its plain text where the node has no zstd.
 
 use super::lock;
+use super::reply::Head;
 use crate::server::pages::Pages;
 use arc_swap::ArcSwap;
-use axum::http::HeaderValue;
 use bytes::Bytes;
 use muster_core::ids::VClusterId;
 use muster_core::journal::overlay::BootOverlay;
@@ -19,28 +19,29 @@ const PLAIN_BYTES_MAX: u64 = 64 << 20;
 const FORMS_MAX: usize = 4_096;
 
 /// SHA-256 as lower-case hexadecimal.
-pub(super) fn sha256(bytes: &[u8]) -> String {
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 64] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    let digit = |four: u8| char::from(DIGITS[usize::from(four)]);
-    digest.as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    let mut text = [b'0'; 64];
+    for (two, byte) in text.chunks_exact_mut(2).zip(digest.as_ref()) {
+        two.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+    text
 }
 
-pub(super) fn header(text: String) -> HeaderValue {
-    HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits and letters make a header")
-}
-
-/// Bytes, and how a shell checks them.
-#[derive(Clone)]
+/// An overlay's bytes, and what the head of an answer with them says of them.
 pub(super) struct Checked {
     pub(super) bytes: Bytes,
-    pub(super) sha256: HeaderValue,
+    pub(super) lines: String,
 }
 
 impl Checked {
-    pub(super) fn new(bytes: Bytes) -> Self {
-        let sha256 = header(sha256(&bytes));
-        Self { bytes, sha256 }
+    fn new(bytes: Bytes, encoding: &str) -> Self {
+        let mut head = Head::new();
+        head.line("muster-overlay-encoding", encoding);
+        head.number("muster-overlay-length", bytes.len() as u64);
+        head.line("muster-overlay-sha256", std::str::from_utf8(&sha256(&bytes)).unwrap_or_default());
+        Self { bytes, lines: head.into_lines() }
     }
 }
 
@@ -48,24 +49,26 @@ impl Checked {
 pub(super) struct Form {
     overlay: BootOverlay,
     /// The stored bytes.
-    pub(super) stored: Checked,
-    /// The stored bytes' BLAKE3, which everything else here goes by.
-    pub(super) checksum: HeaderValue,
-    pub(super) version: HeaderValue,
+    stored: Checked,
+    /// What the head of every answer with this overlay says: its version, and the stored bytes' BLAKE3, which everything else here
+    /// goes by.
+    pub(super) lines: String,
     /// The beginning of the checksum, which makes a tag.
     pub(super) tag: String,
     plain: OnceCell<Result<Checked, String>>,
-    pages: OnceLock<Option<Arc<Pages>>>,
+    pages: OnceLock<Option<Pages>>,
 }
 
 impl Form {
     fn new(overlay: BootOverlay) -> Self {
         let checksum = overlay.checksum.to_string();
+        let mut head = Head::new();
+        head.number("muster-overlay-version", overlay.version.0);
+        head.line("muster-overlay-checksum", &checksum);
         Self {
-            stored: Checked::new(overlay.data.clone()),
+            stored: Checked::new(overlay.data.clone(), "zstd"),
             tag: checksum[..16].to_owned(),
-            checksum: header(checksum),
-            version: header(overlay.version.to_string()),
+            lines: head.into_lines(),
             plain: OnceCell::new(),
             pages: OnceLock::new(),
             overlay,
@@ -77,8 +80,16 @@ impl Form {
         self.plain.get()
     }
 
+    /// The stored bytes, or the text if it is wanted and there.
+    pub(super) fn checked(&self, plain: bool) -> &Checked {
+        match self.plain() {
+            Some(Ok(text)) if plain => text,
+            Some(_) | None => &self.stored,
+        }
+    }
+
     /// The stored bytes as the kernel sends them, for connections without TLS.
-    pub(super) fn pages(&self) -> Option<&Arc<Pages>> {
+    pub(in crate::server) fn pages(&self) -> Option<&Pages> {
         self.pages.get_or_init(|| Pages::of(&self.stored.bytes)).as_ref()
     }
 
@@ -94,7 +105,7 @@ impl Form {
             let overlay = self.overlay.clone();
             let made = tokio::task::spawn_blocking(move || {
                 let text = overlay::unpack(&overlay).map_err(|error| error.to_string())?;
-                Ok(Checked::new(Bytes::from(text)))
+                Ok(Checked::new(Bytes::from(text), "plain"))
             });
             made.await.unwrap_or_else(|error| Err(format!("unpacking the overlay broke: {error}")))
         };
@@ -152,7 +163,11 @@ mod tests {
         let form = forms.of(&vcluster, &first);
         assert!(Arc::ptr_eq(&form, &forms.of(&vcluster, &first)));
         assert_eq!(form.stored.bytes.as_ptr(), first.data.as_ptr(), "shared, not copied");
-        assert_eq!(form.stored.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-        assert_eq!(forms.of(&vcluster, &second).version, "2");
+        assert_eq!(
+            form.stored.lines,
+            "muster-overlay-encoding: zstd\r\nmuster-overlay-length: 3\r\n\
+             muster-overlay-sha256: ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\r\n"
+        );
+        assert!(forms.of(&vcluster, &second).lines.starts_with("muster-overlay-version: 2\r\n"));
     }
 }

@@ -60,7 +60,7 @@ pub(in crate::server) async fn answer<L: Library>(
     {
         return one(W::Lagging(wire::Lagging { known: version.0, here: sequence.0, sequence: sequence.0 }));
     }
-    let place = match desk.open(&view, request.insist, Turn::begin(pulse)) {
+    let mut place = match desk.open(&view, request.insist, Turn::begin(pulse)) {
         Ok(place) => place,
         Err(why) => return one(W::NotAnswered(busy(&why))),
     };
@@ -76,6 +76,7 @@ pub(in crate::server) async fn answer<L: Library>(
     match planned {
         Ok(plan) => {
             place.takes((plan.overlay.data.len() + plan.delta.len()) as u64);
+            place.is_waited_for();
             Ok((replies(plan, known.as_ref()), Some(place)))
         }
         Err(refused) => {

@@ -29,20 +29,16 @@
 //! | 429 | this node asks too often |
 //! | 503 | every place is taken, or this replica leads: `retry-after`, `muster-retry-after-ms`, `muster-elsewhere` |
 
-use super::forms::{Checked, Form, header};
+use super::forms::{Checked, Form, sha256};
+use super::reply::{Answer, Head, Piece};
 use super::{Busy, Desk, Place};
 use crate::server::Replica;
 use crate::server::connections::Turn;
-use crate::server::outgoing::{Outgoing, Parts};
-use axum::http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
-    IF_RANGE, RANGE, RETRY_AFTER,
-};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
-use bytes::Bytes;
+use axum::http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use muster_core::boot::{self, BootPlan, BootRefusal};
+use muster_core::boot::{self, BootRefusal};
 use muster_core::front::View;
 use muster_core::ids::{NodeId, Seq, VClusterId};
 use muster_core::journal::overlay::BootOverlay;
@@ -55,24 +51,15 @@ use std::sync::Arc;
 /// Where boots are.
 pub(in crate::server) const PREFIX: &str = "/v1/boot/";
 
-const VCLUSTER: HeaderName = HeaderName::from_static("muster-vcluster");
-const SEQUENCE: HeaderName = HeaderName::from_static("muster-sequence");
-const OVERLAY_VERSION: HeaderName = HeaderName::from_static("muster-overlay-version");
-const OVERLAY_LENGTH: HeaderName = HeaderName::from_static("muster-overlay-length");
-const OVERLAY_ENCODING: HeaderName = HeaderName::from_static("muster-overlay-encoding");
-const OVERLAY_SHA256: HeaderName = HeaderName::from_static("muster-overlay-sha256");
-const OVERLAY_CHECKSUM: HeaderName = HeaderName::from_static("muster-overlay-checksum");
-const DELTA_LENGTH: HeaderName = HeaderName::from_static("muster-delta-length");
-const DELTA_SHA256: HeaderName = HeaderName::from_static("muster-delta-sha256");
-const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("muster-retry-after-ms");
-const ELSEWHERE: HeaderName = HeaderName::from_static("muster-elsewhere");
-
-type Answer = Response<Outgoing>;
-
 /// An answer, at once if nothing has to be waited for.
 pub(in crate::server) enum Answering {
     Now(Answer),
     Later(BoxFuture<'static, Answer>),
+}
+
+/// Whether who asks may boot a node, as things are in a state.
+pub(in crate::server) trait Door: Clone + Send + 'static {
+    fn may(&self, node: &NodeId, state: &State) -> Result<(), Box<Answer>>;
 }
 
 /// Which parts are asked for.
@@ -84,13 +71,14 @@ enum What {
 }
 
 /// What is asked for.
-struct Ask {
+pub(in crate::server) struct Ask {
     node: NodeId,
     what: What,
     plain: bool,
     known: Option<(VClusterId, Seq)>,
     at_least: Seq,
     insist: bool,
+    /// The headers alone.
     head: bool,
     /// The port at which nodes without a certificate are served, if this is one.
     plain_port: Option<u16>,
@@ -103,6 +91,21 @@ struct Conditions {
     none_match: Option<String>,
     range: Option<Range>,
     if_range: Option<String>,
+}
+
+/// The headers of a request that count for a boot, as they are said.
+#[derive(Clone, Copy, Default)]
+pub(in crate::server) struct Said<'a> {
+    pub(in crate::server) none_match: Option<&'a str>,
+    pub(in crate::server) range: Option<&'a str>,
+    pub(in crate::server) if_range: Option<&'a str>,
+}
+
+impl<'a> From<&'a HeaderMap> for Said<'a> {
+    fn from(headers: &'a HeaderMap) -> Self {
+        let said = |name: HeaderName| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        Self { none_match: said(IF_NONE_MATCH), range: said(RANGE), if_range: said(IF_RANGE) }
+    }
 }
 
 /// Bytes of the whole that are asked for.
@@ -143,17 +146,17 @@ impl Range {
 
 /// Words for a person, with a status for a program.
 pub(in crate::server) fn words(code: StatusCode, text: impl Into<String>) -> Answer {
-    let mut text = text.into();
-    text.push('\n');
-    let mut answer = Response::new(Outgoing::text(text));
-    *answer.status_mut() = code;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    answer
+    Answer::words(code, "text/plain; charset=utf-8", text.into())
 }
 
 impl Ask {
     /// Reads a request, except for who asks.
-    fn read(method: &Method, path: &str, query: Option<&str>, headers: &HeaderMap) -> Result<Box<Self>, Box<Answer>> {
+    pub(in crate::server) fn read(
+        method: &Method,
+        path: &str,
+        query: Option<&str>,
+        said: Said<'_>,
+    ) -> Result<Self, Box<Answer>> {
         let wrong = |code, problem: String| Box::new(words(code, problem));
         let bad = |problem: String| wrong(StatusCode::BAD_REQUEST, problem);
         if method != Method::GET && method != Method::HEAD {
@@ -173,15 +176,10 @@ impl Ask {
             }
         };
         let node = NodeId::new(node).map_err(|error| bad(error.to_string()))?;
-        let conditions = if headers.contains_key(RANGE) || headers.contains_key(IF_NONE_MATCH) {
-            let said = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-            Conditions {
-                none_match: said(IF_NONE_MATCH).map(str::to_owned),
-                range: said(RANGE).and_then(Range::read),
-                if_range: said(IF_RANGE).map(str::to_owned),
-            }
-        } else {
-            Conditions::default()
+        let conditions = Conditions {
+            none_match: said.none_match.map(str::to_owned),
+            range: said.range.and_then(Range::read),
+            if_range: said.if_range.map(str::to_owned),
         };
         let head = method == Method::HEAD;
         let mut ask = Self {
@@ -225,7 +223,7 @@ impl Ask {
             (None, None) => None,
             _ => return Err(bad("an overlay that the node holds takes both: vcluster=NAME and version=N".to_owned())),
         };
-        Ok(Box::new(ask))
+        Ok(ask)
     }
 }
 
@@ -233,9 +231,9 @@ impl Ask {
 struct Found {
     vcluster: VClusterId,
     sequence: Seq,
-    /// Of which overlay, and its bytes unless only the delta is asked for.
-    overlay: Option<(Arc<Form>, Checked)>,
-    delta: Option<Checked>,
+    /// Of which overlay, and whether as text; none if the node holds one.
+    overlay: Option<(Arc<Form>, bool)>,
+    delta: Option<String>,
 }
 
 /// What is still missing for an answer.
@@ -245,7 +243,7 @@ enum Missing {
 }
 
 enum Looked {
-    Found(Box<Found>),
+    Found(Found),
     Missing(Missing),
     Refused(Box<Answer>),
 }
@@ -254,67 +252,70 @@ fn refused(code: StatusCode, problem: impl Into<String>) -> Looked {
     Looked::Refused(Box::new(words(code, problem)))
 }
 
-fn refusal(refused: &BootRefusal) -> (StatusCode, String) {
+fn refusal(refused: &BootRefusal) -> Looked {
     let code = match refused {
         BootRefusal::UnknownNode { .. } | BootRefusal::NoVCluster { .. } => StatusCode::NOT_FOUND,
         BootRefusal::Ahead { .. } => StatusCode::CONFLICT,
         BootRefusal::NoOverlay { .. } => StatusCode::SERVICE_UNAVAILABLE,
     };
-    (code, refused.to_string())
+    self::refused(code, refused.to_string())
 }
 
-/// Looks at a view for what is asked.
-fn look(desk: &Desk, state: &State, ask: &Ask, built: Option<BootOverlay>) -> Looked {
-    if let Some((vcluster, version)) = &ask.known {
-        return delta_for(state, ask, vcluster, *version);
+/// Looks at a view for what is asked. `built` is an overlay that was built because none is stored.
+fn look(desk: &Desk, state: &State, ask: &Ask, built: Option<&BootOverlay>) -> Looked {
+    let vcluster = match boot::vcluster_of(state, &ask.node) {
+        Ok(vcluster) => vcluster,
+        Err(why) => return refusal(&why),
+    };
+    if let Some((held, version)) = &ask.known {
+        return delta_for(state, ask, (held, vcluster), *version);
     }
-    let planned = match built {
-        None => boot::plan(state, &ask.node),
-        Some(overlay) => boot::plan_with(state, &ask.node, overlay),
+    let stored = || state.journal.vcluster(vcluster).and_then(|known| known.overlay.as_ref());
+    let Some(overlay) = built.or_else(stored) else {
+        return Looked::Missing(Missing::Overlay(vcluster.clone()));
     };
-    let BootPlan { vcluster, overlay, sequence, delta, .. } = match planned {
-        Ok(plan) => plan,
-        Err(BootRefusal::NoOverlay { vcluster }) => return Looked::Missing(Missing::Overlay(vcluster)),
-        Err(why) => {
-            let (code, problem) = refusal(&why);
-            return refused(code, problem);
+    let delta = if ask.what == What::Overlay {
+        None
+    } else {
+        let mut delta = String::new();
+        if let Err(why) = boot::write_delta(state, &ask.node, vcluster, overlay.version, &mut delta) {
+            return refusal(&why);
         }
+        Some(delta)
     };
-    let form = desk.forms.of(&vcluster, &overlay);
-    let bytes = match (ask.plain && ask.what != What::Delta, form.plain()) {
-        (false, _) => form.stored.clone(),
-        (true, Some(Ok(plain))) => plain.clone(),
-        (true, Some(Err(problem))) => return refused(StatusCode::NOT_ACCEPTABLE, problem.clone()),
-        (true, None) => return Looked::Missing(Missing::Plain(form)),
-    };
-    let delta = (ask.what != What::Overlay).then(|| Checked::new(delta));
-    Looked::Found(Box::new(Found { vcluster, sequence, overlay: Some((form, bytes)), delta }))
+    let form = desk.forms.of(vcluster, overlay);
+    if ask.plain && ask.what != What::Delta {
+        match form.plain() {
+            Some(Ok(_)) => {}
+            Some(Err(problem)) => return refused(StatusCode::NOT_ACCEPTABLE, problem.clone()),
+            None => return Looked::Missing(Missing::Plain(form)),
+        }
+    }
+    let overlay = Some((form, ask.plain));
+    Looked::Found(Found { vcluster: vcluster.clone(), sequence: state.sequence(), overlay, delta })
 }
 
-/// The delta alone, for a node that holds an overlay.
-fn delta_for(state: &State, ask: &Ask, vcluster: &VClusterId, version: Seq) -> Looked {
-    match boot::delta(state, &ask.node, version) {
-        Ok((now, delta)) if now == *vcluster => {
-            let delta = Some(Checked::new(delta));
-            Looked::Found(Box::new(Found { vcluster: now, sequence: state.sequence(), overlay: None, delta }))
-        }
-        Ok((now, _)) => refused(
+/// The delta alone, for a node that holds an overlay of one vCluster and is in another, or the same.
+fn delta_for(state: &State, ask: &Ask, (held, now): (&VClusterId, &VClusterId), version: Seq) -> Looked {
+    if held != now {
+        return refused(
             StatusCode::CONFLICT,
-            format!(
-                "node {} is in vCluster {now}, the overlay it holds is of {vcluster}: take the whole boot",
-                ask.node
-            ),
-        ),
+            format!("node {} is in vCluster {now}, the overlay it holds is of {held}: take the whole boot", ask.node),
+        );
+    }
+    let mut delta = String::new();
+    match boot::write_delta(state, &ask.node, now, version, &mut delta) {
+        Ok(()) => {
+            let (vcluster, sequence) = (now.clone(), state.sequence());
+            Looked::Found(Found { vcluster, sequence, overlay: None, delta: Some(delta) })
+        }
         Err(BootRefusal::Ahead { version, sequence }) => refused(
             StatusCode::CONFLICT,
             format!(
                 "the node holds overlay version {version}, this replica is at sequence {sequence}: it lags, ask another"
             ),
         ),
-        Err(why) => {
-            let (code, problem) = refusal(&why);
-            refused(code, problem)
-        }
+        Err(why) => refusal(&why),
     }
 }
 
@@ -323,89 +324,74 @@ fn names(list: &str, tag: &str) -> bool {
     list.split(',').map(str::trim).any(|each| each == "*" || each.strip_prefix("W/").unwrap_or(each) == tag)
 }
 
-/// An answer of headers and bytes.
-fn made(code: StatusCode, headers: HeaderMap, parts: Parts) -> Answer {
-    let mut answer = Response::new(Outgoing::shared(parts));
-    *answer.status_mut() = code;
-    *answer.headers_mut() = headers;
-    answer
-}
-
 /// Makes the answer.
-fn answer(ask: &Ask, found: Found, place: Option<Place>) -> Answer {
+fn answer(ask: &Ask, found: Found, mut place: Option<Place>) -> Answer {
     let Found { vcluster, sequence, overlay, delta } = found;
-    let mut headers = HeaderMap::with_capacity(16);
-    headers.insert(VCLUSTER, HeaderValue::from_str(vcluster.as_str()).expect("a name is letters and digits"));
-    headers.insert(SEQUENCE, sequence.0.into());
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    let mut head = Head::new();
+    head.line("muster-vcluster", vcluster.as_str());
+    head.number("muster-sequence", sequence.0);
+    head.line("cache-control", "no-cache");
     let mut tag = String::with_capacity(40);
     tag.push('"');
-    let mut parts = [Bytes::new(), Bytes::new()];
-    if let Some((form, bytes)) = &overlay {
-        headers.insert(OVERLAY_VERSION, form.version.clone());
-        headers.insert(OVERLAY_CHECKSUM, form.checksum.clone());
+    let mut in_overlay = 0;
+    if let Some((form, plain)) = &overlay {
+        head.lines(&form.lines);
         tag.push_str(&form.tag);
         if ask.what != What::Delta {
-            headers.insert(OVERLAY_ENCODING, HeaderValue::from_static(if ask.plain { "plain" } else { "zstd" }));
-            headers.insert(OVERLAY_LENGTH, bytes.bytes.len().into());
-            headers.insert(OVERLAY_SHA256, bytes.sha256.clone());
-            parts[0] = bytes.bytes.clone();
-            tag.push(if ask.plain { 'p' } else { 'z' });
+            let Checked { bytes, lines } = form.checked(*plain);
+            head.lines(lines);
+            in_overlay = bytes.len() as u64;
+            tag.push(if *plain { 'p' } else { 'z' });
         }
     } else if let Some((_, version)) = &ask.known {
-        headers.insert(OVERLAY_VERSION, version.0.into());
+        head.number("muster-overlay-version", version.0);
     }
-    if let Some(Checked { bytes, sha256 }) = delta {
+    if let Some(delta) = &delta {
+        let sha256 = sha256(delta.as_bytes());
+        let sha256 = std::str::from_utf8(&sha256).unwrap_or_default();
         tag.push('.');
-        tag.push_str(&sha256.to_str().unwrap_or_default()[..16]);
-        headers.insert(DELTA_LENGTH, bytes.len().into());
-        headers.insert(DELTA_SHA256, sha256);
-        parts[1] = bytes;
+        tag.push_str(&sha256[..16]);
+        head.number("muster-delta-length", delta.len() as u64);
+        head.line("muster-delta-sha256", sha256);
     }
     tag.push('"');
     let Conditions { none_match, range, if_range } = &ask.conditions;
     let unchanged = none_match.as_ref().is_some_and(|list| names(list, &tag));
     let range = range.filter(|_| if_range.as_ref().is_none_or(|wanted| *wanted == tag));
-    headers.insert(ETAG, header(tag));
-    let nothing = || Parts::new([], None);
+    head.line("etag", &tag);
     if unchanged {
-        return made(StatusCode::NOT_MODIFIED, headers, nothing());
+        return Answer::empty(StatusCode::NOT_MODIFIED, head);
     }
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    let total: u64 = parts.iter().map(|part| part.len() as u64).sum();
+    head.line("accept-ranges", "bytes");
+    let mut rest = delta.unwrap_or_default().into_bytes();
+    let total = in_overlay + rest.len() as u64;
     let (code, (first, count)) = match range.map(|range| range.of(total)) {
         None => (StatusCode::OK, (0, total)),
         Some(Some((first, count))) => {
-            headers.insert(CONTENT_RANGE, header(format!("bytes {first}-{}/{total}", first + count - 1)));
+            head.line("content-range", &format!("bytes {first}-{}/{total}", first + count - 1));
             (StatusCode::PARTIAL_CONTENT, (first, count))
         }
         Some(None) => {
             let problem = format!("the range begins beyond the end: there are {total} bytes");
             let mut beyond = words(StatusCode::RANGE_NOT_SATISFIABLE, problem);
-            beyond.headers_mut().insert(CONTENT_RANGE, header(format!("bytes */{total}")));
+            beyond.head.line("content-range", &format!("bytes */{total}"));
             return beyond;
         }
     };
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(CONTENT_LENGTH, count.into());
+    head.line("content-type", "application/octet-stream");
     if ask.head {
-        return made(code, headers, nothing());
+        return Answer::of(code, head, count);
     }
-    if let Some(place) = &place {
+    if let Some(place) = &mut place {
         place.takes(count);
-        if let (false, Some((form, _))) = (ask.plain, &overlay) {
-            place.pulse().lend(|| form.pages());
-        }
     }
-    let (mut skip, mut left) = (first, count);
-    for part in &mut parts {
-        let length = part.len() as u64;
-        let from = skip.min(length);
-        let to = (from + left).min(length);
-        (skip, left) = (skip - from, left - (to - from));
-        *part = part.slice(usize::try_from(from).unwrap_or(0)..usize::try_from(to).unwrap_or(0));
-    }
-    made(code, headers, Parts::new(parts, place))
+    let end = first + count;
+    let at = |place: u64| usize::try_from(place).unwrap_or(usize::MAX);
+    rest.truncate(at(end.saturating_sub(in_overlay)));
+    rest.drain(..at(first.saturating_sub(in_overlay)).min(rest.len()));
+    let (from, to) = (first.min(in_overlay), end.min(in_overlay));
+    let piece = overlay.filter(|_| from < to).map(|(form, plain)| Piece { form, plain, run: at(from)..at(to) });
+    Answer { overlay: piece, rest, place, ..Answer::of(code, head, count) }
 }
 
 /// When to come back, and whom else to ask. Whoever has no certificate is told the port that needs none: it is the same everywhere.
@@ -424,41 +410,32 @@ fn later(code: StatusCode, busy: &Busy, ask: &Ask) -> Answer {
     }
     tracing::trace!(node = %ask.node, after_ms = busy.after_ms, "a boot is told to wait");
     let mut answer = words(code, text);
-    let headers = answer.headers_mut();
-    headers.insert(RETRY_AFTER, busy.after_ms.div_ceil(1_000).max(1).into());
-    headers.insert(RETRY_AFTER_MS, busy.after_ms.into());
-    if code == StatusCode::SERVICE_UNAVAILABLE {
-        // Who waits, or goes elsewhere, need not hold a connection meanwhile: that is what ten thousand of them would cost.
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
+    answer.head.number("retry-after", busy.after_ms.div_ceil(1_000).max(1));
+    answer.head.number("muster-retry-after-ms", busy.after_ms);
+    // Who waits, or goes elsewhere, need not hold a connection meanwhile: that is what ten thousand of them would cost.
+    answer.close = code == StatusCode::SERVICE_UNAVAILABLE;
     if !elsewhere.is_empty() {
-        headers.insert(ELSEWHERE, header(elsewhere));
+        answer.head.line("muster-elsewhere", &elsewhere);
     }
     answer
 }
 
-/// Serves one request. `door` says whether who asks may boot the node, as things are in a state; `plain_port` that it came to the port
-/// for those without a certificate.
-pub(in crate::server) fn serve<L: Library, D>(
+/// Serves one request. `plain_port` says that it came to the port for those without a certificate.
+pub(in crate::server) fn serve<L: Library>(
     replica: &Replica<L>,
     turn: Turn,
     plain_port: Option<u16>,
-    door: D,
-    (method, path, query, headers): (&Method, &str, Option<&str>, &HeaderMap),
-) -> Answering
-where
-    D: Fn(&NodeId, &State) -> Result<(), Box<Answer>> + Send + 'static,
-{
-    let ask = match Ask::read(method, path, query, headers) {
-        Ok(mut ask) => {
-            ask.plain_port = plain_port;
-            ask
-        }
+    door: &impl Door,
+    ask: Result<Ask, Box<Answer>>,
+) -> Answering {
+    let mut ask = match ask {
+        Ok(ask) => ask,
         Err(answer) => return Answering::Now(*answer),
     };
+    ask.plain_port = plain_port;
     let desk = &replica.desk;
-    let view = replica.handle.view();
-    if let Err(answer) = door(&ask.node, &view.state) {
+    let view = desk.view(&replica.handle);
+    if let Err(answer) = door.may(&ask.node, &view.state) {
         return Answering::Now(*answer);
     }
     if let Err(after_ms) = desk.asked(&ask.node) {
@@ -466,16 +443,18 @@ where
         return Answering::Now(later(StatusCode::TOO_MANY_REQUESTS, &busy, &ask));
     }
     if ask.at_least > view.state.sequence() {
-        return Answering::Later(wait_for(replica.clone(), turn, door, ask).boxed());
+        return Answering::Later(wait_for(replica.clone(), turn, door.clone(), ask).boxed());
     }
     let place = match take_place(desk, &view, &ask, turn) {
         Ok(place) => place,
         Err(answer) => return Answering::Now(*answer),
     };
     match look(desk, &view.state, &ask, None) {
-        Looked::Found(found) => Answering::Now(answer(&ask, *found, place)),
+        Looked::Found(found) => Answering::Now(answer(&ask, found, place)),
         Looked::Refused(answer) => Answering::Now(*answer),
-        Looked::Missing(missing) => Answering::Later(complete(replica.clone(), view, ask, place, missing).boxed()),
+        Looked::Missing(missing) => {
+            Answering::Later(complete(replica.clone(), Arc::clone(&view), ask, place, missing).boxed())
+        }
     }
 }
 
@@ -490,10 +469,7 @@ fn take_place(desk: &Arc<Desk>, view: &View, ask: &Ask, turn: Turn) -> Result<Op
 }
 
 /// Waits until the replica has got as far as is demanded.
-async fn wait_for<L: Library, D>(replica: Replica<L>, turn: Turn, door: D, ask: Box<Ask>) -> Answer
-where
-    D: Fn(&NodeId, &State) -> Result<(), Box<Answer>> + Send + 'static,
-{
+async fn wait_for<L: Library>(replica: Replica<L>, turn: Turn, door: impl Door, ask: Ask) -> Answer {
     let view = match replica.handle.read(Freshness::AtLeast(ask.at_least)).await {
         Ok(view) => view,
         Err(NotApplied::Stopping) => return words(StatusCode::SERVICE_UNAVAILABLE, "this replica is stopping"),
@@ -501,11 +477,11 @@ where
             let here = replica.handle.view().state.sequence();
             let problem = format!("this replica is at sequence {here} and did not get to {} in time", ask.at_least);
             let mut answer = words(StatusCode::PRECONDITION_FAILED, problem);
-            answer.headers_mut().insert(SEQUENCE, here.0.into());
+            answer.head.number("muster-sequence", here.0);
             return answer;
         }
     };
-    if let Err(answer) = door(&ask.node, &view.state) {
+    if let Err(answer) = door.may(&ask.node, &view.state) {
         return *answer;
     }
     let place = match take_place(&replica.desk, &view, &ask, turn) {
@@ -513,7 +489,7 @@ where
         Err(answer) => return *answer,
     };
     match look(&replica.desk, &view.state, &ask, None) {
-        Looked::Found(found) => answer(&ask, *found, place),
+        Looked::Found(found) => answer(&ask, found, place),
         Looked::Refused(answer) => *answer,
         Looked::Missing(missing) => complete(replica.clone(), view, ask, place, missing).await,
     }
@@ -523,7 +499,7 @@ where
 async fn complete<L: Library>(
     replica: Replica<L>,
     view: Arc<View>,
-    ask: Box<Ask>,
+    ask: Ask,
     place: Option<Place>,
     mut missing: Missing,
 ) -> Answer {
@@ -544,8 +520,8 @@ async fn complete<L: Library>(
             },
             Missing::Plain(form) => form.unpack().await,
         }
-        match look(desk, &view.state, &ask, built.clone()) {
-            Looked::Found(found) => return answer(&ask, *found, place),
+        match look(desk, &view.state, &ask, built.as_ref()) {
+            Looked::Found(found) => return answer(&ask, found, place),
             Looked::Refused(answer) => return *answer,
             Looked::Missing(next) => missing = next,
         }

@@ -1,7 +1,8 @@
 //! Boots: as many at a time as `core::admission` lets in, the others told when to come back and who else there is; and overlays
 //! built while one is missing: once, however many ask.
 //!
-//! [`Desk`] knows who is served; [`http`] and [`grpc`] speak with nodes; [`forms`] keeps what a shell needs of an overlay.
+//! [`Desk`] knows who is served; [`http`] and [`grpc`] speak with nodes; [`reply`] is what an answer over HTTP is made of; [`forms`]
+//! keeps what a shell needs of an overlay.
 //!
 //! Invariants
 //! - a place is held until the boot's last byte is handed to the socket, or its connection is gone; and never for longer than it
@@ -11,10 +12,12 @@
 mod forms;
 pub(super) mod grpc;
 pub(super) mod http;
+pub(super) mod reply;
 
 use super::Replica;
 use super::connections::{Pulse, Turn};
 use crate::client::random_id;
+use arc_swap::{ArcSwapOption, Guard};
 use forms::Forms;
 use muster_core::admission::{Admittance, AskRates, BootAdmission, BootLimits, elsewhere};
 use muster_core::driver::store_overlay;
@@ -25,7 +28,7 @@ use muster_core::overlay;
 use muster_core::request::{Progress, RaftRole, Refusal, WriteRequest};
 use muster_core::storage::Library;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::OnceCell;
@@ -108,6 +111,11 @@ struct Room {
     admission: BootAdmission,
     seats: Vec<Option<Seat>>,
     free: Vec<usize>,
+    begun: u64,
+    /// Of boots that are over.
+    bytes: u64,
+    /// Those that had begun when the desk was looked at last.
+    begun_before: u64,
 }
 
 /// What came of boots so far.
@@ -119,7 +127,7 @@ pub struct BootCounts {
     pub places: u32,
     /// Begun.
     pub begun: u64,
-    /// Their bytes, overlays and deltas.
+    /// The bytes of those that are over, overlays and deltas.
     pub bytes: u64,
     /// Told to come back, because every place was taken.
     pub told_to_wait: u64,
@@ -143,8 +151,10 @@ pub(super) struct Desk {
     /// Moves on with every node that is told to wait.
     turn: AtomicU64,
     began: Instant,
-    begun: AtomicU64,
-    bytes: AtomicU64,
+    /// Whether boots come one upon the other.
+    storm: AtomicBool,
+    /// The view that the last boot of a storm was of.
+    kept: ArcSwapOption<View>,
     told_to_wait: AtomicU64,
     sent_elsewhere: AtomicU64,
     too_often: AtomicU64,
@@ -172,11 +182,18 @@ impl Desk {
             builds: Builds::default(),
             forms: Forms::default(),
             rates: AskRates::new(&options.limits, seed),
-            room: Mutex::new(Room { admission, seats: Vec::new(), free: Vec::new() }),
+            room: Mutex::new(Room {
+                admission,
+                seats: Vec::new(),
+                free: Vec::new(),
+                begun: 0,
+                bytes: 0,
+                begun_before: 0,
+            }),
             turn: AtomicU64::new(seed),
             began: Instant::now(),
-            begun: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
+            storm: AtomicBool::new(false),
+            kept: ArcSwapOption::empty(),
             told_to_wait: AtomicU64::new(0),
             sent_elsewhere: AtomicU64::new(0),
             too_often: AtomicU64::new(0),
@@ -190,13 +207,15 @@ impl Desk {
     }
 
     pub(super) fn counts(&self) -> BootCounts {
-        let under_way = lock(&self.room).admission.under_way();
+        let room = lock(&self.room);
+        let (under_way, begun, bytes) = (room.admission.under_way(), room.begun, room.bytes);
+        drop(room);
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         BootCounts {
             under_way,
             places: self.options.limits.streams_max,
-            begun: value(&self.begun),
-            bytes: value(&self.bytes),
+            begun,
+            bytes,
             told_to_wait: value(&self.told_to_wait),
             sent_elsewhere: value(&self.sent_elsewhere),
             too_often: value(&self.too_often),
@@ -235,9 +254,9 @@ impl Desk {
                 } else {
                     room.seats[at] = Some(seat);
                 }
+                room.begun += 1;
                 drop(room);
-                self.begun.fetch_add(1, Ordering::Relaxed);
-                Ok(Place { desk: self.clone(), seat: at, turn })
+                Ok(Place { desk: self.clone(), seat: at, bytes: 0, _turn: turn })
             }
             Admittance::Later { after_ms } => {
                 drop(room);
@@ -256,6 +275,9 @@ impl Desk {
         // Whoever was heard of since the last look, or takes entries as they come: every look at the quorum begins the first anew.
         let hears = |peer: &Progress| peer.recent_active || peer.state == "replicate";
         let peers = &view.status.progress;
+        if !peers.iter().any(|peer| peer.replica != view.status.replica && hears(peer)) {
+            return Vec::new();
+        }
         self.elsewhere(view, |id| peers.iter().any(|peer| hears(peer) && peer.replica == id))
     }
 
@@ -267,16 +289,51 @@ impl Desk {
         others
     }
 
-    /// Ends boots that take longer than they may, with their connections.
-    pub(super) fn cut_overdue(&self) {
+    /// The state as it is. A view has a share in every map, counted where all threads count: while boots come one upon the other they
+    /// share one view until the state moves.
+    fn view(&self, handle: &Handle) -> Seen {
+        let kept = self.kept.load();
+        if kept.as_ref().is_some_and(|view| handle.is_newest(view)) {
+            return Seen(kept);
+        }
+        let view = Some(handle.view());
+        if self.storm.load(Ordering::Relaxed) {
+            self.kept.store(view.clone());
+        }
+        Seen(Guard::from_inner(view))
+    }
+
+    /// Ends boots that take longer than they may, with their connections; and lets go of a view that is kept for nobody. To be called
+    /// several times a second.
+    pub(super) fn look_after(&self) {
         let now = self.now();
         let mut room = lock(&self.room);
+        let is_storm = room.begun - room.begun_before > STORM_BOOTS;
+        room.begun_before = room.begun;
+        self.storm.store(is_storm, Ordering::Relaxed);
         for seat in room.seats.iter_mut().flatten().filter(|seat| seat.until < now) {
             self.stalled.fetch_add(1, Ordering::Relaxed);
             seat.pulse.cut();
             // Told once: the seat is given up when the connection is gone.
             seat.until = Time(u64::MAX);
         }
+        drop(room);
+        if !is_storm {
+            self.kept.store(None);
+        }
+    }
+}
+
+/// So many boots between two looks are a storm. A view that is held costs whoever applies an entry a copy of what it changes.
+const STORM_BOOTS: u64 = 100;
+
+/// A view, held by whoever asked for it or kept for many.
+struct Seen(Guard<Option<Arc<View>>>);
+
+impl std::ops::Deref for Seen {
+    type Target = Arc<View>;
+    fn deref(&self) -> &Arc<View> {
+        self.0.as_ref().expect("a view was put there")
     }
 }
 
@@ -284,18 +341,19 @@ impl Desk {
 pub(super) struct Place {
     desk: Arc<Desk>,
     seat: usize,
-    turn: Turn,
+    bytes: u64,
+    _turn: Turn,
 }
 
 impl Place {
-    /// The connection that it is held on.
-    fn pulse(&self) -> &Pulse {
-        self.turn.pulse()
+    /// So many bytes are to be sent.
+    fn takes(&mut self, bytes: u64) {
+        self.bytes = bytes;
     }
 
-    /// So many bytes will be sent: that is how long it may be held.
-    fn takes(&self, bytes: u64) {
-        self.desk.bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// They are not taken at once: how long it may be held hangs on how many there are.
+    pub(super) fn is_waited_for(&self) {
+        let bytes = self.bytes;
         let limits = &self.desk.options.limits;
         let more = limits.may_take_ms(bytes) - limits.may_take_ms(0);
         if more > 0
@@ -311,6 +369,7 @@ impl Drop for Place {
         let now = self.desk.now();
         let mut room = lock(&self.desk.room);
         room.admission.end(now);
+        room.bytes += self.bytes;
         room.seats[self.seat] = None;
         room.free.push(self.seat);
     }
