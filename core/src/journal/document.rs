@@ -197,6 +197,7 @@ pub(crate) fn line_bytes(key: &Key, setting: &Setting) -> u64 {
 }
 
 /// Whether a value is the same once it is escaped. Looks at all of it, so that the compiler may look at many bytes at once.
+#[allow(clippy::needless_bitwise_bool, reason = "a lazy operator would have it look at one byte after the other")]
 fn is_plain(value: &str) -> bool {
     value.bytes().fold(true, |plain, byte| plain & (0x20..0x7f).contains(&byte) & (byte != b'\\'))
 }

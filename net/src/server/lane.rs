@@ -270,7 +270,7 @@ impl Sending {
             while let Some(runs) = self.left() {
                 self.sent += copy(stream, &runs)?;
             }
-            return self.push(stream, *corked);
+            return if *corked { push(stream) } else { Ok(()) };
         };
         if !*corked {
             set_tcp_cork(stream, true)?;
@@ -287,15 +287,7 @@ impl Sending {
         while self.sent < ends + self.rest.len() {
             self.sent += copy(stream, &[IoSlice::new(&self.rest[self.sent - ends..])])?;
         }
-        self.push(stream, true)
-    }
-
-    /// Has a corked connection send what is left. Setting this option again does that, and leaves the cork where it is.
-    fn push(&self, stream: &TcpStream, corked: bool) -> io::Result<()> {
-        if corked {
-            set_tcp_nodelay(stream, true)?;
-        }
-        Ok(())
+        push(stream)
     }
 
     /// What is not sent yet, if anything.
@@ -320,6 +312,11 @@ impl Sending {
         }
         Pin::new(socket).poll_flush(context)
     }
+}
+
+/// Has a corked connection send what is left. Setting this option again does that, and leaves the cork where it is.
+fn push(stream: &TcpStream) -> io::Result<()> {
+    Ok(set_tcp_nodelay(stream, true)?)
 }
 
 fn copy(stream: &TcpStream, runs: &[IoSlice<'_>]) -> io::Result<usize> {
