@@ -199,8 +199,8 @@ fn the_log_and_all_of_storage_act_through_the_disk_trait_alone() {
 /// two threads meet at it; in the simulator there is one.
 #[test]
 fn what_core_and_storage_depend_on_was_chosen() {
-    let core = "arc-swap base64 bincode blake3 bytes event-listener futures-channel futures-util imbl libm parking_lot protobuf raft \
-                serde slog tracing zstd";
+    let core = "arc-swap base64 bincode blake3 bytes event-listener futures-channel futures-util imbl itoa libm parking_lot protobuf \
+                raft serde slog tracing zstd";
     let storage = "blake3 bytes crc32fast muster-core tracing zstd";
     for (package, chosen) in [("core", core), ("storage", storage)] {
         let manifest: toml::Table = read(&root().join(package).join("Cargo.toml")).parse().expect("a manifest is TOML");
