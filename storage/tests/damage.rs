@@ -16,13 +16,18 @@ fn open_at(disk: &CrashDisk) -> Result<Opened<CrashDisk>, StorageError> {
     ready(open(disk.clone(), Path::new(ROOT), TINY))
 }
 
-/// A replica with a log over three segments, three snapshots, and history.
-fn replica() -> CrashDisk {
-    let disk = CrashDisk::new();
-    let mut journal = Journal::new();
+/// A replica that was made and started, with its first snapshot and nothing else.
+fn begun() -> (CrashDisk, Journal, Opened<CrashDisk>) {
+    let (disk, journal) = (CrashDisk::new(), Journal::new());
     let first = Some((journal.meta(1, 1), pages(1)));
     ready(init(disk.clone(), Path::new(ROOT), &identity(), first, TINY)).unwrap();
-    let mut opened = open_at(&disk).unwrap();
+    let opened = open_at(&disk).unwrap();
+    (disk, journal, opened)
+}
+
+/// A replica with a log over three segments, three snapshots, and history.
+fn replica() -> CrashDisk {
+    let (disk, mut journal, mut opened) = begun();
     for index in 2..8 {
         ready(opened.wal.append(&[hard_state(1, 3, index - 1), entries([entry(1, index, 350)])])).unwrap();
         let added = journal.grow(2, 50);
@@ -39,11 +44,7 @@ fn replica() -> CrashDisk {
 
 #[test]
 fn a_log_whose_purged_tail_was_replaced_by_what_is_left_is_no_damage() {
-    let disk = CrashDisk::new();
-    let mut journal = Journal::new();
-    let first = Some((journal.meta(1, 1), pages(1)));
-    ready(init(disk.clone(), Path::new(ROOT), &identity(), first, TINY)).unwrap();
-    let mut opened = open_at(&disk).unwrap();
+    let (disk, mut journal, mut opened) = begun();
     let batches = [
         vec![hard_state(1, 3, 1), entries([entry(1, 2, 50)])],
         vec![entries([entry(1, 3, 50)])],
@@ -281,11 +282,7 @@ fn with_format(disk: &CrashDisk, path: &Path, bits: u8) -> CrashDisk {
 
 #[test]
 fn history_of_a_newer_format_is_refused_even_where_nothing_rests_on_it() {
-    let disk = CrashDisk::new();
-    let mut journal = Journal::new();
-    let first = Some((journal.meta(1, 1), pages(1)));
-    ready(init(disk.clone(), Path::new(ROOT), &identity(), first, TINY)).unwrap();
-    let mut opened = open_at(&disk).unwrap();
+    let (disk, mut journal, mut opened) = begun();
     // Two segments and a part of a third, behind the only snapshot.
     ready(opened.archive.extend(journal.grow(9, 1 << 20))).unwrap();
     drop(opened);
