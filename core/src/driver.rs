@@ -247,6 +247,9 @@ impl Driver {
                 }
             }
             let effects = self.replica.step(now, clock.wall(), inputs.drain(..));
+            self.carry_out(effects, network);
+            // What is committed is applied while that is written and sent.
+            let effects = self.replica.settle();
             wake_at = effects.wake_at;
             self.carry_out(effects, network);
             if self.stop_by.is_some_and(|by| by <= now || !self.replica.is_handing_over()) {

@@ -441,13 +441,14 @@ impl Store {
         Some(path.to_string_lossy().into_owned())
     }
 
-    /// Gives the files whose path contains `part` a header of another format, as a newer version would have written it. The
-    /// places of format and checksum are the same in every format. Gives the first one's name.
+    /// Gives the files whose path contains `part` a header of another format, durably, as a newer version would have written it.
+    /// The places of format and checksum are the same in every format. Gives the first one's name.
     pub fn change_format(&self, part: &str, change: impl Fn(u32) -> u32) -> Option<String> {
         let mut content = self.lock();
         let content = &mut *content;
         let mut first = None;
-        for (path, directory) in &content.image.directories {
+        for (path, directory) in &mut content.image.directories {
+            let mut is_changed = false;
             for (name, number) in &directory.names {
                 let path = path.join(name);
                 let Some(inode) = content.image.inodes.get_mut(number) else { continue };
@@ -461,6 +462,10 @@ impl Store {
                     bytes[SECTOR - 4..SECTOR].copy_from_slice(&sum.to_le_bytes());
                 });
                 first.get_or_insert(path.to_string_lossy().into_owned());
+                is_changed = true;
+            }
+            if is_changed {
+                directory.sync();
             }
         }
         first

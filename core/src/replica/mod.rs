@@ -1,6 +1,6 @@
 //! The replica: Raft, the replicated state and the requests on their way, behind one door.
 //!
-//! `step(now, inputs) -> Effects` is the only way in and the only way out. The library (raft-rs) is wrapped so that its sharp
+//! `step(now, inputs) -> Effects`, and `settle() -> Effects` after it, are the only way in and the only way out. The library (raft-rs) is wrapped so that its sharp
 //! edges cannot be reached: peers' messages are validated first ([`validate`]), read index has contexts of our own ([`reads`]),
 //! election timeouts are a pure function of the seed, and every promise waits until the write behind it is durable.
 //!
@@ -142,6 +142,8 @@ pub struct Replica {
     /// The last term and vote handed out to be written.
     promised: (Term, ReplicaId),
     proposals: Vec<u64>,
+    /// Handed out by the library and not applied yet.
+    committed: Vec<Entry>,
     writes: Writes,
     reads: Reads,
     minimum_reads: Vec<(crate::ids::Seq, Waiter)>,
@@ -251,6 +253,7 @@ impl Replica {
             unwritten: VecDeque::new(),
             promised: (hard_state.term, hard_state.vote),
             proposals: Vec::new(),
+            committed: Vec::new(),
             minimum_reads: Vec::new(),
             leadership: None,
             known_leader: ReplicaId(0),
@@ -316,7 +319,8 @@ impl Replica {
         self.live.look(|state| state.members.get(id).is_some())
     }
 
-    /// Handles everything that happened, then one tick if it is due. `wall` is recorded, never decided on.
+    /// Handles everything that happened, then one tick if it is due: gives what is to be written and sent. [`Self::settle`] has to
+    /// follow. `wall` is recorded, never decided on.
     pub fn step(&mut self, now: Time, wall: WallTime, inputs: impl IntoIterator<Item = Input>) -> Effects {
         self.now = self.now.max(now);
         self.wall = wall;
@@ -330,16 +334,17 @@ impl Replica {
             self.last_tick = self.now;
             self.tick(&mut effects);
         }
-        loop {
-            // First of all: one that led until just now would send its followers' requests to itself.
-            self.on_role();
-            self.route_writes(&mut effects);
-            self.propose(&mut effects);
-            self.start_reads(&mut effects);
-            if !self.raft.has_ready() {
-                break;
-            }
-            self.on_ready(&mut effects);
+        self.get_ready(&mut effects);
+        effects
+    }
+
+    /// Applies what is committed, and gives what comes of that. Apart from [`Self::step`], so that the log is written and peers
+    /// are told meanwhile.
+    pub fn settle(&mut self) -> Effects {
+        let mut effects = Effects::default();
+        while !self.committed.is_empty() {
+            self.apply_committed(&mut effects);
+            self.get_ready(&mut effects);
         }
         self.answer_reads(&mut effects);
         self.try_snapshot(&mut effects);
@@ -349,6 +354,21 @@ impl Replica {
         self.rest();
         effects.wake_at = self.next_tick;
         effects
+    }
+
+    /// Passes on what waits and takes from the library what it has ready, until it has no more.
+    fn get_ready(&mut self, effects: &mut Effects) {
+        loop {
+            // First of all: one that led until just now would send its followers' requests to itself.
+            self.on_role();
+            self.route_writes(effects);
+            self.propose(effects);
+            self.start_reads(effects);
+            if !self.raft.has_ready() {
+                break;
+            }
+            self.on_ready(effects);
+        }
     }
 
     fn check_invariants(&self) {

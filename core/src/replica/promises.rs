@@ -10,7 +10,7 @@ use crate::ids::{Index, Term, WriteId};
 use crate::log::{LogRecord, Write};
 use crate::request::{Command, NotApplied, Outcome};
 use alloc::vec::Vec;
-use raft::eraftpb::{Entry, EntryType};
+use raft::eraftpb::EntryType;
 
 impl Replica {
     pub(super) fn next_write_id(&mut self) -> WriteId {
@@ -43,7 +43,7 @@ impl Replica {
         for state in ready.take_read_states() {
             self.on_read_state(&state.request_ctx, Index(state.index), effects);
         }
-        let committed = ready.take_committed_entries();
+        self.committed.extend(ready.take_committed_entries());
         self.void_lease_before(immediate.iter().chain(&promises));
 
         if records.is_empty() && self.unwritten.is_empty() {
@@ -72,7 +72,6 @@ impl Replica {
             None => self.send_raft(immediate, effects),
         }
         self.release(effects);
-        self.apply(committed, effects);
     }
 
     pub(super) fn on_persisted(&mut self, id: WriteId, effects: &mut Effects) {
@@ -99,8 +98,8 @@ impl Replica {
         }
     }
 
-    pub(super) fn apply(&mut self, entries: Vec<Entry>, effects: &mut Effects) {
-        for entry in entries {
+    pub(super) fn apply_committed(&mut self, effects: &mut Effects) {
+        for entry in core::mem::take(&mut self.committed) {
             let index = Index(entry.index);
             assert_eq!(index, self.applied.next(), "entries are applied in order, once");
             let outcome = match entry.get_entry_type() {

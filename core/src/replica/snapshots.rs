@@ -78,6 +78,7 @@ impl Replica {
         while self.raft.has_ready() {
             self.on_ready(effects);
         }
+        self.apply_committed(effects);
         // What is committed stays so when terms change: whoever leads by then is told that it is here.
         let raft = &self.raft.raft;
         if raft.term > message.term.0 && raft.leader_id != 0 {

@@ -13,7 +13,7 @@ use muster_core::journal::policy::Policy;
 use muster_core::log::{Configuration, HardState, LogEntry, LogRecord};
 use muster_core::members::{Admission, Member, MemberCommand, MemberWish};
 use muster_core::peer::{Envelope, PeerMessage, RaftMessage, RaftMessageKind};
-use muster_core::replica::{Answer, Effects, Input, Limits, LogTask, Replica, Settings, Staged, Timing, Token};
+use muster_core::replica::{Answer, Input, Limits, LogTask, Replica, Settings, Staged, Timing, Token};
 use muster_core::request::{Command, Outcome, RequestId, WriteRequest};
 use muster_core::state::{Proposal, State};
 use muster_core::storage::{Identity, Recovered, SnapshotMeta};
@@ -218,17 +218,18 @@ impl Stage {
         let now = Time(self.now * MS);
         let Some(player) = self.players.get_mut(&id) else { return };
         let Some(replica) = player.replica.as_mut() else { return };
-        let effects: Effects = replica.step(now, WallTime(self.now), inputs);
-        player.tasks.extend(effects.log);
-        player.saves.extend(effects.snapshot);
-        player.fetches.extend(effects.fetch);
-        player.answers.extend(effects.answers);
-        if let Some(members) = effects.members {
-            player.told = members;
-        }
-        self.sent.extend(effects.sends.iter().cloned());
-        for envelope in effects.sends {
-            self.mail.push(codec::decode_envelope(&codec::encode_envelope(&envelope)).unwrap());
+        for effects in [replica.step(now, WallTime(self.now), inputs), replica.settle()] {
+            player.tasks.extend(effects.log);
+            player.saves.extend(effects.snapshot);
+            player.fetches.extend(effects.fetch);
+            player.answers.extend(effects.answers);
+            if let Some(members) = effects.members {
+                player.told = members;
+            }
+            self.sent.extend(effects.sends.iter().cloned());
+            for envelope in effects.sends {
+                self.mail.push(codec::decode_envelope(&codec::encode_envelope(&envelope)).unwrap());
+            }
         }
     }
 

@@ -197,6 +197,21 @@ fn admission(id: u64, wish: MemberWish) -> Admission {
     }
 }
 
+/// What both halves of a step give.
+fn whole(step: Effects, mut settled: Effects) -> Effects {
+    let Effects { log, sends, finished, answers, published, snapshot, fetch, look_for_history, members, wake_at: _ } = step;
+    settled.log.splice(0..0, log);
+    settled.sends.splice(0..0, sends);
+    settled.finished.splice(0..0, finished);
+    settled.answers.splice(0..0, answers);
+    settled.published = settled.published.or(published);
+    settled.snapshot = settled.snapshot.or(snapshot);
+    settled.fetch = settled.fetch.or(fetch);
+    settled.look_for_history = settled.look_for_history.or(look_for_history);
+    settled.members = settled.members.or(members);
+    settled
+}
+
 impl World {
     /// One voter, as `init` makes it; the others join through the cluster.
     pub(crate) fn new(seed: u64, faults: Faults) -> Self {
@@ -451,7 +466,7 @@ impl World {
         let inputs = std::mem::take(&mut node.inbox);
         let local = Time(self.now - node.started + node.clock_offset);
         let wall = WallTime(1_700_000_000_000 + self.now / MS);
-        let effects = replica.step(local, wall, inputs);
+        let effects = whole(replica.step(local, wall, inputs), replica.settle());
         let status = replica.status();
         assert!(status.log_bytes <= self.limits.log_bytes_max + self.limits.append_bytes_max, "{id} holds too much");
         for task in &effects.log {

@@ -74,13 +74,12 @@ impl Inode {
                 .all(|(sector, apart)| !apart.dirty && *apart.durable == *sector_of(&self.cache, *sector))
     }
 
-    /// Its first sector, changed in the cache and durably.
+    /// Changes its first sector, and makes that and all that was written before durable.
     pub(super) fn change_first_sector(&mut self, change: impl FnOnce(&mut [u8])) {
         let Some(first) = self.cache.get_mut(..SECTOR) else { return };
         change(first);
-        if let Some(apart) = self.apart.get_mut(&0) {
-            apart.durable.copy_from_slice(first);
-        }
+        self.sync();
+        self.apart.remove(&0);
     }
 
     pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
@@ -278,6 +277,19 @@ mod tests {
             }
             self.durable.resize(length, 0);
             self.cache.clone_from(&self.durable);
+        }
+    }
+
+    #[test]
+    fn a_first_sector_that_was_changed_outlives_power_whatever_was_not_synced_before() {
+        for seed in 0..50 {
+            let mut file = Inode::default();
+            for byte in 1..4 {
+                file.write(0, &[byte; SECTOR]);
+            }
+            file.change_first_sector(|first| first.fill(9));
+            file.lose_power(&mut Draw::new(seed));
+            assert_eq!(file.cache(), [9; SECTOR], "seed {seed}");
         }
     }
 
