@@ -12,6 +12,7 @@
 use super::key::Setting;
 use crate::ids::{Age, Seq};
 use crate::limits::{STACK_DEPTH_MAX, TOMBSTONES_MAX};
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 /// A setting and the entry that pushed it.
@@ -63,21 +64,53 @@ pub(crate) enum CannotReturn {
     TooFarBack { remembered_from: Seq },
 }
 
+/// What a stack remembers of pairs that are not live any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Past {
+    pub(crate) gone: VecDeque<Tombstone>,
+    pub(crate) dropped: Option<Dropped>,
+    pub(crate) faded: Option<Faded>,
+}
+
+impl Past {
+    fn fade(&mut self, first: Seq, last: Seq, until: Seq) {
+        let old = self.faded.unwrap_or(Faded { first, last, until });
+        self.faded = Some(Faded { first: old.first.min(first), last: old.last.max(last), until: old.until.max(until) });
+    }
+}
+
+static NO_PAST: Past = Past { gone: VecDeque::new(), dropped: None, faded: None };
+
 /// A stack of pairs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stack {
     /// The entry that last pushed onto it or took off from it. Kept when nothing is live.
     pub(crate) last_touch: Seq,
     pub(crate) live: VecDeque<Pair>,
-    pub(crate) gone: VecDeque<Tombstone>,
-    pub(crate) dropped: Option<Dropped>,
-    pub(crate) faded: Option<Faded>,
+    /// Apart, and none while it is empty: of all stacks hardly any has one.
+    past: Option<Box<Past>>,
 }
 
 impl Stack {
     /// The empty stack.
     pub(crate) const fn new() -> Self {
-        Self { last_touch: Seq(0), live: VecDeque::new(), gone: VecDeque::new(), dropped: None, faded: None }
+        Self { last_touch: Seq(0), live: VecDeque::new(), past: None }
+    }
+
+    /// A stack with room for so many live pairs, and this past.
+    pub(crate) fn with_past(last_touch: Seq, room: usize, past: Past) -> Self {
+        let past = (past != NO_PAST).then(|| Box::new(past));
+        Self { last_touch, live: VecDeque::with_capacity(room), past }
+    }
+
+    /// What it remembers of pairs that are not live any more.
+    pub(crate) fn past(&self) -> &Past {
+        self.past.as_deref().unwrap_or(&NO_PAST)
+    }
+
+    /// For something to be remembered.
+    fn past_mut(&mut self) -> &mut Past {
+        self.past.get_or_insert_default()
     }
 
     /// The pair that counts.
@@ -130,8 +163,9 @@ impl Stack {
             return None;
         }
         let oldest = self.live.pop_front()?;
-        let first = self.dropped.map_or(oldest.sequence, |dropped| dropped.first);
-        self.dropped = Some(Dropped { first, last: oldest.sequence });
+        let dropped = &mut self.past_mut().dropped;
+        let first = dropped.map_or(oldest.sequence, |dropped| dropped.first);
+        *dropped = Some(Dropped { first, last: oldest.sequence });
         Some(oldest)
     }
 
@@ -147,13 +181,14 @@ impl Stack {
     pub(crate) fn may_return_to(&self, target: Seq) -> Result<(), CannotReturn> {
         let remaining = || self.live.iter().filter(|pair| pair.sequence <= target);
         let counted = remaining().map(|pair| pair.sequence).max();
-        let buried = self.gone.iter().filter(|gone| gone.pair <= target && gone.taken_off_by > target);
+        let past = self.past();
+        let buried = past.gone.iter().filter(|gone| gone.pair <= target && gone.taken_off_by > target);
         if let Some(gone) = buried.max_by_key(|gone| gone.pair)
             && counted.is_none_or(|counted| counted < gone.pair)
         {
             return Err(CannotReturn::RolledBack(*gone));
         }
-        if let Some(dropped) = self.dropped
+        if let Some(dropped) = past.dropped
             && target >= dropped.first
             && remaining().all(|pair| pair.expires_at.is_some())
         {
@@ -161,7 +196,7 @@ impl Stack {
             let remembered_from = permanent.map_or(dropped.last.next(), |pair| pair.sequence);
             return Err(CannotReturn::TooFarBack { remembered_from });
         }
-        if let Some(faded) = self.faded
+        if let Some(faded) = past.faded
             && target >= faded.first
             && target < faded.until
             && counted.is_none_or(|counted| counted < faded.last)
@@ -175,24 +210,24 @@ impl Stack {
     pub(crate) fn return_to(&mut self, target: Seq, by: Seq) -> VecDeque<Pair> {
         let keep = self.live.partition_point(|pair| pair.sequence <= target);
         let off = self.live.split_off(keep);
-        if let Some(dropped) = self.dropped.take_if(|dropped| dropped.first > target) {
-            self.fade(dropped.first, dropped.last, by);
+        self.last_touch = by;
+        let is_dropped = self.past().dropped.is_some_and(|dropped| dropped.first > target);
+        if off.is_empty() && !is_dropped {
+            return off;
+        }
+        let past = self.past_mut();
+        if let Some(dropped) = past.dropped.take_if(|_| is_dropped) {
+            past.fade(dropped.first, dropped.last, by);
         }
         for pair in &off {
-            self.gone.push_back(Tombstone { pair: pair.sequence, taken_off_by: by });
+            past.gone.push_back(Tombstone { pair: pair.sequence, taken_off_by: by });
         }
-        while self.gone.len() > TOMBSTONES_MAX
-            && let Some(oldest) = self.gone.pop_front()
+        while past.gone.len() > TOMBSTONES_MAX
+            && let Some(oldest) = past.gone.pop_front()
         {
-            self.fade(oldest.pair, oldest.pair, oldest.taken_off_by);
+            past.fade(oldest.pair, oldest.pair, oldest.taken_off_by);
         }
-        self.last_touch = by;
         off
-    }
-
-    fn fade(&mut self, first: Seq, last: Seq, until: Seq) {
-        let old = self.faded.unwrap_or(Faded { first, last, until });
-        self.faded = Some(Faded { first: old.first.min(first), last: old.last.max(last), until: old.until.max(until) });
     }
 
     /// What is wrong with it, if anything.
@@ -201,13 +236,14 @@ impl Stack {
         if !ascending {
             return Some("its pairs do not ascend");
         }
-        if self.live.len() > STACK_DEPTH_MAX || self.gone.len() > TOMBSTONES_MAX {
+        let past = self.past();
+        if self.live.len() > STACK_DEPTH_MAX || past.gone.len() > TOMBSTONES_MAX {
             return Some("it is too deep");
         }
         if self.top().is_some_and(|top| top.sequence > self.last_touch) {
             return Some("its top is later than its last touch");
         }
-        if let Some(dropped) = self.dropped {
+        if let Some(dropped) = past.dropped {
             if self.live.iter().any(|pair| pair.sequence <= dropped.last) {
                 return Some("a live pair lies below a forgotten one");
             }

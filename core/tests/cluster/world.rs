@@ -199,7 +199,8 @@ fn admission(id: u64, wish: MemberWish) -> Admission {
 
 /// What both halves of a step give.
 fn whole(step: Effects, mut settled: Effects) -> Effects {
-    let Effects { log, sends, finished, answers, published, snapshot, fetch, look_for_history, members, wake_at: _ } = step;
+    let Effects { log, sends, finished, answers, published, snapshot, fetch, look_for_history, members, wake_at: _ } =
+        step;
     settled.log.splice(0..0, log);
     settled.sends.splice(0..0, sends);
     settled.finished.splice(0..0, finished);

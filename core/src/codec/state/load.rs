@@ -10,10 +10,9 @@ use crate::codec::{CodecError, DECODE_BYTES_MAX, decode_body, decode_up_to, malf
 use crate::ids::{ClusterId, SessionId};
 use crate::journal::key::{Key, Scope};
 use crate::journal::live::{Journal, Node, VCluster, is_weighed, weight_of};
-use crate::journal::stack::Stack;
+use crate::journal::stack::{Past, Stack};
 use crate::limits::STACK_DEPTH_MAX;
 use crate::state::{OneShot, Session, Sessions, State};
-use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -144,17 +143,16 @@ impl StateLoader {
             }
             Item1::Stack { scope, key, last_touch, gone, dropped, faded, live } => {
                 let (scope, key) = (scope.back()?, key.back()?);
-                let stack = Stack {
-                    last_touch: last_touch.back()?,
-                    live: VecDeque::new(),
-                    gone: gone.back()?,
-                    dropped: dropped.back()?,
-                    faded: faded.back()?,
-                };
-                match live {
-                    0 => put_stack(&mut state.journal, scope, key, stack)?,
-                    live if live as usize <= STACK_DEPTH_MAX => self.stack = Some((scope, key, stack, live)),
-                    live => return Err(malformed(WHAT, format!("a stack claims {live} pairs"))),
+                let past = Past { gone: gone.back()?, dropped: dropped.back()?, faded: faded.back()? };
+                let room = live as usize;
+                if room > STACK_DEPTH_MAX {
+                    return Err(malformed(WHAT, format!("a stack claims {live} pairs")));
+                }
+                let stack = Stack::with_past(last_touch.back()?, room, past);
+                if live == 0 {
+                    put_stack(&mut state.journal, scope, key, stack)?;
+                } else {
+                    self.stack = Some((scope, key, stack, live));
                 }
             }
             Item1::VCluster { vcluster, policy_sequence, policy, version, overlay } => {

@@ -148,9 +148,9 @@ fn stack(at: &(Scope, Key), stack: &Arc<Stack>) -> Unit {
         scope: Mirror::of(&at.0),
         key: Mirror::of(&at.1),
         last_touch: Mirror::of(&stack.last_touch),
-        gone: Mirror::of(&stack.gone),
-        dropped: Mirror::of(&stack.dropped),
-        faded: Mirror::of(&stack.faded),
+        gone: Mirror::of(&stack.past().gone),
+        dropped: Mirror::of(&stack.past().dropped),
+        faded: Mirror::of(&stack.past().faded),
         live: u32::try_from(stack.live.len()).expect("a stack is far smaller than 4 G pairs"),
     });
     for pair in &stack.live {
