@@ -8,6 +8,7 @@
 //! learners            many learners, each serving boots and a subscription
 //! overlays            overlays written again and again while others commit
 //! snapshot, history   a journal on disk as it grows, without consensus
+//! sim                 runs of the simulator: processor time, pace and memory
 //! floor               blocking sockets and syncs: what no commit here can be faster than
 //! ```
 //! A cluster is made for every run and gone with it. With `--against` a peer is started beside it and given the same work, in
@@ -29,6 +30,7 @@ mod overlays;
 mod plot;
 mod recover;
 mod report;
+mod simulator;
 mod storm;
 mod usage;
 
@@ -235,6 +237,18 @@ enum Verb {
         /// Bytes of a value
         #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         bytes: u32,
+    },
+    /// Runs of the simulator: processor time, pace and memory
+    Sim {
+        /// The simulator to measure; the one beside this program if left out
+        #[arg(long, value_name = "FILE")]
+        simulator: Option<PathBuf>,
+        /// How many runs of each story, at the seeds from 1 on
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        seeds: u64,
+        /// Scenario files
+        #[arg(value_name = "STORY", default_value = "scenarios/long/five-for-a-minute.toml")]
+        stories: Vec<PathBuf>,
     },
     /// The least a three-replica commit can cost here
     Floor {
@@ -614,6 +628,9 @@ fn main() -> Result<()> {
             growth::snapshots(&keys, changes, usize::try_from(bytes)?, dir, &report)
         }
         Verb::History { entries, bytes } => growth::history(&entries, usize::try_from(bytes)?, dir, &report),
+        Verb::Sim { simulator, seeds, stories } => {
+            simulator::run(&simulator::program(simulator.as_deref())?, &stories, seeds, dir, &report)
+        }
         Verb::Floor { bytes, seconds } => floor(bytes, seconds, dir, &report),
     }
 }

@@ -13,13 +13,24 @@ pub(crate) struct Usage {
     pub(crate) resident_max: u64,
 }
 
-/// The fields of `/proc/PID/stat` after the command, which may hold anything.
-fn cpu_of(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+/// Two neighbouring fields of `/proc/PROCESS/stat`, which are times, together. The command, which may hold anything, is the 2nd.
+fn times(process: &str, first: usize) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-    // utime and stime are the 14th and 15th field; the state after the command is the 3rd.
-    let ticks: u64 = after.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    let fields = after.split_whitespace().skip(first - 3).take(2);
+    let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
     Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND)
+}
+
+fn cpu_of(pid: u32) -> Duration {
+    // utime and stime.
+    times(&pid.to_string(), 14)
+}
+
+/// What all ended processes took that this one started and waited for.
+pub(crate) fn of_children() -> Duration {
+    // cutime and cstime.
+    times("self", 16)
 }
 
 fn resident_of(pid: u32) -> u64 {

@@ -155,7 +155,7 @@ pub struct Replica {
     snapshot_at: Time,
     snapshot_waiters: Vec<(Token, Index)>,
     fetching: Option<(ReplicaId, RaftMessage)>,
-    /// An offer that came while another one is being fetched; taken if that comes to nothing.
+    /// An offer that came while another one is being fetched or installed; taken up after that.
     offered: Option<(ReplicaId, RaftMessage)>,
     transfer: Option<(Token, ReplicaId, Time)>,
     full_copy: bool,
@@ -381,7 +381,7 @@ impl Replica {
         assert!(log.committed <= log.last_index(), "committed {} beyond the log ({})", log.committed, log.last_index());
     }
 
-    fn is_installing(&self) -> bool {
+    pub(super) fn is_installing(&self) -> bool {
         self.unwritten.iter().any(|write| write.install.is_some())
     }
 

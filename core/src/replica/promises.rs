@@ -93,6 +93,7 @@ impl Replica {
                 // Only now does the archive rest on it, and can tell what is missing.
                 effects.look_for_history = Some(index);
                 self.answer_snapshots(effects);
+                self.fetch_offered(effects);
             }
             self.send_raft(write.promises, effects);
         }

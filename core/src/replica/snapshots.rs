@@ -47,6 +47,8 @@ impl Replica {
                     self.offered = Some((from, message));
                 }
             }
+            // What is being installed takes its pages, and all others, from where fetched ones are put.
+            Some(_) | None if self.is_installing() => self.offered = Some((from, message)),
             Some(_) | None => self.begin_fetch(from, message, effects),
         }
     }
@@ -59,8 +61,11 @@ impl Replica {
         effects.fetch = Some((from, meta));
     }
 
-    /// Takes up the offer that waited, if it is still of use.
+    /// Takes up the offer that waited, if it is still of use, once nothing is being installed.
     pub(super) fn fetch_offered(&mut self, effects: &mut Effects) {
+        if self.is_installing() {
+            return;
+        }
         if let Some((from, message)) = self.offered.take()
             && self.needs_fetch(&RaftMessage { term: Term(self.raft.raft.term), ..message.clone() })
         {
