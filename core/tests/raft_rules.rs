@@ -644,6 +644,21 @@ fn after_a_lost_fetch_the_offer_that_came_meanwhile_is_taken_up() {
     assert!(stage.players[&3].fetches[0].1.index > lost.index);
 }
 
+#[test]
+fn the_next_fetch_begins_once_what_was_fetched_before_is_installed() {
+    let mut stage = fetching();
+    let first = stage.players[&3].fetches[0].1.index;
+    let kept: Vec<_> = stage.players[&1].disk.snapshots.clone();
+    newer_snapshot(&mut stage);
+    stage.play(3_000, |_| true);
+    stage.players.get_mut(&1).unwrap().disk.snapshots.splice(0..0, kept);
+    stage.fetch(3);
+    assert!(stage.players[&3].fetches.is_empty(), "the install takes away what it would find fetched already");
+    stage.persist(3);
+    assert_eq!(stage.players[&3].fetches.len(), 1);
+    assert!(stage.players[&3].fetches[0].1.index > first);
+}
+
 // ---- time, reads, the end ---------------------------------------------------------------------------------------------------
 
 #[test]
