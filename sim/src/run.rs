@@ -525,16 +525,17 @@ async fn operate(world: Arc<World>, began: Time, item: OperationItem) {
 /// A quorum of voters that can be healed, drawn, and some of the others.
 fn spare(world: &Arc<World>) -> Result<BTreeSet<ReplicaId>, String> {
     let mut draw = world.draw("heal", 0);
-    let (configuration, forgot) = world.facts(|facts| {
+    let (configuration, newest, forgot) = world.facts(|facts| {
         let configuration = facts.newest_view().map(|view| view.status.configuration.clone()).unwrap_or_default();
-        (configuration, facts.forgot.clone())
+        (configuration, facts.configuration.1.clone(), facts.forgot.clone())
     });
     if configuration.voters.is_empty() {
         return Err("every disk forgot who the voters are".into());
     }
     let all = world.replicas();
     let mut spared = BTreeSet::new();
-    for voters in [&configuration.voters, &configuration.voters_outgoing] {
+    // Whoever applied the newest one may have forgotten it, and the others have its entry and are yet to find that it is committed.
+    for voters in [&configuration, &newest].into_iter().flat_map(|known| [&known.voters, &known.voters_outgoing]) {
         if voters.is_empty() {
             continue;
         }

@@ -25,7 +25,7 @@ use madsim::task::NodeId;
 use muster_core::admission::{BootAdmission, BootLimits};
 use muster_core::front::{Handle, View};
 use muster_core::ids::{GroupId, Index, ReplicaId, Term, Time};
-use muster_core::log::{HardState, LogRecord};
+use muster_core::log::{Configuration, HardState, LogRecord};
 use muster_core::members::Member;
 use muster_core::replica::Limits;
 use muster_core::state::State;
@@ -131,6 +131,8 @@ pub struct Facts {
     pub limits: Limits,
     /// The committed log.
     pub committed: Committed,
+    /// The configuration at the newest position that anybody published, and that position. Whoever published it may have forgotten.
+    pub configuration: (Index, Configuration),
     /// Nodes with agents.
     pub agents: BTreeMap<AgentId, AgentFacts>,
     /// The boot storm, if there is one.
@@ -185,6 +187,9 @@ impl Facts {
             Event::View { replica, view, .. } => {
                 if let Some(facts) = self.replicas.get_mut(replica) {
                     facts.view = Some(view.clone());
+                }
+                if view.status.applied >= self.configuration.0 {
+                    self.configuration = (view.status.applied, view.status.configuration.clone());
                 }
                 self.committed.follow(&self.replicas);
             }
