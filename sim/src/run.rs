@@ -522,23 +522,38 @@ async fn operate(world: Arc<World>, began: Time, item: OperationItem) {
     }
 }
 
+/// Whoever has a say: a majority of each of these is needed. Whoever applied the newest configuration may have forgotten it, and
+/// the others have its entry and are yet to find that it is committed: so theirs counts as well.
+fn electorates(world: &World) -> Vec<Vec<ReplicaId>> {
+    let configurations = world.facts(|facts| {
+        let known = facts.newest_view().map(|view| view.status.configuration.clone()).unwrap_or_default();
+        [known, facts.configuration.1.clone()]
+    });
+    if configurations[0].voters.is_empty() {
+        return Vec::new();
+    }
+    let all = configurations.into_iter().flat_map(|known| [known.voters, known.voters_outgoing]);
+    all.filter(|voters| !voters.is_empty()).collect()
+}
+
+/// Whether these replicas can have a leader among them.
+fn is_quorum(world: &World, who: &BTreeSet<ReplicaId>) -> bool {
+    let forgot = world.facts(|facts| facts.forgot.clone());
+    let counts = |id: &&ReplicaId| who.contains(*id) && !forgot.contains(*id);
+    electorates(world).iter().all(|voters| 2 * voters.iter().filter(counts).count() > voters.len())
+}
+
 /// A quorum of voters that can be healed, drawn, and some of the others.
 fn spare(world: &Arc<World>) -> Result<BTreeSet<ReplicaId>, String> {
     let mut draw = world.draw("heal", 0);
-    let (configuration, newest, forgot) = world.facts(|facts| {
-        let configuration = facts.newest_view().map(|view| view.status.configuration.clone()).unwrap_or_default();
-        (configuration, facts.configuration.1.clone(), facts.forgot.clone())
-    });
-    if configuration.voters.is_empty() {
+    let forgot = world.facts(|facts| facts.forgot.clone());
+    let electorates = electorates(world);
+    if electorates.is_empty() {
         return Err("every disk forgot who the voters are".into());
     }
     let all = world.replicas();
     let mut spared = BTreeSet::new();
-    // Whoever applied the newest one may have forgotten it, and the others have its entry and are yet to find that it is committed.
-    for voters in [&configuration, &newest].into_iter().flat_map(|known| [&known.voters, &known.voters_outgoing]) {
-        if voters.is_empty() {
-            continue;
-        }
+    for voters in electorates {
         let need = voters.len() / 2 + 1;
         let mut able: Vec<ReplicaId> =
             voters.iter().copied().filter(|id| !forgot.contains(id) && all.contains(id)).collect();
@@ -628,6 +643,25 @@ fn describe(world: &Arc<World>) -> String {
     lines.join("; ")
 }
 
+/// Waits until those that were healed have a leader, requests have ended and they agree. An error is what did not happen.
+async fn calm_down(world: &Arc<World>, crowd: &Arc<Crowd>, healed: &BTreeSet<ReplicaId>) -> Result<(), String> {
+    let times = world.scenario.time;
+    // Who leads may be one that nothing was wrong with: what counts is that the healed follow somebody.
+    if !until(world, world.scenario.expect.leader_within, || follow(world, healed)).await {
+        return Err(format!("a leader within {} ms", world.scenario.expect.leader_within / MS));
+    }
+    until(world, times.heal / 4, || false).await;
+    crowd.quiet.store(true, Ordering::Relaxed);
+    let patience = world.scenario.load.patience + 10 * SECOND;
+    if !until(world, patience, || crowd.busy.load(Ordering::Relaxed) == 0).await {
+        return Err("every request to end".into());
+    }
+    if !until(world, times.heal, || agree(world, healed)).await {
+        return Err(format!("the healed to agree within {} ms", times.heal / MS));
+    }
+    Ok(())
+}
+
 async fn heal(world: &Arc<World>, faults: &Arc<Faults>, crowd: &Arc<Crowd>, tally: &mut Tally) {
     let times = world.scenario.time;
     let spared = match spare(world) {
@@ -646,26 +680,14 @@ async fn heal(world: &Arc<World>, faults: &Arc<Faults>, crowd: &Arc<Crowd>, tall
     for id in &spared {
         replica::start(world, *id, None);
     }
-    let stall = |what: &str| {
-        let within = format!("{what}, with {:?} healed", spared.iter().map(|id| id.0).collect::<Vec<_>>());
-        world.fail(LIVENESS, LIVENESS_SOURCE, Violation::new(within, describe(world)));
-    };
-    // Who leads may be one that nothing was wrong with: what counts is that the healed follow somebody.
-    let leads = || follow(world, &spared);
-    let lives = until(world, world.scenario.expect.leader_within, leads).await;
-    if tally.excused.is_none() {
-        if !lives {
-            return stall(&format!("a leader within {} ms", world.scenario.expect.leader_within / MS));
+    if let Err(what) = calm_down(world, crowd, &spared).await
+        && tally.excused.is_none()
+    {
+        if world.scenario.operations.is_empty() || is_quorum(world, &spared) {
+            let within = format!("{what}, with {:?} healed", spared.iter().map(|id| id.0).collect::<Vec<_>>());
+            return world.fail(LIVENESS, LIVENESS_SOURCE, Violation::new(within, describe(world)));
         }
-        until(world, times.heal / 4, || false).await;
-        crowd.quiet.store(true, Ordering::Relaxed);
-        let patience = world.scenario.load.patience + 10 * SECOND;
-        if !until(world, patience, || crowd.busy.load(Ordering::Relaxed) == 0).await {
-            return stall("every request to end");
-        }
-        if !until(world, times.heal, || agree(world, &spared)).await {
-            return stall(&format!("the healed to agree within {} ms", times.heal / MS));
-        }
+        tally.excused = Some("an operation took the quorum away from those that were healed".into());
     }
     world.emit(&Event::Phase("whole"));
     crowd.quiet.store(true, Ordering::Relaxed);
