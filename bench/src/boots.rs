@@ -5,7 +5,7 @@
 
 use crate::child::{self, Child};
 use crate::load::{Kind, Side, Work};
-use crate::muster::{self, Cluster};
+use crate::muster::{self, Cluster, Size};
 use anyhow::{Context as _, Result, bail};
 use muster_core::ids::{NodeId, Seq, VClusterId};
 use muster_core::journal::command::JournalCommand;
@@ -349,7 +349,14 @@ impl Served {
     ) -> Result<Self> {
         let tls = keys.map(Keys::ours).transpose()?;
         let security = keys.map(Keys::security).unwrap_or_default();
-        let cluster = Cluster::start_with(program, dir, (1, 0), &format!("{more}{security}"), tls.clone()).await?;
+        let cluster = Cluster::start_with(
+            program,
+            dir,
+            Size { voters: 1, ..Size::default() },
+            &format!("{more}{security}"),
+            tls.clone(),
+        )
+        .await?;
         let address = cluster.addresses()[0].clone();
         let options = Options { tls: tls.clone(), ..Options::default() };
         let client = Client::connect(cluster.addresses(), options).await?;
@@ -414,6 +421,7 @@ impl Nginx {
         dir: &Path,
         length: usize,
         (keys, close): (Option<&Keys>, bool),
+        nice: u8,
     ) -> Result<Self> {
         let port = child::free_ports(1)?[0];
         let home = dir.join("nginx");
@@ -447,7 +455,7 @@ impl Nginx {
         std::fs::write(&config, text)?;
         let arguments = ["-p", &home.display().to_string(), "-c", &config.display().to_string()].map(str::to_owned);
         let log = home.join("log");
-        let mut child = Child::spawn(program, &arguments, &log)?;
+        let mut child = Child::spawn(program, nice, &arguments, &log)?;
         let way = Way { address: format!("127.0.0.1:{port}"), tls: keys.map(Keys::ours).transpose()?, close };
         let began = Instant::now();
         loop {

@@ -14,10 +14,15 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts a program with everything it prints going to a log.
-    pub(crate) fn spawn(program: &Path, arguments: &[String], log: &Path) -> Result<Self> {
+    /// Starts a program with everything it prints going to a log, to give way to others of the machine by `nice` of 0 to 19.
+    pub(crate) fn spawn(program: &Path, nice: u8, arguments: &[String], log: &Path) -> Result<Self> {
         let log = File::options().create(true).append(true).open(log)?;
-        let mut process = Command::new(program)
+        let mut command = Command::new(if nice == 0 { program } else { Path::new("nice") });
+        if nice != 0 {
+            // It becomes the program, under the same number.
+            command.args(["-n", &nice.to_string()]).arg(program);
+        }
+        let mut process = command
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)

@@ -54,7 +54,7 @@ impl Etcd {
             ];
             let arguments: Vec<_> = arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
             let log = dir.join(format!("etcd-{i}.log"));
-            etcd.members.push((client, Child::spawn(program, &arguments, &log)?));
+            etcd.members.push((client, Child::spawn(program, 0, &arguments, &log)?));
             logs.push(log);
         }
         let began = Instant::now();

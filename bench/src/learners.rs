@@ -3,7 +3,7 @@
 use crate::boots::{self, Fleet, Line, Way, node_name};
 use crate::load::{Kind, Side as _};
 use crate::machine::Machine;
-use crate::muster::{self, Cluster};
+use crate::muster::{self, Cluster, Size};
 use crate::report::{Report, mib};
 use crate::storm::{COMMITTERS, commits_at, ms};
 use crate::usage;
@@ -61,7 +61,8 @@ pub(crate) async fn run(program: &Path, asked: Asked, dir: &Path, report: &Repor
         &Machine::look(dir),
     )?;
     let count = usize::try_from(learners)?;
-    let cluster = Cluster::start_with(program, dir, (3, count), "", None).await?;
+    let cluster =
+        Cluster::start_with(program, dir, Size { voters: 3, learners: count, ..Size::default() }, "", None).await?;
     let client = Client::connect(cluster.addresses(), Options::default()).await?;
     boots::declare(&client, fleet).await?;
     muster::declare_vcluster(&cluster, "load").await?;

@@ -136,6 +136,9 @@ enum Verb {
         /// With a storm: learners that serve
         #[arg(long, value_name = "COUNT", default_value_t = 2, requires = "storm", value_parser = clap::value_parser!(u32).range(1..=32))]
         learners: u32,
+        /// With a storm: started with `nice`, whoever serves gives way to others of the machine by so much
+        #[arg(long, value_name = "NICE", default_value_t = 0, requires = "storm", value_parser = clap::value_parser!(u8).range(0..=19))]
+        nice: u8,
         /// All nodes come within `--within-ms` to so many replicas of `--places` each and do what the client library does; several
         /// numbers make several runs. What the simulator's storm plays too
         #[arg(long, value_name = "REPLICAS", value_delimiter = ',', conflicts_with_all = ["close", "tls", "slow_readers", "storm", "against"], value_parser = clap::value_parser!(u32).range(1..=9))]
@@ -504,7 +507,7 @@ async fn boots(common: &Common, how: &Boots, dir: &std::path::Path, report: &Rep
         }
         Some(Peer::Nginx) => {
             let program = child::find(how.nginx.as_deref(), "nginx")?;
-            let nginx = boots::Nginx::start(&program, dir, served.length(), (keys.as_ref(), how.close)).await?;
+            let nginx = boots::Nginx::start(&program, dir, served.length(), (keys.as_ref(), how.close), 0).await?;
             report.heading()?;
             let (ours, theirs) = beside(&served, &nginx, common, &kind, report).await?;
             conclude(&what, common, vec![(served.name(), ours), (nginx.name(), theirs)], report)
@@ -574,6 +577,7 @@ fn main() -> Result<()> {
             places,
             storm,
             learners,
+            nice,
             burst,
             within_ms,
             takes_ms,
@@ -602,6 +606,7 @@ fn main() -> Result<()> {
                     fleet,
                     seconds: common.seconds,
                     learners: usize::try_from(learners)?,
+                    nice,
                     together,
                     places,
                     program: &program,

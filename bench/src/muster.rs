@@ -38,9 +38,19 @@ struct Replica {
     child: Option<Child>,
 }
 
+/// What a cluster is made of.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Size {
+    pub(crate) voters: usize,
+    pub(crate) learners: usize,
+    /// By how much learners give way to others of the machine.
+    pub(crate) learners_nice: u8,
+}
+
 /// A cluster that was started for a measurement.
 pub(crate) struct Cluster {
     program: PathBuf,
+    size: Size,
     replicas: Vec<Replica>,
     tls: Option<Tls>,
     patience: Duration,
@@ -64,36 +74,37 @@ pub(crate) fn program(given: Option<&Path>) -> Result<PathBuf> {
 impl Cluster {
     /// Makes and starts a cluster of `voters` replicas under `dir`.
     pub(crate) async fn start(program: &Path, dir: &Path, voters: usize) -> Result<Self> {
-        Self::start_with(program, dir, (voters, 0), "", None).await
+        Self::start_with(program, dir, Size { voters, ..Size::default() }, "", None).await
     }
 
     /// The same with learners too, and `more` added to every replica's configuration; `tls` are the keys of whoever looks at it.
     pub(crate) async fn start_with(
         program: &Path,
         dir: &Path,
-        (voters, learners): (usize, usize),
+        size: Size,
         more: &str,
         tls: Option<Tls>,
     ) -> Result<Self> {
-        Self::assemble(program, dir, (voters, learners), more, tls, None).await
+        Self::assemble(program, dir, size, more, tls, None).await
     }
 
     /// Three voters, of which the first begins with a copy of a journal that was grown, and the others fetch it.
     pub(crate) async fn start_grown(program: &Path, dir: &Path, grown: &Grown) -> Result<Self> {
-        Self::assemble(program, dir, (3, 0), "", None, Some(grown)).await
+        Self::assemble(program, dir, Size { voters: 3, ..Size::default() }, "", None, Some(grown)).await
     }
 
     async fn assemble(
         program: &Path,
         dir: &Path,
-        (voters, learners): (usize, usize),
+        size: Size,
         more: &str,
         tls: Option<Tls>,
         grown: Option<&Grown>,
     ) -> Result<Self> {
+        let Size { voters, learners, .. } = size;
         let mut ports = child::free_ports(2 * (voters + learners))?;
         let patience = if grown.is_some() { PATIENCE_WITH_A_PAST } else { PATIENCE };
-        let mut cluster = Self { program: program.to_owned(), replicas: Vec::new(), tls, patience };
+        let mut cluster = Self { program: program.to_owned(), size, replicas: Vec::new(), tls, patience };
         if let Some(grown) = grown {
             (ports[0], ports[1]) = (grown.peer_port, grown.client_port);
             grown.copy_to(&dir.join(Grown::NAME))?;
@@ -139,7 +150,8 @@ impl Cluster {
         let replica = &mut self.replicas[place];
         let arguments = ["server", "--until-stdin-closes", "--config"].map(str::to_owned).into_iter();
         let arguments: Vec<_> = arguments.chain([replica.config.display().to_string()]).collect();
-        replica.child = Some(Child::spawn(&self.program, &arguments, &replica.log)?);
+        let nice = if place < self.size.voters { 0 } else { self.size.learners_nice };
+        replica.child = Some(Child::spawn(&self.program, nice, &arguments, &replica.log)?);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use crate::boots::{self, Fleet, Line, Nginx, Way, loopback, node_name};
 use crate::child;
 use crate::load::{self, Kind, Side, Work, histogram, micros};
 use crate::machine::Machine;
-use crate::muster::{self, Cluster};
+use crate::muster::{self, Cluster, Size};
 use crate::report::Report;
 use anyhow::{Result, bail};
 use hdrhistogram::Histogram;
@@ -28,6 +28,8 @@ pub(crate) struct Storm<'a> {
     pub(crate) seconds: u64,
     /// Learners that serve.
     pub(crate) learners: usize,
+    /// By how much whoever serves gives way to others of the machine.
+    pub(crate) nice: u8,
     /// Nodes that are booting at the same time.
     pub(crate) together: u32,
     /// A learner's `boot.places_max`, if not its own default.
@@ -193,11 +195,15 @@ fn tell(report: &Report, what: &str, commits: &Histogram<u64>, boots: Option<(&B
 /// Plays the storm.
 pub(crate) async fn run(storm: &Storm<'_>, dir: &Path, report: &Report) -> Result<()> {
     let Fleet { nodes, .. } = storm.fleet;
-    let (learners, together) = (storm.learners, storm.together);
-    let what = format!("{nodes} nodes, {together} at a time, boot from {learners} learners while commits go on");
+    let (learners, together, nice) = (storm.learners, storm.together, storm.nice);
+    let gives_way = if nice == 0 { String::new() } else { format!(", which give way by {nice},") };
+    let what =
+        format!("{nodes} nodes, {together} at a time, boot from {learners} learners{gives_way} while commits go on");
     report.begin(&what, &Machine::look(dir))?;
     let places = storm.places.map_or_else(String::new, |places| format!("[boot]\nplaces_max = {places}\n"));
-    let cluster = Cluster::start_with(storm.program, dir, (3, learners), &places, None).await?;
+    let cluster =
+        Cluster::start_with(storm.program, dir, Size { voters: 3, learners, learners_nice: nice }, &places, None)
+            .await?;
     let client = Client::connect(cluster.addresses(), Options::default()).await?;
     boots::declare(&client, storm.fleet).await?;
     let sequence = client.status(&cluster.addresses()[0]).await?.summary.sequence;
@@ -242,7 +248,7 @@ pub(crate) async fn run(storm: &Storm<'_>, dir: &Path, report: &Report) -> Resul
     let Some(nginx) = storm.nginx else { return Ok(()) };
     let program = child::find(Some(nginx), "nginx")?;
     let length = usize::try_from(storm.fleet.overlay_bytes + storm.fleet.delta_bytes)?;
-    let nginx = Nginx::start(&program, dir, length, (None, true)).await?;
+    let nginx = Nginx::start(&program, dir, length, (None, true), nice).await?;
     let (stop, beside) = begin().await?;
     let began = Instant::now();
     let booted = boot_all(Arc::from(vec![nginx.way().clone()]), |_| "/boot".to_owned(), (nodes, together)).await?;

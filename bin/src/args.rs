@@ -323,6 +323,8 @@ pub(crate) struct ReplaceArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigVerb {
+    /// Print a replica's file with every key and what it is for
+    Example,
     /// Say everything that is wrong with a file, or what it comes to
     Check {
         /// The replica's TOML file

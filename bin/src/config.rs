@@ -18,6 +18,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// What `muster config example` prints.
+pub(crate) const EXAMPLE: &str = include_str!("example.toml");
+
 /// Where a replica that wants to join asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bootstrap {
@@ -490,6 +493,31 @@ mod tests {
         .unwrap();
         assert_eq!(config.peer_listen.port(), 7000);
         assert_eq!(config.bootstrap[1].addr, "192.168.1.11:7000");
+    }
+
+    #[test]
+    fn the_example_has_every_key_and_what_counts_without_it() {
+        let said = parse(EXAMPLE).unwrap();
+        let section = |name: &str| EXAMPLE.split("\n[").find(|part| part.starts_with(&format!("{name}]"))).unwrap();
+        for (key, _) in said.rows() {
+            let (of, name) = key.rsplit_once('.').unwrap();
+            let has = |line: &str| line.strip_prefix("# ").unwrap_or(line).starts_with(&format!("{name} = "));
+            assert!(section(of).lines().any(has), "{key} is not in the example");
+        }
+        // Those that stand for a choice say what it would be, not what counts without it.
+        let choices = ["insecure", "lease_clock_drift_ppm"];
+        let boot_listen = "# listen = \"10.0.0.11\"                      # where";
+        let all: String = EXAMPLE
+            .lines()
+            .filter(|line| {
+                !choices.iter().any(|key| line.starts_with(&format!("# {key}"))) && !line.starts_with(boot_listen)
+            })
+            .map(|line| match line.strip_prefix("# ") {
+                Some(key) if key.contains(" = ") => format!("{key}\n"),
+                Some(_) | None => format!("{line}\n"),
+            })
+            .collect();
+        assert_eq!(parse(&all).unwrap().rows(), said.rows());
     }
 
     #[test]

@@ -66,6 +66,7 @@ fn run(verb: Verb, json: bool) -> Result<(), Failure> {
         Verb::Init(args) => init(&args, json),
         Verb::Join(args) => wait(join(args, json)),
         Verb::Replace(args) => wait(replace(args, json)),
+        Verb::Config(ConfigVerb::Example) => Ok(text::print(config::EXAMPLE)?),
         Verb::Config(ConfigVerb::Check { file, insecure }) => check_config(&file, insecure, json),
         Verb::Status(args) => wait(verbs::cluster::status(args, json)),
         Verb::Apply(args) => wait(verbs::apply::apply(args, json)),

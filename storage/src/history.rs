@@ -20,6 +20,7 @@ use bytes::Bytes;
 use muster_core::ids::Seq;
 use muster_core::storage::{Segment, StorageError};
 use std::path::{Path, PathBuf};
+use zstd::bulk::Compressor;
 
 /// A block is closed when its records have this many bytes.
 pub(crate) const BLOCK_BYTES: usize = 128 << 10;
@@ -74,6 +75,8 @@ pub(crate) fn is_made_of(segment: &Segment, records: &[Bytes]) -> bool {
 pub(crate) struct Packer {
     plain: Vec<u8>,
     count: u32,
+    /// Kept from block to block: to make one costs as much as to pack a small block.
+    zstd: Option<Compressor<'static>>,
 }
 
 impl Packer {
@@ -100,7 +103,8 @@ impl Packer {
     /// The block of these records, of which the first has this sequence. There are none afterwards.
     pub(crate) fn block(&mut self, first: Seq) -> Vec<u8> {
         let plain_bytes = u32::try_from(self.plain.len()).expect("a block has less than 4 GiB");
-        let packed = zstd::bulk::compress(&self.plain, ZSTD_LEVEL).expect("bytes in memory are packed into memory");
+        let zstd = self.zstd.get_or_insert_with(|| Compressor::new(ZSTD_LEVEL).expect("zstd has this level"));
+        let packed = zstd.compress(&self.plain).expect("bytes in memory are packed into memory");
         let mut content = Vec::with_capacity(BLOCK_HEAD + packed.len());
         content.extend_from_slice(&self.count.to_le_bytes());
         content.extend_from_slice(&plain_bytes.to_le_bytes());
