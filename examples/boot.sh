@@ -80,9 +80,11 @@ ask() {
     [ -f "$head" ] || return 1
     case $code in
         200)
+            # What is left of another boot must not be gone on with.
+            rm -f "$body"
             told etag >"$dir/.tag"
             cp "$head" "$dir/.kept"
-            mv "$piece" "$body"
+            [ ! -f "$piece" ] || mv "$piece" "$body"
             ;;
         206)
             say "going on at byte $have"

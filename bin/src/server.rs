@@ -174,8 +174,22 @@ async fn serve(
     let pages = pages(replica.clone(), config.data_dir.clone(), began, tls.clone());
     let renewing = pool.spawn(keep_certificates_fresh(tls).instrument(span.clone()));
 
-    let log_thread = thread("log", span, move || block_on(driver::run_log(wal, log)))?;
-    let archive_thread = thread("archive", span, move || block_on(driver::run_archive(archive, archive_ends)))?;
+    // Closed when its thread is over, however that came about.
+    let ((log_lives, log_ended), (archive_lives, archive_ended)) = (oneshot::channel::<()>(), oneshot::channel::<()>());
+    let log_thread = thread("log", span, move || {
+        let _lives = log_lives;
+        block_on(driver::run_log(wal, log));
+    })?;
+    let archive_thread = thread("archive", span, move || {
+        let _lives = archive_lives;
+        block_on(driver::run_archive(archive, archive_ends));
+    })?;
+    let loops = async {
+        tokio::select! {
+            _ = log_ended => "log",
+            _ = archive_ended => "archive",
+        }
+    };
     let (ended, end) = oneshot::channel();
     let (loop_network, peer_network) = (network.clone(), network.clone());
     let replica_loop = async move {
@@ -199,7 +213,7 @@ async fn serve(
     let clients = pool.spawn(serve_clients(clients, replica.clone(), limits, pages).instrument(span.clone()));
     let peers = tokio::spawn(serve_peers(peers, replica.clone(), peer_network).instrument(span.clone()));
 
-    let outcome = until_the_end(&handle, end, until_stdin_closes, &config.data_dir).await;
+    let outcome = until_the_end(&handle, (end, loops), until_stdin_closes, &config.data_dir).await;
     replica.end();
     for server in [clients, peers] {
         if let Ok(Err(problem)) = server.await {
@@ -280,7 +294,7 @@ fn settings(config: &Config) -> Settings {
 /// Waits until the replica has ended, by itself or because a signal told it to.
 async fn until_the_end(
     handle: &Handle,
-    mut end: oneshot::Receiver<Result<(), StorageError>>,
+    (mut end, loops): (oneshot::Receiver<Result<(), StorageError>>, impl Future<Output = &'static str>),
     until_stdin_closes: bool,
     dir: &Path,
 ) -> Result<(), Failure> {
@@ -289,6 +303,12 @@ async fn until_the_end(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let why = tokio::select! {
         ended = &mut end => return explain(ended),
+        name = loops => {
+            // One that met a fault has told the replica, which ends by it. One that ended on a bug has not, and without it the replica
+            // would go on, acknowledging what it keeps no history of.
+            let told = tokio::time::timeout(LOOK_EVERY, &mut end).await;
+            return told.map_or_else(|_| Err(loop_broke(name)), explain);
+        }
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
         () = stdin_closes(), if until_stdin_closes => "standard input closed",
@@ -310,6 +330,13 @@ async fn until_the_end(
         _ = terminate.recv() => Err(impatient()),
         _ = interrupt.recv() => Err(impatient()),
     }
+}
+
+fn loop_broke(name: &str) -> Failure {
+    Failure::error(
+        format!("the {name}'s thread ended on a bug, which the lines above tell"),
+        "nothing acknowledged is lost; start it again, and report it",
+    )
 }
 
 /// Waits until the directory that was opened is not there any more under its name. Open files go on taking writes after that,

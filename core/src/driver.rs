@@ -318,6 +318,11 @@ impl Driver {
         if let Some(members) = &effects.members {
             network.know(members);
         }
+        // Before the log's tasks: a snapshot that is installed goes to the archive by way of the log's writer, and the records before it
+        // must be there first.
+        if !effects.finished.is_empty() {
+            let _ = self.archive.unbounded_send(ArchiveTask::Extend(effects.finished));
+        }
         for task in effects.log {
             let may_wait = matches!(&task, LogTask::Write(write) if !write.sync);
             self.held.push(task);
@@ -328,9 +333,6 @@ impl Driver {
         }
         for envelope in effects.sends {
             network.send(envelope);
-        }
-        if !effects.finished.is_empty() {
-            let _ = self.archive.unbounded_send(ArchiveTask::Extend(effects.finished));
         }
         if let Some((meta, state)) = effects.snapshot {
             let _ = self.archive.unbounded_send(ArchiveTask::Save { meta, state: Box::new(state) });
@@ -845,12 +847,14 @@ async fn fill_history<N: Network, C: Clock>(
     futures_util::pin_mut!(ahead);
     let mut filled = Filled::All;
     while let Some((segment, fetched)) = ahead.next().await {
-        let Some(records) = fetched? else {
-            filled = Filled::Stuck;
-            continue;
-        };
-        ask(ends, |done| ArchiveTask::Fill { segment, records, done }).await?;
-        mark!(segment_filled);
+        match fetched? {
+            Some(records) => {
+                ask(ends, |done| ArchiveTask::Fill { segment, records, done }).await?;
+                mark!(segment_filled);
+            }
+            None => filled = Filled::Stuck,
+        }
+        // A snapshot does not wait behind history that nobody gives.
         plan.collect(ends);
         if plan.offer.is_some() {
             return Ok(Filled::Interrupted);

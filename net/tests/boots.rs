@@ -3,6 +3,7 @@
 
 mod cluster;
 
+use axum::http::Request;
 use cluster::{
     Running, Sockets, alone, author, connect, entry, identity, join, leads, policy, recorded, small_fleet,
     start_serving,
@@ -13,11 +14,16 @@ use muster_core::journal::document::{self, Kind};
 use muster_core::journal::entry::EntryType;
 use muster_core::request::{Outcome, Refusal};
 use muster_net::client::{BootAsk, Client};
+use muster_net::proto::v1::BootRequest;
+use muster_net::proto::v1::muster_client::MusterClient;
 use muster_net::server::{BootOptions, ClientLimits, Listener, Protection, serve_anonymous};
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
+use tonic::transport::{Channel, Endpoint};
+use tower::Service as _;
 
 /// What a server said.
 #[derive(Debug)]
@@ -537,4 +543,105 @@ async fn a_missing_overlay_is_built_once_however_many_ask_in_whatever_way() {
     assert!(checksums.len() >= 20, "{}", checksums.len());
     assert!(checksums.iter().all(|checksum| *checksum == checksums[0]));
     assert_eq!(running.replica.boots().built, 1);
+}
+
+/// A stub that is sent a byte at a time.
+async fn narrow(address: &str) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    endpoint.initial_stream_window_size(1).connect().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_boot_over_grpc_holds_its_place_until_it_is_read_and_for_no_longer_than_it_may() {
+    let limits = BootLimits { patience_ms: 1_500, bytes_per_second_min: 1 << 40, ..BootLimits::default() };
+    let (running, client) = alone_with(ClientLimits::default(), boots(limits)).await;
+    small_fleet(&client).await;
+    stored(&running).await;
+    let channel = narrow(&running.client_address).await;
+    let request = BootRequest { node: "n1".to_owned(), ..BootRequest::default() };
+    let unread = MusterClient::new(channel).boot(request).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(running.replica.boots().under_way, 1, "all of it is still to be sent");
+    until("it is cut", || running.replica.boots().stalled == 1).await;
+    until("the place is free again", || running.replica.boots().under_way == 0).await;
+    drop(unread);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_nodes_wait_for_a_sequence_than_are_served() {
+    let limits = BootLimits { streams_max: 2, ..BootLimits::default() };
+    let (running, client) = alone_with(ClientLimits::default(), boots(limits)).await;
+    small_fleet(&client).await;
+    let here = running.client_address.clone();
+    let far = "/v1/boot/n1?at_least=1000000";
+    let waiting = [(); 2].map(|()| {
+        let here = here.clone();
+        tokio::spawn(async move { get(&here, far).await })
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let told = get(&here, far).await;
+    assert_eq!(told.code, 503, "{told:?}");
+    assert!(told.number("muster-retry-after-ms") >= 1);
+    for waits in waiting {
+        assert_eq!(waits.await.unwrap().code, 412);
+    }
+    assert_eq!(get(&here, "/v1/boot/n1?at_least=1").await.code, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_without_a_certificate_take_nothing_that_is_others() {
+    let limits = ClientLimits { connections_max: 4, ..ClientLimits::default() };
+    let asks = BootLimits { asks_per_second: 1, asks_burst: 3, ..BootLimits::default() };
+    let (running, client) = alone_with(limits.clone(), boots(asks)).await;
+    small_fleet(&client).await;
+    let listener = Listener::bind("127.0.0.1:0", "nodes without a certificate", &Protection::Insecure).await.unwrap();
+    let there = listener.address().to_string();
+    tokio::spawn(serve_anonymous(listener, running.replica.clone(), limits));
+    while get(&there, "/v1/boot/n1").await.code != 429 {}
+    assert_eq!(
+        get(&running.client_address, "/v1/boot/n1").await.code,
+        200,
+        "its own questions are counted for themselves"
+    );
+    let mut silent = Vec::new();
+    for _ in 0..6 {
+        silent.push(TcpStream::connect(&there).await.unwrap());
+    }
+    until("the places for strangers are taken", || running.replica.connections().turned_away >= 2).await;
+    assert_eq!(get(&running.client_address, "/health").await.code, 200, "there is room for others");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_alone_is_sent_whatever_is_spoken_and_a_body_that_never_comes_is_not_waited_for() {
+    let (running, client) = alone().await;
+    small_fleet(&client).await;
+    let here = &running.client_address;
+    let endpoint = Endpoint::from_shared(format!("http://{here}")).unwrap();
+    let mut http2 = endpoint.connect().await.unwrap();
+    for (path, code) in [("/v1/boot/n1", 200), ("/v1/boot/nobody", 404), ("/v1/boot/n1?overlay=odd", 400)] {
+        let uri = format!("http://{here}{path}");
+        let request = Request::builder().method("HEAD").uri(uri).body(tonic::body::Body::empty()).unwrap();
+        poll_fn(|context| http2.poll_ready(context)).await.unwrap();
+        let said = http2.call(request).await.unwrap();
+        assert_eq!(said.status().as_u16(), code, "{path}");
+        assert!(said.headers().contains_key("content-length"), "{path}");
+        let body = axum::body::to_bytes(axum::body::Body::new(said.into_body()), 1 << 20).await;
+        assert!(body.unwrap_or_else(|error| panic!("{path}: {error}")).is_empty(), "{path}");
+    }
+    let silent = ask(here, "POST", "/muster.v1.Muster/Query", &[("content-length", "100")]);
+    let said = tokio::time::timeout(Duration::from_secs(5), silent).await.expect("it is answered at once");
+    assert_eq!(said.code, 405, "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delta_for_an_overlay_of_long_ago_gives_way_to_the_whole_boot() {
+    let (running, client) = alone().await;
+    large_overlay(&client).await;
+    let version = stored(&running).await.header("muster-overlay-version").to_owned();
+    let here = &running.client_address;
+    let delta = |version: &str| format!("/v1/boot/n1/delta?vcluster=batch&version={version}");
+    let told = get(here, &delta("0")).await;
+    assert_eq!(told.code, 409);
+    assert!(told.text().contains("take the whole boot"), "{}", told.text());
+    assert_eq!(get(here, &delta(&version)).await.code, 200);
 }

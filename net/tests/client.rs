@@ -5,14 +5,22 @@ mod cluster;
 use cluster::{
     alone, author, connect, entry, identity, join, key, leads, policy, recorded, scope, small_fleet, start, value,
 };
-use muster_core::ids::{NodeId, ReplicaId, Seq, VClusterId};
+use futures_util::StreamExt as _;
+use muster_core::ids::{NodeId, OneShotId, ReplicaId, Seq, VClusterId};
 use muster_core::journal::entry::{EntryType, Record};
 use muster_core::members::MemberCommand;
 use muster_core::query::{Answer, Query};
-use muster_core::request::{AdminOutcome, AdminRequest, Command, Freshness, NotApplied, Outcome, Refusal};
+use muster_core::request::{
+    AdminOutcome, AdminRequest, Command, Freshness, NotApplied, Outcome, Refusal, RequestId, WriteRequest,
+};
 use muster_net::client::{BootAsk, Client, ClientError, LogFilter, Options, Topic};
+use muster_net::convert::Wire as _;
+use muster_net::proto::v1::muster_client::MusterClient;
+use muster_net::proto::v1::{PipelineRequest, TaggedWrite};
 use muster_net::server::{ClientLimits, Listener, Protection, ServeError};
+use prost::Message as _;
 use std::time::Duration;
+use tonic::transport::Endpoint;
 
 fn commit(name: &str, text: &str) -> Command {
     entry(EntryType::Commit, "global", &[(name, text)], Seq(0))
@@ -74,6 +82,36 @@ async fn a_refusal_comes_back_whole() {
         matches!(&outcome, Outcome::Refused(Refusal::UnknownScope { scope, .. }) if &**scope == "vcluster:none"),
         "{outcome:?}"
     );
+}
+
+/// A conflict tells whose value is there: a frame of small writes may have answers of a megabyte each.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_frame_of_writes_comes_to_is_told_in_frames_of_a_bounded_size() {
+    const WRITES: u64 = 32;
+    let (running, client) = alone().await;
+    small_fleet(&client).await;
+    let large = "x".repeat(1 << 20);
+    let change = entry(EntryType::Commit, "node:n1", &[("files:/large", &large)], Seq(2));
+    recorded(&client.write(&author(), change).await);
+    let drawn_at = running.replica.handle.view().state.age();
+    let write = |tag| {
+        let request = RequestId::OneShot { id: OneShotId(u128::from(tag)), drawn_at };
+        let command = entry(EntryType::Commit, "node:n1", &[("files:/large", "small")], Seq(2));
+        let write = WriteRequest { request, author: author(), command };
+        TaggedWrite { tag, write: Some(write.to_wire()) }
+    };
+    let asked = PipelineRequest { writes: (1..=WRITES).map(write).collect(), queries: Vec::new() };
+    let channel = Endpoint::from_shared(format!("http://{}", running.client_address)).unwrap().connect().await.unwrap();
+    let mut stub = MusterClient::new(channel).max_decoding_message_size(usize::MAX);
+    let asking = futures_util::stream::iter([asked]).chain(futures_util::stream::pending());
+    let mut frames = stub.pipeline(asking).await.unwrap().into_inner();
+    let mut told = 0;
+    while told < WRITES {
+        let frame = frames.message().await.unwrap().unwrap();
+        assert!(frame.encoded_len() < 3 << 20, "a frame of {} bytes", frame.encoded_len());
+        told += frame.outcomes.len() as u64;
+    }
+    assert_eq!(told, WRITES);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -461,6 +461,7 @@ impl<D: Disk> FileArchive<D> {
         }
         self.pending.clear();
         self.open = None;
+        lock(&self.shared).changes();
         if !open.is_empty() {
             let bytes = history::encode(self.owner, open.first, &records, false);
             write_whole(&self.disk, &history::path_of(&self.places.history, open.first), &bytes).await?;

@@ -1,7 +1,8 @@
 //! Reads of history and snapshots, from any thread, while they are being written.
 //!
 //! What the archive has is a small table behind a lock that is never held across a disk call. The newest records are answered
-//! from memory. A read that runs into an install sees the table's generation change and begins again.
+//! from memory. A read that runs into an install sees the table's generation change and begins again; before that, what it finds wrong
+//! with files that are being replaced is no damage.
 
 use crate::disk::Disk;
 use crate::file::{REPAIR, SECTOR, damaged};
@@ -47,6 +48,8 @@ pub(crate) struct Table {
     /// Kept snapshots and what they rest on, oldest first.
     pub(crate) snapshots: Vec<Arc<Kept>>,
     generation: u64,
+    /// Files are being replaced, and the table says what was there before.
+    changing: bool,
     places: VecDeque<Place>,
 }
 
@@ -63,8 +66,14 @@ impl Table {
             tail_bytes: 0,
             snapshots,
             generation: 0,
+            changing: false,
             places: VecDeque::new(),
         }
+    }
+
+    /// From now on until [`Self::replace`], files are not what the table says.
+    pub(crate) fn changes(&mut self) {
+        self.changing = true;
     }
 
     /// Takes the place of another table; reads that began before begin again.
@@ -228,11 +237,20 @@ impl<D: Disk> Library for FileLibrary<D> {
             };
             let Source::File(place) = source else { break };
             let read = self.read(&mut take, &place, generation).await;
-            if lock(&self.shared).generation != generation {
+            let (now, changing) = {
+                let table = lock(&self.shared);
+                (table.generation, table.changing)
+            };
+            if now != generation {
                 take = Take { records: Vec::new(), bytes: 0, next: after.next(), ..take };
                 continue;
             }
-            read?;
+            match read {
+                Ok(()) => {}
+                // It is not here just now: whoever asked asks again.
+                Err(StorageError::Damaged { .. }) if changing => break,
+                Err(error) => return Err(error),
+            }
         }
         Ok(take.records)
     }
@@ -251,5 +269,32 @@ impl<D: Disk> Library for FileLibrary<D> {
     fn snapshot_at(&self, at: Seq) -> Option<SnapshotMeta> {
         let table = lock(&self.shared);
         table.snapshots.iter().rev().find(|kept| kept.meta.sequence <= at).map(|kept| kept.meta.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{RealDisk, ready};
+    use muster_core::ids::Digest;
+
+    #[test]
+    fn a_file_that_is_being_replaced_is_not_here_and_one_that_is_gone_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let segment = Segment { last: Seq(9), ..Segment::starting(Seq(1), Digest::default()) };
+        let sealed = BTreeMap::from([(Seq(1), Held { segment, is_here: true })]);
+        let table = Table::new(sealed, Segment::starting(Seq(10), Digest::default()), Vec::new());
+        let shared = Arc::new(Mutex::new(table));
+        let library = FileLibrary { disk: RealDisk, history: dir.path().to_owned(), shared: shared.clone() };
+        let read = || ready(library.records(Seq(0), Seq(9), 1_000));
+        assert!(matches!(read(), Err(StorageError::Damaged { .. })));
+        lock(&shared).changes();
+        assert_eq!(read().unwrap(), Vec::new());
+        lock(&shared).replace(Table::new(
+            BTreeMap::from([(Seq(1), Held { segment, is_here: true })]),
+            Segment::starting(Seq(10), Digest::default()),
+            Vec::new(),
+        ));
+        assert!(matches!(read(), Err(StorageError::Damaged { .. })), "over, and it is still gone");
     }
 }

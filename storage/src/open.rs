@@ -141,11 +141,15 @@ fn is_beyond<F>(
     newest: Option<(Index, Term)>,
 ) -> Result<bool, StorageError> {
     let start = replayed.position.start.0;
+    if newest.is_some_and(|(index, term)| index >= start && !replayed.has(index, term)) {
+        // It was installed, and what it replaces is dropped anew: a crash may have left any of that.
+        return Ok(true);
+    }
     if oldest.unwrap_or_default() < start {
         let oldest = oldest.map_or("there is no snapshot".into(), |index| format!("the oldest snapshot is at {index}"));
         return Err(damaged(wal, 0, format!("the log begins after index {start}, but {oldest}"), REPLACE));
     }
-    Ok(newest.is_some_and(|(index, term)| !replayed.has(index, term)))
+    Ok(false)
 }
 
 /// Something that [`repair`] did.
@@ -200,6 +204,19 @@ pub async fn repair<D: Disk>(disk: D, root: &Path) -> Result<Vec<Repaired>, Stor
         return Err(beyond_repair(error));
     }
 
+    // What is left below the log, of a stack that broke, would pass for the end of a log that lost its beginning.
+    let (above, below): (Vec<_>, Vec<_>) = good.iter().partition(|file| file.meta.index >= start);
+    for file in below {
+        if above.is_empty() || above.iter().any(|newer| newer.meta.layers.contains(file.own())) {
+            continue;
+        }
+        repaired.push(Repaired {
+            file: printed(&file.path),
+            problem: "it is good, but the log does not go back to it, and nothing rests on it any more".to_owned(),
+            consequence: "a newer snapshot is good",
+        });
+        moved.push(file.path.clone());
+    }
     if let Some(newest) = good.first()
         && let Some((_, sealed)) = newest.meta.history.split_last()
     {

@@ -3,7 +3,7 @@
 mod common;
 
 use common::crash_disk::{CrashDisk, Fault, SECTOR};
-use common::{Journal, entries, entry, hard_state, identity, pages, save};
+use common::{Journal, complete, entries, entry, hard_state, identity, install, pages, save};
 use muster_core::ids::{ClusterId, Incarnation, Index, ReplicaId, Seq};
 use muster_core::storage::{Archive, Identity, Library, LogStore, SnapshotMeta, StorageError};
 use muster_storage::{Opened, WalOptions, init, inspect, open, ready, repair};
@@ -326,6 +326,72 @@ fn repair_goes_back_to_an_older_snapshot_and_is_safe_at_every_crash() {
             assert_eq!(done.len(), 1);
             assert_eq!(done[0].file, damaged.display().to_string());
             assert!(ready(repair(crashed.after_kill(), Path::new(ROOT))).unwrap().is_empty());
+            break;
+        }
+    }
+}
+
+/// A replica whose log is cut below the oldest of three kept snapshots: one on an old stack of layers, and two on a new base.
+fn two_stacks() -> (CrashDisk, Journal) {
+    let (disk, mut journal, mut opened) = begun();
+    let mut layers = Vec::new();
+    for index in 2..=6 {
+        if index == 5 {
+            layers.clear();
+        }
+        ready(opened.wal.append(&[hard_state(1, 3, index - 1), entries([entry(1, index, 900)])])).unwrap();
+        let added = journal.grow(2, 50);
+        ready(opened.archive.extend(added)).unwrap();
+        let meta = SnapshotMeta { layers: layers.clone(), ..journal.meta(index, 1) };
+        let (meta, oldest) = ready(save(&mut opened.archive, meta)).unwrap();
+        layers.clone_from(&meta.layers);
+        ready(opened.wal.purge(oldest)).unwrap();
+    }
+    ready(opened.wal.append(&[entries([entry(1, 7, 100)])])).unwrap();
+    drop(opened);
+    (disk.after_power_loss(|_| true), journal)
+}
+
+#[test]
+fn of_a_stack_that_broke_repair_leaves_nothing_that_passes_for_a_log_without_its_beginning() {
+    for damaged in ["snap-1-2", "snap-1-3", "snap-1-4"] {
+        let (disk, _) = two_stacks();
+        let damaged = Path::new("/data/snapshots").join(damaged);
+        disk.flip(&damaged, 100, 1);
+        assert!(
+            matches!(open_at(&disk.after_kill()), Err(StorageError::Damaged { remedy, .. }) if remedy.contains("muster repair"))
+        );
+        for stop in 1.. {
+            let crashed = disk.after_kill();
+            crashed.fail_at(stop, Fault::Stop);
+            let done = ready(repair(crashed.clone(), Path::new(ROOT)));
+            let again = crashed.after_kill();
+            ready(repair(again.clone(), Path::new(ROOT))).unwrap();
+            let opened = open_at(&again).unwrap();
+            assert_eq!(opened.recovered.snapshot.as_ref().unwrap().index, Index(6), "{}", damaged.display());
+            assert_eq!(opened.recovered.entries.last().unwrap().index, Index(7));
+            if let Ok(done) = done {
+                assert!(done.iter().any(|repaired| repaired.file == damaged.display().to_string()), "{done:?}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_a_power_loss_leaves_of_an_install_that_drops_two_stacks_is_started_from() {
+    let (disk, journal) = two_stacks();
+    for stop in 1.. {
+        let crashed = disk.after_kill();
+        let mut opened = open_at(&crashed).unwrap();
+        crashed.fail_at(stop, Fault::Stop);
+        let installed = ready(install(&mut opened.archive, &complete(journal.meta(20, 1)), journal.open_records()));
+        for lost in crashed.power_losses(6, stop) {
+            let opened = open_at(&lost).unwrap_or_else(|error| panic!("stopped at call {stop}: {error}"));
+            let newest = opened.recovered.snapshot.as_ref().unwrap().index;
+            assert!(newest == Index(20) || newest == Index(6) && installed.is_err(), "{newest}");
+        }
+        if installed.is_ok() {
             break;
         }
     }

@@ -329,6 +329,36 @@ fn a_write_is_durable_recorded_and_in_the_view_before_it_is_answered() {
     assert!(recorded.output.is_some());
 }
 
+/// An install reaches the archive by way of the log's writer: what was recorded before it must be there first.
+#[test]
+fn what_was_recorded_is_on_its_way_to_the_archive_before_anything_of_the_log_begins() {
+    struct Writer {
+        archive: Mutex<mpsc::UnboundedReceiver<ArchiveTask>>,
+        found: AtomicBool,
+    }
+    impl std::task::Wake for Writer {
+        fn wake(self: Arc<Self>) {
+            let found = matches!(self.archive.lock().unwrap().try_recv(), Ok(ArchiveTask::Extend(_)));
+            self.found.store(found, Ordering::Relaxed);
+        }
+    }
+    let recovered = Recovered {
+        hard_state: HardState::default(),
+        snapshot: None,
+        entries: Vec::new(),
+        log_start: (Index(0), Term(0)),
+    };
+    let settings = Settings { timing: Timing::LAN, limits: Limits::default(), seed: 1 };
+    let mut assembly = assemble(identity(), settings, recovered, State::empty(identity().cluster), Time(0));
+    let writer = Arc::new(Writer { archive: Mutex::new(assembly.archive.tasks), found: AtomicBool::new(false) });
+    let waker = Waker::from(writer.clone());
+    assert!(assembly.log.tasks.poll_next_unpin(&mut Context::from_waker(&waker)).is_pending());
+    let record = Finished { sequence: Seq(1), bytes: Bytes::new(), head: Digest::default() };
+    let effects = Effects { log: vec![LogTask::Purge(Index(1))], finished: vec![record], ..Effects::default() };
+    assembly.driver.carry_out(effects, &Wire::default());
+    assert!(writer.found.load(Ordering::Relaxed), "the log's writer was woken before the archive had the records");
+}
+
 #[test]
 fn what_arrives_while_a_batch_is_written_forms_one_batch() {
     let mut machine = Machine::leading();

@@ -119,7 +119,7 @@ pub enum LogTask {
 }
 
 /// What the driver is asked to do. Each list is ordered; between lists any order is safe, but for one thing: `finished` goes
-/// to the archive before `published` is told and `answers` are given.
+/// to the archive before anything of `log` begins, `published` is told and `answers` are given.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// For the log's writer.

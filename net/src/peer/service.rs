@@ -197,7 +197,11 @@ impl<L: Library> Peer for PeerApi<L> {
         let library = self.replica.library.clone();
         let (index, term, page) = (Index(request.index), Term(request.term), request.page);
         let page = self.apart(async move { library.page(index, term, page).await }).await?;
-        let page = page.map_err(|error| Status::unavailable(error.to_string()))?;
+        let page = page.map_err(|error| {
+            // Nobody can catch up by this snapshot from here, and nobody else sees it.
+            tracing::error!(%error, peer = %request.hello.as_ref().map_or(0, |hello| hello.replica), "a snapshot's page cannot be given");
+            Status::unavailable(error.to_string())
+        })?;
         let page = page.ok_or_else(|| Status::not_found("that snapshot is not kept here any more"))?;
         let total = page.len() as u64;
         let offset = usize::try_from(request.offset).unwrap_or(usize::MAX);

@@ -299,12 +299,12 @@ impl<L: Library> Muster for MusterApi<L> {
         let pulse = request.extensions().get::<Arc<Pulse>>().cloned();
         let pulse = pulse.ok_or_else(|| Status::internal("the request came over no connection of ours"))?;
         let (replies, place) = boot::answer(&self.replica, &access, &pulse, request.into_inner()).await?;
-        let replies = stream::iter(replies).map(move |reply| {
-            // Held for as long as the stream is.
-            let _ = &place;
-            Ok(reply)
-        });
-        Ok(Response::new(replies.boxed()))
+        let mut response = Response::new(stream::iter(replies).map(Ok).boxed());
+        // Not the stream's: that is over when its last message is encoded, which may be long before it is sent.
+        if let Some(place) = place {
+            response.extensions_mut().insert(Arc::new(place));
+        }
+        Ok(response)
     }
 
     async fn subscribe(

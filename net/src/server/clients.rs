@@ -5,9 +5,10 @@
 //! (`lane`).
 
 use super::access::Access;
+use super::boot::Place;
 use super::boot::http as boots;
 use super::boot::reply::Answer;
-use super::connections::{self, Pulse, Turn};
+use super::connections::{self, Pulse, Turn, Watch};
 use super::lane::Boots;
 use super::outgoing::Outgoing;
 use super::{ClientLimits, HttpPages, LINGER, Listener, MusterApi, Replica, ServeError, access, http};
@@ -53,10 +54,15 @@ impl Future for Answered {
     }
 }
 
-impl From<Answering> for Answered {
-    fn from(answering: Answering) -> Self {
+impl Answered {
+    /// What is answered to a request of this method: HTTP/2 sends whatever is handed to it.
+    fn of(answering: Answering, method: &Method) -> Self {
         match answering {
+            Answering::Now(answer) if method == Method::HEAD => Self::Now(Some(answer.head_alone())),
             Answering::Now(answer) => Self::Now(Some(answer)),
+            Answering::Later(answer) if method == Method::HEAD => {
+                Self::Later(Box::pin(async move { answer.await.head_alone() }))
+            }
             Answering::Later(answer) => Self::Later(answer),
         }
     }
@@ -110,7 +116,14 @@ impl<L: Library> Service<Request<Incoming>> for Front<L> {
         }
         let turn = Turn::begin(&self.pulse);
         if request.uri().path().starts_with(boots::PREFIX) {
-            return self.boot(ask(&request), turn).into();
+            return Answered::of(self.boot(ask(&request), turn), request.method());
+        }
+        if request.version() != Version::HTTP_2 && !matches!(*request.method(), Method::GET | Method::HEAD) {
+            // What has a body is gRPC, and that is HTTP/2. A body that never comes would keep the connection for good.
+            let problem = format!("{} does nothing here: expected GET or HEAD, or gRPC over HTTP/2", request.method());
+            let mut refused = boots::words(StatusCode::METHOD_NOT_ALLOWED, problem);
+            refused.close = true;
+            return Answered::Now(Some(refused));
         }
         request.extensions_mut().insert(self.proof.clone());
         request.extensions_mut().insert(self.pulse.clone());
@@ -120,7 +133,9 @@ impl<L: Library> Service<Request<Incoming>> for Front<L> {
                 Ok(answer) => answer,
                 Err(never) => match never {},
             };
-            answer.map(|body| Outgoing::routed(body, turn))
+            let (mut parts, body) = answer.into_parts();
+            let place = parts.extensions.remove::<Arc<Place>>();
+            Response::from_parts(parts, Outgoing::routed(body, place, turn))
         }))
     }
 }
@@ -160,17 +175,19 @@ impl<L: Library> Service<Request<Incoming>> for Anonymous<L> {
         }
         let turn = Turn::begin(&self.pulse);
         let path = request.uri().path();
-        if path == http::FREE && request.method() == Method::GET {
-            return Answered::Now(Some(match allow_anonymous(&Operation::of_cluster(Kind::AskWhoIsFree)) {
+        if path == http::FREE && matches!(*request.method(), Method::GET | Method::HEAD) {
+            let free = match allow_anonymous(&Operation::of_cluster(Kind::AskWhoIsFree)) {
                 Ok(()) => http::free_answer(&self.replica),
                 Err(denied) => boots::words(StatusCode::FORBIDDEN, denied.problem),
-            }));
+            };
+            return Answered::of(Answering::Now(free), request.method());
         }
         if !path.starts_with(boots::PREFIX) {
             let problem = format!("there are only boots here: expected {}NODE", boots::PREFIX);
-            return Answered::Now(Some(boots::words(StatusCode::NOT_FOUND, problem)));
+            let refused = boots::words(StatusCode::NOT_FOUND, problem);
+            return Answered::of(Answering::Now(refused), request.method());
         }
-        self.boot(ask(&request), turn).into()
+        Answered::of(self.boot(ask(&request), turn), request.method())
     }
 }
 
@@ -212,7 +229,9 @@ pub async fn serve_clients<L: Library>(
             pulse: pulse.clone(),
         }
     };
-    serve(listener, &replica, &limits, front_of, async {
+    let watch = replica.watch.clone();
+    let looking = watch.look_after(limits.idle_timeout, || replica.desk.look_after());
+    serve(listener, &replica, (&watch, looking), &limits, front_of, async {
         health.set_not_serving::<v1::muster_server::MusterServer<MusterApi<L>>>().await;
     })
     .await;
@@ -223,17 +242,20 @@ pub async fn serve_clients<L: Library>(
 /// where `boot.anonymous` is set.
 pub async fn serve_anonymous<L: Library>(listener: Listener, replica: Replica<L>, limits: ClientLimits) {
     let port = listener.address.port();
+    let watch = replica.strangers.clone();
     let front_of = |replica: &Replica<L>| {
         let replica = replica.clone();
         move |_: Proof, pulse: &Arc<Pulse>| Anonymous { replica, port, pulse: pulse.clone() }
     };
-    serve(listener, &replica, &limits, front_of, async {}).await;
+    let looking = watch.look_after(limits.idle_timeout, || {});
+    serve(listener, &replica, (&watch, looking), &limits, front_of, async {}).await;
 }
 
 /// Accepts connections until the replica is ending, then waits for them, but not for long.
 async fn serve<L, S, F>(
     listener: Listener,
     replica: &Replica<L>,
+    (watch, looking): (&Arc<Watch>, impl Future<Output = ()>),
     limits: &ClientLimits,
     front_of: impl Fn(&Replica<L>) -> F,
     at_the_end: impl Future<Output = ()>,
@@ -244,7 +266,6 @@ async fn serve<L, S, F>(
     S::Future: Send + 'static,
 {
     let speaker = connections::speaker(limits);
-    let watch = &replica.watch;
     let mut sockets = incoming(listener.socket, listener.tls.map(|tls| (tls, Port::Anyone)));
     let accepting = async {
         while let Some(socket) = sockets.next().await {
@@ -258,7 +279,7 @@ async fn serve<L, S, F>(
     };
     tokio::select! {
         () = accepting => {}
-        () = watch.look_after(limits.idle_timeout, &replica.desk) => {}
+        () = looking => {}
         () = replica.ending() => {}
     }
     drop(sockets);

@@ -12,7 +12,6 @@
 //! - at the end every connection is told (HTTP/2: GOAWAY), and closed once nothing is under way on it.
 
 use super::api::ClientLimits;
-use super::boot::Desk;
 use super::lane::{self, Boots, Over, Rewound};
 use super::outgoing::Outgoing;
 use crate::tls::accept::Socket;
@@ -133,7 +132,18 @@ pub struct ConnectionCounts {
     pub idle: u64,
 }
 
-/// All connections of a replica's clients.
+impl std::ops::Add for ConnectionCounts {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            open: self.open + other.open,
+            turned_away: self.turned_away + other.turned_away,
+            idle: self.idle + other.idle,
+        }
+    }
+}
+
+/// All connections of one of a replica's ports for clients.
 pub(super) struct Watch {
     began: Instant,
     pulses: Mutex<BTreeMap<u64, Arc<Pulse>>>,
@@ -178,8 +188,8 @@ impl Watch {
         Some(Entry { watch: self.clone(), number, pulse })
     }
 
-    /// Looks after all connections, for as long as it is polled.
-    pub(super) async fn look_after(&self, idle: Duration, desk: &Desk) {
+    /// Looks after all connections, and whatever else is to be looked after as often, for as long as it is polled.
+    pub(super) async fn look_after(&self, idle: Duration, and: impl Fn()) {
         let mut every = tokio::time::interval(LOOK_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -189,7 +199,7 @@ impl Watch {
                 self.idle.fetch_add(1, Ordering::Relaxed);
                 pulse.cut();
             }
-            desk.look_after();
+            and();
         }
     }
 

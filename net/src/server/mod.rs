@@ -59,6 +59,8 @@ pub struct Replica<L> {
     fleet: fleet::FleetMemory,
     desk: Arc<Desk>,
     watch: Arc<Watch>,
+    /// The connections of those without a certificate: they take nobody else's places.
+    strangers: Arc<Watch>,
     tls: Option<Tls>,
     ending: watch::Receiver<bool>,
     end: Arc<watch::Sender<bool>>,
@@ -78,6 +80,7 @@ impl<L: Library> Replica<L> {
             fleet: fleet::FleetMemory::new(),
             desk: Arc::new(Desk::new(BootOptions::default())),
             watch: Arc::new(Watch::new()),
+            strangers: Arc::new(Watch::new()),
             tls: None,
             ending,
             end: Arc::new(end),
@@ -113,7 +116,7 @@ impl<L> Replica<L> {
     /// What came of clients' connections so far.
     #[must_use]
     pub fn connections(&self) -> ConnectionCounts {
-        self.watch.counts()
+        self.watch.counts() + self.strangers.counts()
     }
 
     /// Ends every stream and both servers. Call it when the process is asked to stop, or the replica has stopped.

@@ -12,6 +12,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// Runs of shared bytes, one after another.
@@ -19,12 +20,12 @@ pub(super) struct Parts {
     runs: VecDeque<Bytes>,
     remaining: usize,
     /// A boot's place, until its last byte is written.
-    _place: Option<Place>,
+    _place: Option<Arc<Place>>,
 }
 
 impl Parts {
     /// These runs; the place is given up with the last byte.
-    pub(super) fn new(runs: impl IntoIterator<Item = Bytes>, place: Option<Place>) -> Self {
+    pub(super) fn new(runs: impl IntoIterator<Item = Bytes>, place: Option<Arc<Place>>) -> Self {
         let runs: VecDeque<Bytes> = runs.into_iter().filter(|run| !run.is_empty()).collect();
         let remaining = runs.iter().map(Bytes::len).sum();
         Self { runs, remaining, _place: place }
@@ -61,7 +62,8 @@ impl Buf for Parts {
 
 enum Content {
     Shared(Option<Parts>),
-    Routed(Routed),
+    /// With a boot's place, which is held until the last of it is written.
+    Routed(Routed, Option<Arc<Place>>),
 }
 
 /// The body of an answer.
@@ -79,8 +81,8 @@ impl Outgoing {
     }
 
     /// What one of axum's routes says.
-    pub(super) fn routed(body: Routed, turn: Turn) -> Self {
-        Self { content: Content::Routed(body), _turn: Some(turn) }
+    pub(super) fn routed(body: Routed, place: Option<Arc<Place>>, turn: Turn) -> Self {
+        Self { content: Content::Routed(body, place), _turn: Some(turn) }
     }
 }
 
@@ -91,23 +93,25 @@ impl Body for Outgoing {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Parts>, axum::Error>>> {
         match &mut self.get_mut().content {
             Content::Shared(parts) => Poll::Ready(parts.take().map(|parts| Ok(Frame::data(parts)))),
-            Content::Routed(body) => Pin::new(body)
-                .poll_frame(context)
-                .map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(|bytes| Parts::new([bytes], None))))),
+            Content::Routed(body, place) => {
+                let of = |bytes| Parts::new([bytes], place.clone());
+                let frame = Pin::new(body).poll_frame(context);
+                frame.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(of))))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Shared(parts) => parts.is_none(),
-            Content::Routed(body) => body.is_end_stream(),
+            Content::Routed(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Shared(parts) => SizeHint::with_exact(parts.as_ref().map_or(0, |parts| parts.remaining as u64)),
-            Content::Routed(body) => body.size_hint(),
+            Content::Routed(body, _) => body.size_hint(),
         }
     }
 }

@@ -24,7 +24,7 @@ use tonic::{Status, Streaming};
 
 /// Outcomes that go into one frame at most.
 const FRAME_OUTCOMES: usize = 4_096;
-/// A frame is closed by the answer that brings it to this many bytes.
+/// A frame is closed by the outcome or the answer that brings it to this many bytes.
 const FRAME_BYTES: usize = 1 << 20;
 
 type Out = mpsc::Sender<Result<wire::PipelineReply, Status>>;
@@ -96,10 +96,13 @@ async fn tell<L: Library>(
     let mut frame = wire::PipelineReply::default();
     let mut leader = writer.leader();
     let mut next = Some(first);
+    let mut bytes = 0;
     while let Some((tag, outcome)) = next {
-        let outcome = Some(outcome.to_wire());
-        frame.outcomes.push(wire::TaggedOutcome { tag, outcome, leader: leader.take() });
-        let room = frame.outcomes.len() < FRAME_OUTCOMES;
+        let outcome = wire::TaggedOutcome { tag, outcome: Some(outcome.to_wire()), leader: leader.take() };
+        // A conflict tells whose value is there, and that may be large however small the write was.
+        bytes += outcome.encoded_len();
+        frame.outcomes.push(outcome);
+        let room = frame.outcomes.len() < FRAME_OUTCOMES && bytes < FRAME_BYTES;
         next = if room { known.try_recv().ok() } else { None };
     }
     let count = frame.outcomes.len();

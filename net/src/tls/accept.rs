@@ -24,8 +24,8 @@ use tonic::transport::server::Connected;
 
 /// How long a handshake may take.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
-/// How many may be unfinished.
-const HANDSHAKES_MAX: usize = 512;
+/// How many may be unfinished. More than there are places for boots: in a storm a handshake that was begun should come to its end.
+const HANDSHAKES_MAX: usize = 4_096;
 /// How long, and for how many bytes, a refused peer is listened to, so that it reads why before the connection is reset.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;

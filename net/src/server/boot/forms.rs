@@ -75,6 +75,11 @@ impl Form {
         }
     }
 
+    /// Whether it is of this overlay.
+    pub(super) fn is_of(&self, overlay: &BootOverlay) -> bool {
+        self.overlay.checksum == overlay.checksum
+    }
+
     /// The text, if it was unpacked already.
     pub(super) fn plain(&self) -> Option<&Result<Checked, String>> {
         self.plain.get()
@@ -125,7 +130,7 @@ impl Forms {
     pub(super) fn of(&self, vcluster: &VClusterId, overlay: &BootOverlay) -> Arc<Form> {
         let find = || {
             let made = self.made.load();
-            made.get(vcluster).filter(|form| form.overlay.checksum == overlay.checksum).cloned()
+            made.get(vcluster).filter(|form| form.is_of(overlay)).cloned()
         };
         find().unwrap_or_else(|| {
             // Whoever comes second finds what the first one made.
@@ -133,11 +138,16 @@ impl Forms {
             find().unwrap_or_else(|| {
                 let form = Arc::new(Form::new(overlay.clone()));
                 let mut made = BTreeMap::clone(&self.made.load());
-                made.insert(vcluster.clone(), form.clone());
-                if made.len() > FORMS_MAX {
-                    made.pop_first();
+                // Whoever's view is older gets its form for itself.
+                if made.get(vcluster).is_none_or(|newer| newer.overlay.version <= overlay.version) {
+                    made.insert(vcluster.clone(), form.clone());
+                    if made.len() > FORMS_MAX
+                        && let Some(other) = made.keys().find(|other| *other != vcluster).cloned()
+                    {
+                        made.remove(&other);
+                    }
+                    self.made.store(Arc::new(made));
                 }
-                self.made.store(Arc::new(made));
                 form
             })
         })
@@ -169,5 +179,27 @@ mod tests {
              muster-overlay-sha256: ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\r\n"
         );
         assert!(forms.of(&vcluster, &second).lines.starts_with("muster-overlay-version: 2\r\n"));
+    }
+
+    #[test]
+    fn what_was_just_made_is_kept_and_nothing_newer_gives_way_to_it() {
+        let overlay = |version| BootOverlay {
+            version: Seq(version),
+            checksum: Digest::of(&version.to_le_bytes()),
+            data: Bytes::from_static(b"x"),
+            content_bytes: 1,
+        };
+        let forms = Forms::default();
+        for place in 0..=FORMS_MAX {
+            forms.of(&VClusterId::new(&format!("v{place}")).unwrap(), &overlay(1));
+        }
+        // The first of all names, when there are as many as are kept.
+        let first = VClusterId::new("a").unwrap();
+        let made = forms.of(&first, &overlay(1));
+        assert!(Arc::ptr_eq(&made, &forms.of(&first, &overlay(1))));
+        assert_eq!(forms.made.load().len(), FORMS_MAX);
+        let newer = forms.of(&first, &overlay(2));
+        assert!(forms.of(&first, &overlay(1)).is_of(&overlay(1)), "an older view gets what it asks for");
+        assert!(Arc::ptr_eq(&newer, &forms.of(&first, &overlay(2))));
     }
 }

@@ -45,13 +45,21 @@ pub(in crate::server) async fn answer<L: Library>(
     let one = |reply: W| Ok((vec![wire::BootReply { reply: Some(reply) }], None));
     let too_often = |after_ms| Busy { after_ms, elsewhere: Vec::new(), why: "" };
     access.may(&Operation::on_node(Kind::Boot, node.clone()), &replica.handle.view().state)?;
-    if let Err(after_ms) = desk.asked(&node) {
+    if let Err(after_ms) = desk.asked(&node, true) {
         return one(W::NotAnswered(busy(&too_often(after_ms))));
     }
+    let waiting = match freshness {
+        Freshness::Local => None,
+        _ => match desk.wait(&replica.handle.view(), request.insist) {
+            Ok(waiting) => Some(waiting),
+            Err(why) => return one(W::NotAnswered(busy(&why))),
+        },
+    };
     let view = match replica.handle.read(freshness).await {
         Ok(view) => view,
         Err(why) => return one(W::NotAnswered(NotApplied::to_wire(&why))),
     };
+    drop(waiting);
     // Where the node is may have become known only now.
     access.may(&Operation::on_node(Kind::Boot, node.clone()), &view.state)?;
     let sequence = view.state.sequence();

@@ -31,7 +31,7 @@
 
 use super::forms::{Checked, Form, sha256};
 use super::reply::{Answer, Head, Piece};
-use super::{Busy, Desk, Place};
+use super::{Busy, Desk, Place, Waiting};
 use crate::server::Replica;
 use crate::server::connections::Turn;
 use axum::http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
@@ -47,6 +47,10 @@ use muster_core::state::State;
 use muster_core::storage::Library;
 use std::fmt::Write as _;
 use std::sync::Arc;
+
+/// The largest delta, in bytes, for an overlay that a node holds and that is older than the stored one. Larger: fewer nodes fetch an overlay
+/// that they nearly have; smaller: less memory for those who ask and take nothing.
+const DELTA_BYTES: usize = 256 << 10;
 
 /// Where boots are.
 pub(in crate::server) const PREFIX: &str = "/v1/boot/";
@@ -261,8 +265,15 @@ fn refusal(refused: &BootRefusal) -> Looked {
     self::refused(code, refused.to_string())
 }
 
-/// Looks at a view for what is asked. `built` is an overlay that was built because none is stored.
-fn look(desk: &Desk, state: &State, ask: &Ask, built: Option<&BootOverlay>) -> Looked {
+/// What was made because it was missing: an overlay of which none is stored, and a form with its text.
+#[derive(Default)]
+struct Made {
+    overlay: Option<BootOverlay>,
+    form: Option<Arc<Form>>,
+}
+
+/// Looks at a view for what is asked.
+fn look(desk: &Desk, state: &State, ask: &Ask, made: &Made) -> Looked {
     let vcluster = match boot::vcluster_of(state, &ask.node) {
         Ok(vcluster) => vcluster,
         Err(why) => return refusal(&why),
@@ -271,7 +282,7 @@ fn look(desk: &Desk, state: &State, ask: &Ask, built: Option<&BootOverlay>) -> L
         return delta_for(state, ask, (held, vcluster), *version);
     }
     let stored = || state.journal.vcluster(vcluster).and_then(|known| known.overlay.as_ref());
-    let Some(overlay) = built.or_else(stored) else {
+    let Some(overlay) = made.overlay.as_ref().or_else(stored) else {
         return Looked::Missing(Missing::Overlay(vcluster.clone()));
     };
     let delta = if ask.what == What::Overlay {
@@ -283,7 +294,9 @@ fn look(desk: &Desk, state: &State, ask: &Ask, built: Option<&BootOverlay>) -> L
         }
         Some(delta)
     };
-    let form = desk.forms.of(vcluster, overlay);
+    // The one that was unpacked, even if others have asked for another since.
+    let made = made.form.as_ref().filter(|form| form.is_of(overlay));
+    let form = made.cloned().unwrap_or_else(|| desk.forms.of(vcluster, overlay));
     if ask.plain && ask.what != What::Delta {
         match form.plain() {
             Some(Ok(_)) => {}
@@ -303,8 +316,15 @@ fn delta_for(state: &State, ask: &Ask, (held, now): (&VClusterId, &VClusterId), 
             format!("node {} is in vCluster {now}, the overlay it holds is of {held}: take the whole boot", ask.node),
         );
     }
+    let stored = state.journal.vcluster(now).and_then(|known| known.overlay.as_ref());
     let mut delta = String::new();
     match boot::write_delta(state, &ask.node, now, version, &mut delta) {
+        // A copy for this node alone, which it may take its time to fetch, of what the stored overlay has for all.
+        Ok(()) if delta.len() > DELTA_BYTES && stored.is_some_and(|overlay| version < overlay.version) => {
+            let bytes = delta.len();
+            let problem = format!("since overlay version {version} {bytes} bytes were declared: take the whole boot");
+            refused(StatusCode::CONFLICT, problem)
+        }
         Ok(()) => {
             let (vcluster, sequence) = (now.clone(), state.sequence());
             Looked::Found(Found { vcluster, sequence, overlay: None, delta: Some(delta) })
@@ -438,18 +458,21 @@ pub(in crate::server) fn serve<L: Library>(
     if let Err(answer) = door.may(&ask.node, &view.state) {
         return Answering::Now(*answer);
     }
-    if let Err(after_ms) = desk.asked(&ask.node) {
+    if let Err(after_ms) = desk.asked(&ask.node, plain_port.is_none()) {
         let busy = Busy { after_ms, elsewhere: Vec::new(), why: "this node asks too often" };
         return Answering::Now(later(StatusCode::TOO_MANY_REQUESTS, &busy, &ask));
     }
     if ask.at_least > view.state.sequence() {
-        return Answering::Later(wait_for(replica.clone(), turn, door.clone(), ask).boxed());
+        return match desk.wait(&view, ask.insist) {
+            Ok(waiting) => Answering::Later(wait_for(replica.clone(), (turn, waiting), door.clone(), ask).boxed()),
+            Err(busy) => Answering::Now(later(StatusCode::SERVICE_UNAVAILABLE, &busy, &ask)),
+        };
     }
     let place = match take_place(desk, &view, &ask, turn) {
         Ok(place) => place,
         Err(answer) => return Answering::Now(*answer),
     };
-    match look(desk, &view.state, &ask, None) {
+    match look(desk, &view.state, &ask, &Made::default()) {
         Looked::Found(found) => Answering::Now(answer(&ask, found, place)),
         Looked::Refused(answer) => Answering::Now(*answer),
         Looked::Missing(missing) => {
@@ -469,7 +492,12 @@ fn take_place(desk: &Arc<Desk>, view: &View, ask: &Ask, turn: Turn) -> Result<Op
 }
 
 /// Waits until the replica has got as far as is demanded.
-async fn wait_for<L: Library>(replica: Replica<L>, turn: Turn, door: impl Door, ask: Ask) -> Answer {
+async fn wait_for<L: Library>(
+    replica: Replica<L>,
+    (turn, waiting): (Turn, Waiting),
+    door: impl Door,
+    ask: Ask,
+) -> Answer {
     let view = match replica.handle.read(Freshness::AtLeast(ask.at_least)).await {
         Ok(view) => view,
         Err(NotApplied::Stopping) => return words(StatusCode::SERVICE_UNAVAILABLE, "this replica is stopping"),
@@ -481,6 +509,7 @@ async fn wait_for<L: Library>(replica: Replica<L>, turn: Turn, door: impl Door, 
             return answer;
         }
     };
+    drop(waiting);
     if let Err(answer) = door.may(&ask.node, &view.state) {
         return *answer;
     }
@@ -488,7 +517,7 @@ async fn wait_for<L: Library>(replica: Replica<L>, turn: Turn, door: impl Door, 
         Ok(place) => place,
         Err(answer) => return *answer,
     };
-    match look(&replica.desk, &view.state, &ask, None) {
+    match look(&replica.desk, &view.state, &ask, &Made::default()) {
         Looked::Found(found) => answer(&ask, found, place),
         Looked::Refused(answer) => *answer,
         Looked::Missing(missing) => complete(replica.clone(), view, ask, place, missing).await,
@@ -504,11 +533,11 @@ async fn complete<L: Library>(
     mut missing: Missing,
 ) -> Answer {
     let desk = &replica.desk;
-    let mut built = None;
+    let mut made = Made::default();
     loop {
         match missing {
             Missing::Overlay(vcluster) => match desk.builds.overlay(&replica, &view, &vcluster).await {
-                Ok(overlay) => built = Some(overlay),
+                Ok(overlay) => made.overlay = Some(overlay),
                 Err(Refusal::UnknownScope { scope, hint }) => {
                     let problem = format!("node {} is in {scope}, which has no configuration: {hint}", ask.node);
                     return words(StatusCode::NOT_FOUND, problem);
@@ -518,9 +547,12 @@ async fn complete<L: Library>(
                     return words(StatusCode::SERVICE_UNAVAILABLE, problem);
                 }
             },
-            Missing::Plain(form) => form.unpack().await,
+            Missing::Plain(form) => {
+                form.unpack().await;
+                made.form = Some(form);
+            }
         }
-        match look(desk, &view.state, &ask, built.as_ref()) {
+        match look(desk, &view.state, &ask, &made) {
             Looked::Found(found) => return answer(&ask, found, place),
             Looked::Refused(answer) => return *answer,
             Looked::Missing(next) => missing = next,

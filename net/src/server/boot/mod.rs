@@ -28,7 +28,7 @@ use muster_core::overlay;
 use muster_core::request::{Progress, RaftRole, Refusal, WriteRequest};
 use muster_core::storage::Library;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::OnceCell;
@@ -146,7 +146,10 @@ pub(super) struct Desk {
     options: BootOptions,
     builds: Builds,
     forms: Forms,
-    rates: AskRates,
+    /// How often nodes asked, those that prove who they are and those that claim it: neither uses up what the other may.
+    rates: [AskRates; 2],
+    /// Nodes that wait until this replica has got as far as they demand.
+    waiting: AtomicU32,
     room: Mutex<Room>,
     /// Moves on with every node that is told to wait.
     turn: AtomicU64,
@@ -181,7 +184,8 @@ impl Desk {
             options,
             builds: Builds::default(),
             forms: Forms::default(),
-            rates: AskRates::new(&options.limits, seed),
+            rates: [seed, seed.rotate_left(32)].map(|seed| AskRates::new(&options.limits, seed)),
+            waiting: AtomicU32::new(0),
             room: Mutex::new(Room {
                 admission,
                 seats: Vec::new(),
@@ -224,9 +228,9 @@ impl Desk {
         }
     }
 
-    /// A node asks. An error says that it asks too often, and after how many milliseconds it may again.
-    fn asked(&self, node: &NodeId) -> Result<(), u64> {
-        match self.rates.ask(node.as_str(), self.now()) {
+    /// A node asks, or somebody in its name. An error says that it asks too often, and after how many milliseconds it may again.
+    fn asked(&self, node: &NodeId, is_proven: bool) -> Result<(), u64> {
+        match self.rates[usize::from(is_proven)].ask(node.as_str(), self.now()) {
             None => Ok(()),
             Some(after_ms) => {
                 self.too_often.fetch_add(1, Ordering::Relaxed);
@@ -237,12 +241,7 @@ impl Desk {
 
     /// A place for a boot, or when to come back and whom else to ask.
     fn open(self: &Arc<Self>, view: &View, insists: bool, turn: Turn) -> Result<Place, Busy> {
-        let others = if insists { Vec::new() } else { self.left_to(view) };
-        if !others.is_empty() {
-            self.sent_elsewhere.fetch_add(1, Ordering::Relaxed);
-            let why = "this replica leads, and leaves boots to the others";
-            return Err(Busy { after_ms: self.options.limits.wait_ms_max, elsewhere: others, why });
-        }
+        self.leave(view, insists)?;
         let now = self.now();
         let mut room = lock(&self.room);
         match room.admission.ask() {
@@ -265,6 +264,29 @@ impl Desk {
                 Err(Busy { after_ms, elsewhere: self.elsewhere(view, |_| true), why })
             }
         }
+    }
+
+    /// Leave to wait until this replica has got further, or when to come back and whom else to ask. No more wait than are served.
+    fn wait(self: &Arc<Self>, view: &View, insists: bool) -> Result<Waiting, Busy> {
+        self.leave(view, insists)?;
+        let waiting = Waiting(self.clone());
+        if self.waiting.fetch_add(1, Ordering::Relaxed) < self.options.limits.streams_max {
+            return Ok(waiting);
+        }
+        self.told_to_wait.fetch_add(1, Ordering::Relaxed);
+        let why = "as many nodes as this replica serves wait for it to get further";
+        Err(Busy { after_ms: self.options.limits.wait_ms_max, elsewhere: self.elsewhere(view, |_| true), why })
+    }
+
+    /// Sends a boot to others if this replica leaves it to them.
+    fn leave(&self, view: &View, insists: bool) -> Result<(), Busy> {
+        let others = if insists { Vec::new() } else { self.left_to(view) };
+        if others.is_empty() {
+            return Ok(());
+        }
+        self.sent_elsewhere.fetch_add(1, Ordering::Relaxed);
+        let why = "this replica leads, and leaves boots to the others";
+        Err(Busy { after_ms: self.options.limits.wait_ms_max, elsewhere: others, why })
     }
 
     /// To whom a leader leaves boots: the others that it hears of. Nobody if this one serves them.
@@ -334,6 +356,15 @@ impl std::ops::Deref for Seen {
     type Target = Arc<View>;
     fn deref(&self) -> &Arc<View> {
         self.0.as_ref().expect("a view was put there")
+    }
+}
+
+/// A node that waits.
+struct Waiting(Arc<Desk>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -133,6 +133,13 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// What is sent of it where the head alone is wanted.
+    pub(in crate::server) fn head_alone(self) -> Self {
+        Self { overlay: None, rest: Vec::new(), ..self }
+    }
+}
+
 impl From<Answer> for Response<Outgoing> {
     fn from(answer: Answer) -> Self {
         let Answer { code, head, length, overlay, rest, close, place } = answer;
@@ -141,7 +148,7 @@ impl From<Answer> for Response<Outgoing> {
         }
         let shared = |piece: Piece| piece.form.checked(piece.plain).bytes.slice(piece.run.clone());
         let runs = [overlay.map(shared).unwrap_or_default(), Bytes::from(rest)];
-        let mut response = Self::new(Outgoing::shared(Parts::new(runs, place)));
+        let mut response = Self::new(Outgoing::shared(Parts::new(runs, place.map(Arc::new))));
         *response.status_mut() = code;
         let headers = response.headers_mut();
         for (name, value) in head.0.lines().filter_map(|line| line.split_once(": ")) {
