@@ -86,7 +86,9 @@ fn a_cluster_of_your_own_comes_up_as_the_readme_says() {
     let (on_each, rest): (Vec<_>, Vec<_>) =
         commands(recipe).into_iter().partition(|command| command.contains("/etc/muster/journal.toml"));
     let (first, asked): (Vec<_>, Vec<_>) = rest.into_iter().partition(|command| command.starts_with("muster certs"));
-    first.iter().for_each(|command| run(command, 0));
+    for command in first {
+        run(&command, 0);
+    }
     for machine in 1..=3 {
         for verb in ["config", if machine == 1 { "init" } else { "join" }, "server"] {
             let command = on_each.iter().find(|command| command.starts_with(&format!("muster {verb}"))).unwrap();
@@ -94,7 +96,9 @@ fn a_cluster_of_your_own_comes_up_as_the_readme_says() {
         }
     }
     assert_eq!((on_each.len(), asked.len()), (4, 3));
-    asked.iter().for_each(|command| run(command, 0));
+    for command in asked {
+        run(&command, 0);
+    }
     eventually("three voters follow one leader", || {
         let status = shell(&format!("muster status --json --context {at}/alice.toml")).output().unwrap();
         let status: serde_json::Value = serde_json::from_slice(&status.stdout).ok()?;
