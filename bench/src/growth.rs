@@ -40,6 +40,8 @@ use std::time::{Duration, Instant};
 const KEYS_AN_ENTRY: u64 = 1_000;
 /// Entries between two snapshots of the history.
 const ENTRIES_A_SNAPSHOT: u64 = 10_000;
+/// Boots that are planned to see what one takes.
+const BOOTS: u32 = 200_000;
 /// Keys of one vCluster, so that it declares no more than a scope may.
 const KEYS_A_VCLUSTER: u64 = 10_000;
 /// How many keys the entries of a history write in turn.
@@ -183,15 +185,15 @@ impl Replica {
         Ok(())
     }
 
-    /// The CPU time of planning a boot from an overlay of this moment, mean of a thousand.
+    /// The CPU time of planning a boot from an overlay of this moment, mean of many: the system counts it in hundredths of a second.
     fn boot(&self) -> Result<Duration> {
         let built = overlay::build(&self.state, &"bench0".parse()?);
         let built = built.map_err(|refusal| anyhow::anyhow!("the overlay cannot be built: {refusal:?}"))?;
         let (node, before) = ("bench".parse()?, cpu());
-        for _ in 0..1_000 {
+        for _ in 0..BOOTS {
             std::hint::black_box(boot::plan_with(&self.state, &node, built.clone())?);
         }
-        Ok(cpu().saturating_sub(before) / 1_000)
+        Ok(cpu().saturating_sub(before) / BOOTS)
     }
 
     /// Takes a snapshot as the driver does.
