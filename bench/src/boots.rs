@@ -349,14 +349,8 @@ impl Served {
     ) -> Result<Self> {
         let tls = keys.map(Keys::ours).transpose()?;
         let security = keys.map(Keys::security).unwrap_or_default();
-        let cluster = Cluster::start_with(
-            program,
-            dir,
-            Size { voters: 1, ..Size::default() },
-            &format!("{more}{security}"),
-            tls.clone(),
-        )
-        .await?;
+        let cluster =
+            Cluster::start_with(program, dir, Size::of_voters(1), &format!("{more}{security}"), tls.clone()).await?;
         let address = cluster.addresses()[0].clone();
         let options = Options { tls: tls.clone(), ..Options::default() };
         let client = Client::connect(cluster.addresses(), options).await?;

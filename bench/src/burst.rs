@@ -114,14 +114,9 @@ async fn play(burst: &Burst<'_>, replicas: u32, dir: &Path, report: &Report) -> 
     let Burst { fleet, places, within, takes, .. } = *burst;
     let more = format!("[boot]\nplaces_max = {places}\nwhile_leading = true\n");
     let home = tempfile::tempdir_in(dir)?;
-    let cluster = Cluster::start_with(
-        burst.program,
-        home.path(),
-        Size { voters: usize::try_from(replicas)?, ..Size::default() },
-        &more,
-        None,
-    )
-    .await?;
+    let cluster =
+        Cluster::start_with(burst.program, home.path(), Size::of_voters(usize::try_from(replicas)?), &more, None)
+            .await?;
     let client = Client::connect(cluster.addresses(), Options::default()).await?;
     boots::declare(&client, fleet).await?;
     let way = |address: &String| Way { address: address.clone(), tls: None, close: true };

@@ -61,8 +61,7 @@ pub(crate) async fn run(program: &Path, asked: Asked, dir: &Path, report: &Repor
         &Machine::look(dir),
     )?;
     let count = usize::try_from(learners)?;
-    let cluster =
-        Cluster::start_with(program, dir, Size { voters: 3, learners: count, ..Size::default() }, "", None).await?;
+    let cluster = Cluster::start_with(program, dir, Size { learners: count, ..Size::of_voters(3) }, "", None).await?;
     let client = Client::connect(cluster.addresses(), Options::default()).await?;
     boots::declare(&client, fleet).await?;
     muster::declare_vcluster(&cluster, "load").await?;

@@ -47,6 +47,13 @@ pub(crate) struct Size {
     pub(crate) learners_nice: u8,
 }
 
+impl Size {
+    /// Nothing but voters.
+    pub(crate) fn of_voters(voters: usize) -> Self {
+        Self { voters, ..Self::default() }
+    }
+}
+
 /// A cluster that was started for a measurement.
 pub(crate) struct Cluster {
     program: PathBuf,
@@ -74,7 +81,7 @@ pub(crate) fn program(given: Option<&Path>) -> Result<PathBuf> {
 impl Cluster {
     /// Makes and starts a cluster of `voters` replicas under `dir`.
     pub(crate) async fn start(program: &Path, dir: &Path, voters: usize) -> Result<Self> {
-        Self::start_with(program, dir, Size { voters, ..Size::default() }, "", None).await
+        Self::start_with(program, dir, Size::of_voters(voters), "", None).await
     }
 
     /// The same with learners too, and `more` added to every replica's configuration; `tls` are the keys of whoever looks at it.
@@ -90,7 +97,7 @@ impl Cluster {
 
     /// Three voters, of which the first begins with a copy of a journal that was grown, and the others fetch it.
     pub(crate) async fn start_grown(program: &Path, dir: &Path, grown: &Grown) -> Result<Self> {
-        Self::assemble(program, dir, Size { voters: 3, ..Size::default() }, "", None, Some(grown)).await
+        Self::assemble(program, dir, Size::of_voters(3), "", None, Some(grown)).await
     }
 
     async fn assemble(

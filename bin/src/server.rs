@@ -38,6 +38,7 @@ use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,7 +48,7 @@ use tracing::{Instrument as _, Span, error, info, info_span, warn};
 /// How long handing leadership over and writing what waits may take before the process ends anyway.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often it is checked that the data directory is still there.
+/// How often it is checked that the data directory is still there, and the threads of the log and the archive are.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs a replica until it is told to stop.
@@ -174,22 +175,10 @@ async fn serve(
     let pages = pages(replica.clone(), config.data_dir.clone(), began, tls.clone());
     let renewing = pool.spawn(keep_certificates_fresh(tls).instrument(span.clone()));
 
-    // Closed when its thread is over, however that came about.
-    let ((log_lives, log_ended), (archive_lives, archive_ended)) = (oneshot::channel::<()>(), oneshot::channel::<()>());
-    let log_thread = thread("log", span, move || {
-        let _lives = log_lives;
-        block_on(driver::run_log(wal, log));
-    })?;
-    let archive_thread = thread("archive", span, move || {
-        let _lives = archive_lives;
-        block_on(driver::run_archive(archive, archive_ends));
-    })?;
-    let loops = async {
-        tokio::select! {
-            _ = log_ended => "log",
-            _ = archive_ended => "archive",
-        }
-    };
+    let loops = [
+        ("log", thread("log", span, move || block_on(driver::run_log(wal, log)))?),
+        ("archive", thread("archive", span, move || block_on(driver::run_archive(archive, archive_ends)))?),
+    ];
     let (ended, end) = oneshot::channel();
     let (loop_network, peer_network) = (network.clone(), network.clone());
     let replica_loop = async move {
@@ -213,7 +202,7 @@ async fn serve(
     let clients = pool.spawn(serve_clients(clients, replica.clone(), limits, pages).instrument(span.clone()));
     let peers = tokio::spawn(serve_peers(peers, replica.clone(), peer_network).instrument(span.clone()));
 
-    let outcome = until_the_end(&handle, (end, loops), until_stdin_closes, &config.data_dir).await;
+    let outcome = until_the_end(&handle, end, &loops, until_stdin_closes, &config.data_dir).await;
     replica.end();
     for server in [clients, peers] {
         if let Ok(Err(problem)) = server.await {
@@ -229,7 +218,7 @@ async fn serve(
     if outcome.is_ok() && replica_task.await.is_err() {
         error!("the replica's loop ended on a bug");
     }
-    for (name, thread) in [("log", log_thread), ("archive", archive_thread)] {
+    for (name, thread) in loops {
         if outcome.is_ok() && thread.join().is_err() {
             error!(thread = name, "a thread ended on a bug");
         }
@@ -294,7 +283,8 @@ fn settings(config: &Config) -> Settings {
 /// Waits until the replica has ended, by itself or because a signal told it to.
 async fn until_the_end(
     handle: &Handle,
-    (mut end, loops): (oneshot::Receiver<Result<(), StorageError>>, impl Future<Output = &'static str>),
+    mut end: oneshot::Receiver<Result<(), StorageError>>,
+    loops: &[(&str, JoinHandle<()>)],
     until_stdin_closes: bool,
     dir: &Path,
 ) -> Result<(), Failure> {
@@ -303,7 +293,7 @@ async fn until_the_end(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let why = tokio::select! {
         ended = &mut end => return explain(ended),
-        name = loops => {
+        name = a_thread_ends(loops) => {
             // One that met a fault has told the replica, which ends by it. One that ended on a bug has not, and without it the replica
             // would go on, acknowledging what it keeps no history of.
             let told = tokio::time::timeout(LOOK_EVERY, &mut end).await;
@@ -329,6 +319,16 @@ async fn until_the_end(
         }
         _ = terminate.recv() => Err(impatient()),
         _ = interrupt.recv() => Err(impatient()),
+    }
+}
+
+/// Waits until one of these threads is over, however that came about; gives its name.
+async fn a_thread_ends<'a>(threads: &[(&'a str, JoinHandle<()>)]) -> &'a str {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if let Some((name, _)) = threads.iter().find(|(_, thread)| thread.is_finished()) {
+            return name;
+        }
     }
 }
 

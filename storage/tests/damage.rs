@@ -5,7 +5,7 @@ mod common;
 use common::crash_disk::{CrashDisk, Fault, SECTOR};
 use common::{Journal, complete, entries, entry, hard_state, identity, install, pages, save};
 use muster_core::ids::{ClusterId, Incarnation, Index, ReplicaId, Seq};
-use muster_core::storage::{Archive, Identity, Library, LogStore, SnapshotMeta, StorageError};
+use muster_core::storage::{Archive, Identity, Layer, Library, LogStore, SnapshotMeta, StorageError};
 use muster_storage::{Opened, WalOptions, init, inspect, open, ready, repair};
 use std::path::{Path, PathBuf};
 
@@ -331,15 +331,15 @@ fn repair_goes_back_to_an_older_snapshot_and_is_safe_at_every_crash() {
     }
 }
 
-/// A replica whose log is cut below the oldest of three kept snapshots: one on an old stack of layers, and two on a new base.
-fn two_stacks() -> (CrashDisk, Journal) {
-    let (disk, mut journal, mut opened) = begun();
+/// Takes snapshots at 2 to 6, each a layer on the one before but for that at `rebased`, and cuts the log below those that are kept.
+/// Gives the layers of the last.
+fn layer_on(journal: &mut Journal, opened: &mut Opened<CrashDisk>, entry_bytes: usize, rebased: u64) -> Vec<Layer> {
     let mut layers = Vec::new();
     for index in 2..=6 {
-        if index == 5 {
+        if index == rebased {
             layers.clear();
         }
-        ready(opened.wal.append(&[hard_state(1, 3, index - 1), entries([entry(1, index, 900)])])).unwrap();
+        ready(opened.wal.append(&[hard_state(1, 3, index - 1), entries([entry(1, index, entry_bytes)])])).unwrap();
         let added = journal.grow(2, 50);
         ready(opened.archive.extend(added)).unwrap();
         let meta = SnapshotMeta { layers: layers.clone(), ..journal.meta(index, 1) };
@@ -347,6 +347,13 @@ fn two_stacks() -> (CrashDisk, Journal) {
         layers.clone_from(&meta.layers);
         ready(opened.wal.purge(oldest)).unwrap();
     }
+    layers
+}
+
+/// A replica whose log is cut below the oldest of three kept snapshots: one on an old stack of layers, and two on a new base.
+fn two_stacks() -> (CrashDisk, Journal) {
+    let (disk, mut journal, mut opened) = begun();
+    layer_on(&mut journal, &mut opened, 900, 5);
     ready(opened.wal.append(&[entries([entry(1, 7, 100)])])).unwrap();
     drop(opened);
     (disk.after_power_loss(|_| true), journal)
@@ -454,20 +461,8 @@ fn inspection_tells_everything_and_reports_damage() {
 
 #[test]
 fn a_base_that_rots_spoils_every_snapshot_on_it_which_is_told_and_none_of_it_is_served() {
-    let disk = CrashDisk::new();
-    let mut journal = Journal::new();
-    ready(init(disk.clone(), Path::new(ROOT), &identity(), Some((journal.meta(1, 1), pages(1))), TINY)).unwrap();
-    let mut opened = open_at(&disk).unwrap();
-    let mut layers = Vec::new();
-    for index in 2..=6 {
-        ready(opened.wal.append(&[hard_state(1, 3, index - 1), entries([entry(1, index, 350)])])).unwrap();
-        let added = journal.grow(2, 50);
-        ready(opened.archive.extend(added)).unwrap();
-        let meta = SnapshotMeta { layers: layers.clone(), ..journal.meta(index, 1) };
-        let (meta, oldest) = ready(save(&mut opened.archive, meta)).unwrap();
-        layers.clone_from(&meta.layers);
-        ready(opened.wal.purge(oldest)).unwrap();
-    }
+    let (disk, mut journal, mut opened) = begun();
+    let layers = layer_on(&mut journal, &mut opened, 350, 2);
     assert_eq!(layers.len(), 5, "all of them rest on the first");
     let base = Path::new("/data/snapshots/snap-1-2");
     for (offset, page) in [(SECTOR + 10, 0), (SECTOR + 50, 1)] {

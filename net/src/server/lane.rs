@@ -229,10 +229,7 @@ struct Sending {
 impl Sending {
     fn of(answer: Answer, head_alone: bool, ends: bool) -> Self {
         let head = with_date(|date| answer.head(ends, date));
-        let Answer { overlay, rest, place, .. } = answer;
-        if head_alone {
-            return Self { head, overlay: None, rest: Vec::new(), sent: 0, place, waited: false };
-        }
+        let Answer { overlay, rest, place, .. } = if head_alone { answer.head_alone() } else { answer };
         Self { head, overlay, rest, sent: 0, place, waited: false }
     }
 
